@@ -1,0 +1,43 @@
+"""Every error a user can cause, with the exit code the command line ends with."""
+
+__all__ = [
+    "ArchitectureError",
+    "ArtifactError",
+    "ConfigError",
+    "DataError",
+    "FuseGPTError",
+    "NumericsError",
+    "UnknownNameError",
+]
+
+
+class FuseGPTError(Exception):
+    """Something a user can cause and mend; printed as one line, without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(FuseGPTError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another one."""
+
+
+class UnknownNameError(ConfigError):
+    """A name stands in no table; the message lists the known ones and the closest."""
+
+
+class ArchitectureError(FuseGPTError):
+    """A model's structure cannot be pruned faithfully; the message names what does not follow."""
+
+
+class ArtifactError(FuseGPTError):
+    """A file is missing, corrupt, half-written, or not what its manifest says."""
+
+
+class DataError(FuseGPTError):
+    """A corpus or task cannot be had, or is too short for what was asked."""
+
+
+class NumericsError(FuseGPTError):
+    """A loss, score or hidden state became NaN or infinite."""
+
+    exit_code = 1

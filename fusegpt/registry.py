@@ -1,0 +1,53 @@
+"""Tables of named things, and the one place that says "unknown ..."."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fusegpt.errors import UnknownNameError
+
+__all__ = ["Entry", "lookup"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table: where a function lives, so that naming it does not import it.
+
+    Attributes:
+        target: ``"package.module:function"``.
+    """
+
+    target: str
+
+    @property
+    def module(self) -> str:
+        """The dotted module name."""
+        return self.target.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """The function's name inside the module."""
+        return self.target.partition(":")[2]
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """Find ``name`` in ``table``.
+
+    Raises:
+        UnknownNameError: No such line; the message names the closest one and all known ones.
+    """
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(str(name), table, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    raise UnknownNameError(f"unknown {kind} {name!r}{hint} known: {', '.join(sorted(table))}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fusegpt.errors import UnknownNameError
 
-__all__ = ["Entry", "lookup"]
+__all__ = ["Entry", "lookup", "suggestion"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,12 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(str(name), table, n=1)
+    raise UnknownNameError(f"unknown {kind} {name!r}{suggestion(name, table)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an "unknown ..." message: the closest name, if one is, and all known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    raise UnknownNameError(f"unknown {kind} {name!r}{hint} known: {', '.join(sorted(table))}")
+    return f"{hint} known: {', '.join(names) or 'none'}"

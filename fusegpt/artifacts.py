@@ -1,0 +1,257 @@
+"""Files that are whole or absent: atomic writes, checksums, provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fusegpt
+from fusegpt.errors import ArtifactError
+
+__all__ = [
+    "STAGE_VERSION",
+    "atomic_directory",
+    "atomic_path",
+    "check_file",
+    "file_record",
+    "provenance",
+    "read_json",
+    "sha256",
+    "write_json",
+]
+
+STAGE_VERSION: dict[str, int] = {
+    "fetch": 1,
+    "sample": 1,
+    "start": 1,
+    "score": 1,
+    "fuse": 1,
+    "merge": 1,
+    "evaluate": 1,
+    "table": 1,
+    "report": 1,
+}
+"""Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Write a file beside its place; it appears under its name complete or not at all.
+
+    Yields:
+        The name to write to, ``<name>.tmp-<uuid>`` in the same folder, which is made if needed.
+
+    Raises:
+        ArtifactError: The disk is full. Nothing is left behind, and an older file stays as it was.
+    """
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        with _full_disk_in_words(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _sync(partial)
+            os.replace(partial, target)
+            _sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, last: str | None = None) -> Iterator[Path]:
+    """Write a directory beside its place; it appears under its name complete or not at all.
+
+    Args:
+        path: The place, which must not exist, be empty, or hold nothing but what an interrupted
+            earlier write left: no file ``last``, and no name that this write does not have too.
+        last: The file whose presence means "complete"; needed to recognise such leftovers.
+
+    Yields:
+        The directory to write into.
+
+    Raises:
+        ArtifactError: Something else lies there (nothing is touched), or the disk is full.
+    """
+    target = Path(path)
+    _refuse_foreign(target, last, None)
+    partial = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        with _full_disk_in_words(target):
+            partial.mkdir(parents=True)
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                _sync(file)
+            _refuse_foreign(target, last, {file.name for file in partial.iterdir()})
+            _move_into_place(partial, target, last)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as JSON, atomically, keys in the order they come."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not valid JSON: {error}; delete it and run again") from None
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, in hex.
+
+    Raises:
+        ArtifactError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
+
+
+def file_record(path: str | Path) -> dict[str, Any]:
+    """What a manifest says about a file: ``{"sha256", "bytes"}``."""
+    return {"sha256": sha256(path), "bytes": os.path.getsize(path)}
+
+
+def check_file(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Compare a file with what a manifest says about it (``bytes`` may be absent).
+
+    Raises:
+        ArtifactError: The file is missing, or its size or checksum differs.
+    """
+    if not Path(path).is_file():
+        raise ArtifactError(f"{path}: missing, though its manifest lists it")
+    size = os.path.getsize(path)
+    if size != record.get("bytes", size):
+        raise ArtifactError(f"{path}: must have {record['bytes']} bytes, got {size}")
+    digest = sha256(path)
+    if digest != record["sha256"]:
+        raise ArtifactError(f"{path}: checksum must be {record['sha256']}, got {digest}")
+
+
+def provenance(device: object = "cpu") -> dict[str, Any]:
+    """Who made a result: code, libraries, interpreter, platform, device."""
+    return {
+        "fusegpt": fusegpt.__version__,
+        "commit": _commit(),
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": _device_name(str(device)),
+    }
+
+
+@contextlib.contextmanager
+def _full_disk_in_words(target: Path) -> Iterator[None]:
+    """Say "disk full" in one line; libraries that write in Rust or C++ only have it in the text."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            raise ArtifactError(
+                f"{target}: no space left on the disk; free some, run again"
+            ) from error
+        raise
+
+
+def _refuse_foreign(target: Path, last: str | None, names: set[str] | None) -> None:
+    """Refuse a target with contents that are not leftovers of the same, interrupted, write."""
+    if target.exists() and not target.is_dir():
+        raise ArtifactError(f"{target}: must be a directory, is a file")
+    present = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    if not present:
+        return
+    if last is None or last in present:
+        raise ArtifactError(f"{target}: must not exist or be empty; choose another output")
+    foreign = sorted(present - names) if names is not None else []
+    if foreign:
+        raise ArtifactError(
+            f"{target}: holds {foreign[0]!r}, which is not part of this output; remove it first"
+        )
+
+
+def _move_into_place(partial: Path, target: Path, last: str | None) -> None:
+    if not target.is_dir() or not any(target.iterdir()):
+        os.replace(partial, target)
+        _sync(target.parent)
+        return
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+        old = target / file.name
+        if old.is_dir():
+            shutil.rmtree(old)
+        os.replace(file, old)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the clone this package runs from (``-dirty``: with changes), if it is one."""
+    clone = Path(__file__).resolve().parent.parent
+    if not (clone / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = [
+        "git",
+        "-C",
+        str(clone),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda") and "torch" in sys.modules:
+        return f"{device} ({sys.modules['torch'].cuda.get_device_name(device)})"
+    return device

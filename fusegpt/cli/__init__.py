@@ -1,0 +1,92 @@
+"""The command line: verbs are imported when called, errors end in one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import fusegpt
+from fusegpt.errors import FuseGPTError
+from fusegpt.registry import Entry, lookup
+from fusegpt.runtime import set_up_logging
+
+__all__ = ["VERBS", "fusegpt_command", "main"]
+
+VERBS: dict[str, Entry] = {
+    "fetch": Entry("fusegpt.cli.fetch:fetch"),
+    "sample": Entry("fusegpt.cli.sample:sample"),
+    "score": Entry("fusegpt.cli.score:score"),
+    "prune": Entry("fusegpt.cli.prune:prune"),
+    "evaluate": Entry("fusegpt.cli.evaluate:evaluate"),
+    "info": Entry("fusegpt.cli.info:info"),
+    "start": Entry("fusegpt.cli.start:start"),
+    "fuse": Entry("fusegpt.cli.fuse:fuse"),
+    "merge": Entry("fusegpt.cli.merge:merge"),
+    "table": Entry("fusegpt.cli.table:table"),
+    "report": Entry("fusegpt.cli.report:report"),
+}
+"""Verbs in the order of a day's work; the last five are what the workflow's rules call."""
+
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class LazyGroup(click.Group):
+    """A group whose verbs are imported one by one, when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, in the table's order."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb's module, which holds a click command."""
+        return lookup(VERBS, cmd_name, "verb").load()  # type: ignore[return-value]
+
+
+@click.group(
+    name="fusegpt", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(fusegpt.__version__, prog_name="fusegpt")
+@click.option("-v", "--verbose", is_flag=True, help="Also log details.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")
+def fusegpt_command(verbose: bool, quiet: bool) -> None:
+    """Prune language models block by block, fusing what is removed into its neighbours."""
+    set_up_logging(-1 if quiet else int(verbose))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit: 0 done, 1 the numbers went wrong, 2 something to mend, 130 stopped."""
+    sys.exit(run(fusegpt_command, arguments))
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a click command; print what a user can mend as one line and return the exit code."""
+    try:
+        code: Any = command.main(arguments, prog_name="fusegpt", standalone_mode=False)
+    except FuseGPTError as error:
+        return _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "fusegpt"
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message[:1].lower() + message[1:]}; see '{where} --help'", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        return _fail(f"{error.filename or 'output'}: {str(error.strerror).lower()}", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("fusegpt: " + " ".join(message.split()), err=True)
+    return code

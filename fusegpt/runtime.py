@@ -1,0 +1,123 @@
+"""The machine a run meets: logging, seeds, device, dtype, threads, time, memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import resource
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from fusegpt.errors import ConfigError
+from fusegpt.registry import suggestion
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Timer",
+    "device",
+    "generator",
+    "peak_memory_gib",
+    "set_threads",
+    "set_up_logging",
+    "torch_dtype",
+]
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def set_up_logging(verbosity: int = 0) -> None:
+    """Send our log lines to stderr; only the command line calls this.
+
+    Args:
+        verbosity: -1 for warnings only, 0 for one line per event, 1 for details.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    logging.getLogger("fusegpt").setLevel(level)
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from what it is for: independent of order of use, equal on every machine."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU random generator that depends on nothing but ``parts``, e.g. ``(seed, "lora", 3)``."""
+    import torch
+
+    return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def device(name: str) -> torch.device:
+    """Check a device's name: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: No such device on this machine; there is no silent way back to the CPU.
+    """
+    import torch
+
+    kind, _, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
+        raise ConfigError(f"device: must be cpu, cuda or cuda:N, got {name!r}")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(f"device: {name!r} is not there; {count} CUDA devices are visible")
+    return torch.device(name)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name.
+
+    Raises:
+        ConfigError: The name is not a floating dtype used here.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}{suggestion(name, DTYPES)}")
+    return getattr(torch, name)
+
+
+def set_threads(count: int) -> None:
+    """Use ``count`` CPU threads. Results are bit-equal only between runs with equal counts."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held: of the GPU if it used one, else of the machine."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+class Timer:
+    """``with Timer() as timer: ...``; ``timer.seconds`` counts while inside, then stands still."""
+
+    def __enter__(self) -> Timer:
+        self._start = time.perf_counter()
+        self._end: float | None = None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds since the block was entered, until it was left."""
+        return (self._end if self._end is not None else time.perf_counter()) - self._start

@@ -1,0 +1,58 @@
+# fusegpt: make help lists the targets.
+# Paths are relative on purpose: a checkout may lie in a folder with spaces in its name.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+CORES ?= 2
+JOBS ?= 2
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
+
+# The rules call fusegpt by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help venv demo test check format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+venv: $(STAMP) ## make .venv with the pinned dependencies (PYTHON=... chooses the interpreter)
+
+# Torch first and alone: resolved together with the rest, pip may choose a build with CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "python 3.11 or newer is needed; try make PYTHON=python3.12" >&2; exit 2; }
+	rm -f $(STAMP)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
+	$(SNAKEMAKE) --configfile config/demo.yaml --cores $(CORES)
+	@$(BIN)/fusegpt table --show results/tables/demo.csv
+
+test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
+	$(BIN)/python -m pytest --index --slow -n $(JOBS) --dist worksteal
+
+check: $(STAMP) ## format, lint, layers, types, workflow
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(SNAKEMAKE) --configfile config/demo.yaml --lint
+
+format: $(STAMP) ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile rules
+
+clean: ## remove the environment and caches, keep results
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist

@@ -42,6 +42,7 @@ STAGE_VERSION: dict[str, int] = {
     "merge": 1,
     "evaluate": 1,
     "table": 1,
+    "figure": 1,
     "report": 1,
 }
 """Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""

@@ -113,7 +113,7 @@ def builtin_config_dir() -> Path:
     """The folder with ``config.yaml`` and ``recipes/``: the clone's own, else the installed one."""
     package = Path(__file__).resolve().parent
     clone = package.parent / "config"
-    return clone if (clone / "recipes").is_dir() else package / "_config"
+    return clone if (clone / "recipes").is_dir() else package / "builtin_config"
 
 
 def _function(entry: Entry) -> ast.FunctionDef:

@@ -28,9 +28,10 @@ VERBS: dict[str, Entry] = {
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
     "table": Entry("fusegpt.cli.table:table"),
+    "figure": Entry("fusegpt.cli.figure:figure"),
     "report": Entry("fusegpt.cli.report:report"),
 }
-"""Verbs in the order of a day's work; the last five are what the workflow's rules call."""
+"""Verbs in the order of a day's work; the last six are what the workflow's rules call."""
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -1,0 +1,66 @@
+"""`fusegpt sample`: cut seeded windows of token ids out of a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusegpt.cli.options import JsonObject, input_path, output_path
+
+__all__ = ["sample"]
+
+at_least_one = click.IntRange(min=1)
+
+
+@click.command()
+@click.option("--model", type=input_path, required=True, help="A model's directory: its tokenizer.")
+@click.option("--corpus", required=True, help="A corpus by name, or a parquet, jsonl or txt file.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--sequences", type=at_least_one, required=True, help="How many windows.")
+@click.option("--length", type=at_least_one, required=True, help="Tokens per window.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--corpora",
+    type=JsonObject(),
+    default="{}",
+    help='The config\'s corpora: \'{"wikitext2": {"splits": {"train": FILE}}}\'.',
+)
+@click.option("--output", type=output_path, required=True, help="The parquet file to write.")
+def sample(
+    model: Path,
+    corpus: str,
+    split: str,
+    sequences: int,
+    length: int,
+    seed: int,
+    corpora: dict[str, Any],
+    output: Path,
+) -> None:
+    """Write seeded random windows of a corpus, for calibration or fine-tuning."""
+    from fusegpt.artifacts import provenance
+    from fusegpt.data.corpora import load_text
+    from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
+    from fusegpt.data.windows import sample as cut
+    from fusegpt.data.windows import write_windows
+
+    tokenizer = load_tokenizer(model)
+    text = load_text(corpus, split, corpora)
+    tokens = encode(tokenizer, text.text)
+    windows = cut(tokens, sequences, length, seed)
+    meta = {
+        "corpus": text.name,
+        "split": text.split,
+        "variant": text.variant,
+        "source": text.source,
+        "documents": text.documents,
+        "join": text.join,
+        "tokens": len(tokens),
+        "sequences": sequences,
+        "length": length,
+        "seed": seed,
+        "tokenizer_sha256": fingerprint(tokenizer),
+        "provenance": provenance(),
+    }
+    write_windows(output, windows, meta)

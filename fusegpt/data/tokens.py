@@ -1,0 +1,72 @@
+"""Text to token ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusegpt.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["encode", "fingerprint", "load_tokenizer"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a transformers directory, from its files alone.
+
+    Raises:
+        ArtifactError: The directory holds no tokenizer, or one that does not load.
+    """
+    if not any((Path(directory) / name).is_file() for name in TOKENIZER_FILES):
+        raise ArtifactError(f"{directory}: no tokenizer here; expected {TOKENIZER_FILES[0]}")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{directory}: the tokenizer does not load ({line})") from error
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -> np.ndarray:
+    """Turn a whole corpus into one stream of ids, with one tokenizer call.
+
+    Args:
+        tokenizer: Any transformers tokenizer.
+        text: The corpus.
+        bos: Put the BOS token once at the start if the tokenizer itself would. Tokens that a
+            tokenizer puts at the end (EOS) are never added.
+
+    Returns:
+        ``[tokens]`` int32.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if bos and _adds_bos(tokenizer):
+        ids = [tokenizer.bos_token_id, *ids]
+    return np.asarray(ids, dtype=np.int32)
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Sha256 of what decides a tokenizer's output; equal for equal tokenizers."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = backend.to_str()
+    else:
+        content = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    if tokenizer.bos_token_id is None:
+        return False
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

@@ -1,0 +1,167 @@
+"""Windows of token ids: random ones for calibration, consecutive ones for perplexity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusegpt.artifacts import atomic_path
+from fusegpt.errors import ArtifactError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "batches",
+    "consecutive",
+    "is_windows_file",
+    "read_meta",
+    "read_windows",
+    "sample",
+    "write_windows",
+]
+
+META_KEY = b"fusegpt"
+
+
+def sample(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.ndarray:
+    """Cut ``sequences`` windows at uniformly random places, with replacement.
+
+    Window i starts at sha256("seed:i") modulo the number of places, so the first windows of a
+    larger draw are the smaller draw, with any version of any library.
+
+    Args:
+        token_ids: The corpus, ``[tokens]`` integers.
+        sequences: Windows to cut, at least 1.
+        length: Tokens per window, at least 1.
+        seed: Any integer.
+
+    Returns:
+        ``[sequences, length]`` int32.
+
+    Raises:
+        DataError: The corpus is shorter than one window.
+    """
+    _check_length(len(token_ids), length)
+    places = len(token_ids) - length + 1
+    starts = [_draw(seed, i) % places for i in range(sequences)]
+    return np.stack([token_ids[s : s + length] for s in starts]).astype(np.int32)
+
+
+def consecutive(token_ids: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
+    """Cut a corpus into windows that follow each other; the remainder is dropped.
+
+    Args:
+        token_ids: The corpus, ``[tokens]`` integers.
+        length: Tokens per window, at least 1.
+        limit: Keep the first ``limit`` windows only.
+
+    Returns:
+        ``[windows, length]`` int32.
+
+    Raises:
+        DataError: The corpus is shorter than one window, or than ``limit`` windows.
+    """
+    _check_length(len(token_ids), length)
+    there = len(token_ids) // length
+    if limit is not None and limit > there:
+        raise DataError(
+            f"text too short for the windows asked: {len(token_ids)} tokens there, {limit} windows"
+            f" of {length} need {limit * length}; lower the windows to {there}, or the length"
+        )
+    count = there if limit is None else limit
+    return token_ids[: count * length].reshape(count, length).astype(np.int32)
+
+
+def write_windows(path: Path, ids: np.ndarray, meta: Mapping[str, Any]) -> None:
+    """Write ``[sequences, length]`` ids as parquet, in one piece, with ``meta`` in the schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.array(list(np.asarray(ids, dtype=np.int32)), type=pa.list_(pa.int32()))
+    described = {META_KEY: json.dumps(dict(meta)).encode()}
+    table = pa.table({"input_ids": column}).replace_schema_metadata(described)
+    with atomic_path(Path(path)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_windows(path: Path) -> Tensor:
+    """Read a file of ``write_windows``.
+
+    Returns:
+        ``[sequences, length]`` int64 on the CPU.
+
+    Raises:
+        ArtifactError: Missing, corrupt, no windows file, or rows of different lengths.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    read_meta(path)
+    try:
+        column = pq.read_table(path, columns=["input_ids"]).column("input_ids").combine_chunks()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ArtifactError(f"{path}: not a readable windows file ({_line(error)})") from error
+    lengths = set(column.value_lengths().to_pylist())
+    if len(lengths) != 1:
+        raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    return torch.from_numpy(flat.reshape(len(column), lengths.pop()))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read what ``write_windows`` noted: corpus, split, sequences, length, seed, ...
+
+    Raises:
+        ArtifactError: Missing, corrupt, or not a windows file.
+    """
+    meta = _schema_metadata(path).get(META_KEY)
+    if meta is None:
+        raise ArtifactError(f"{path}: not a windows file; make one with `fusegpt sample`")
+    return json.loads(meta)
+
+
+def is_windows_file(path: Path) -> bool:
+    """Whether ``path`` is a parquet file of windows, not one of text."""
+    path = Path(path)
+    return path.suffix == ".parquet" and path.is_file() and META_KEY in _schema_metadata(path)
+
+
+def batches(windows: Tensor, batch_size: int, drop_last: bool = False) -> list[Tensor]:
+    """Split ``[sequences, length]`` into ``[batch, length]`` pieces, in order."""
+    pieces = list(windows.split(batch_size))
+    return pieces[:-1] if drop_last and len(pieces[-1]) < batch_size else pieces
+
+
+def _schema_metadata(path: Path) -> dict[bytes, bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise ArtifactError(f"{path}: no such file; make one with `fusegpt sample`")
+    try:
+        return pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable parquet file ({_line(error)})") from error
+
+
+def _draw(seed: int, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big")
+
+
+def _check_length(tokens: int, length: int) -> None:
+    if tokens < length:
+        raise DataError(
+            f"text too short for the windows asked: {tokens} tokens there, one window needs"
+            f" {length}; lower the length to {tokens} or less"
+        )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

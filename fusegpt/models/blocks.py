@@ -1,0 +1,74 @@
+"""Finding the decoder's block list in any causal or image-text model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from fusegpt.errors import ArchitectureError
+
+__all__ = ["BlockList", "config_count", "find_blocks", "text_config"]
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """Where the decoder's blocks hang.
+
+    Attributes:
+        owner: The module that runs the blocks one after the other.
+        name: The list's dotted name below ``owner``.
+        blocks: The list itself, in order of execution.
+    """
+
+    owner: nn.Module
+    name: str
+    blocks: nn.ModuleList
+
+
+def text_config(module: PreTrainedModel) -> PretrainedConfig:
+    """The config of the part that reads and writes text; the model's own when there is but one."""
+    return module.config.get_text_config(decoder=True)
+
+
+def config_count(module: PreTrainedModel) -> int:
+    """The number of blocks the config states.
+
+    Raises:
+        ArchitectureError: The config states none.
+    """
+    count = getattr(text_config(module), "num_hidden_layers", None)
+    if not isinstance(count, int) or count < 1:
+        raise ArchitectureError(
+            f"{type(module).__name__}: its text config must state num_hidden_layers, got {count!r}"
+        )
+    return count
+
+
+def find_blocks(module: PreTrainedModel) -> BlockList:
+    """Find the shallowest module list below the decoder that is as long as the config says.
+
+    Only the decoder is searched, so that a vision tower of equal depth is never taken. Lists of
+    the same depth (some models keep small per-block side lists) are told apart by their weight.
+
+    Raises:
+        ArchitectureError: There is no such list.
+    """
+    count, decoder = config_count(module), module.get_decoder()
+    found: list[tuple[int, int, str, nn.ModuleList]] = []
+    for name, child in decoder.named_modules():
+        if not isinstance(child, nn.ModuleList) or len(child) != count:
+            continue
+        weight = sum(p.numel() for p in child.parameters())
+        if weight and len({type(block) for block in child}) <= 2:
+            found.append((name.count("."), -weight, name, child))
+    if not found:
+        raise ArchitectureError(
+            f"{type(module).__name__}: no list of {count} blocks below its decoder "
+            f"({type(decoder).__name__}); only decoders that keep their blocks in one list "
+            "can be pruned"
+        )
+    _, _, name, blocks = min(found, key=lambda entry: entry[:2])
+    parent, _, leaf = name.rpartition(".")
+    return BlockList(decoder.get_submodule(parent), leaf, blocks)

@@ -1,0 +1,76 @@
+"""A chain of steps: from a step's manifest back to the dense model, and forth again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import check_file, read_json
+from fusegpt.errors import ArtifactError
+from fusegpt.models.checkpoint import apply_deltas
+from fusegpt.models.model import Model
+from fusegpt.models.surgery import remove
+from fusegpt.models.units import Unit
+
+__all__ = ["Chain", "read_chain", "replay_chain"]
+
+DELTA = "delta.safetensors"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What leads from the dense model to a step.
+
+    Attributes:
+        source: Directory of the dense model.
+        units: What the steps removed, in order.
+        deltas: Their files, in order, of those steps that have one.
+    """
+
+    source: Path
+    units: list[Unit]
+    deltas: list[Path]
+
+
+def read_chain(manifest: Path) -> Chain:
+    """Walk from ``manifest`` to the dense model, checking every checksum on the way.
+
+    Raises:
+        ArtifactError: A file is missing, is no step manifest, or is not what its child says.
+    """
+    units: list[Unit] = []
+    deltas: list[Path] = []
+    while True:
+        notes = _read(manifest)
+        parent = manifest.parent / notes["parent"]["path"]
+        check_file(parent, {"sha256": notes["parent"]["sha256"]})
+        if notes["kind"] == "start":
+            return Chain(parent.parent, units[::-1], deltas[::-1])
+        units.append(Unit.from_json(notes["unit"]))
+        for name, record in notes.get("files", {}).items():
+            if name == DELTA:
+                check_file(manifest.parent / name, record)
+                deltas.append(manifest.parent / name)
+        manifest = parent
+
+
+def replay_chain(model: Model, chain: Chain) -> None:
+    """Remove the chain's units from the dense ``model`` and write the deltas' tensors into it.
+
+    Raises:
+        ArchitectureError: The units cannot be removed from this model.
+        ArtifactError: A delta does not fit the model.
+    """
+    if chain.units:
+        remove(model, *chain.units)
+    apply_deltas(model, chain.deltas)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    notes = read_json(path)
+    kind = notes.get("kind") if isinstance(notes, dict) else None
+    needed = {"parent"} | ({"unit"} if kind == "step" else set())
+    if kind not in ("start", "step") or not needed <= notes.keys():
+        raise ArtifactError(f"{path}: must be the manifest of a step, got kind {kind!r}")
+    return notes

@@ -1,0 +1,166 @@
+"""Plain transformers checkpoints, and deltas between steps."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig
+
+from fusegpt.artifacts import atomic_directory, atomic_path, write_json
+from fusegpt.errors import ArtifactError
+from fusegpt.models.model import Model, split_name
+from fusegpt.models.quiet import quiet
+
+__all__ = ["apply_delta", "apply_deltas", "save", "write_delta"]
+
+COPIED = (
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "spiece*",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "chat_template*",
+    "*processor*.json",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+"""What goes from the dense model's directory into a checkpoint byte by byte."""
+
+ADAPTERS = ("fused/", "donor/")
+"""How tensors that are not weights are called in a delta."""
+
+
+def save(model: Model, directory: str | Path, *, extra: Mapping[str, Any], card: str) -> None:
+    """Write a checkpoint that plain transformers loads, whole or not at all.
+
+    Args:
+        model: With nothing left to fold.
+        directory: Must not exist, or be empty.
+        extra: More entries for ``fusegpt.json``, which is written last.
+        card: The text of ``README.md``.
+
+    Raises:
+        ArtifactError: The directory is taken, or the disk is full.
+    """
+    assert not model.fused, f"fold first: {sorted(model.fused)}"
+    notes = {
+        "num_blocks": model.num_blocks,
+        "kept": model.kept,
+        "removed": [unit.to_json() for unit in model.removed],
+    }
+    with atomic_directory(directory, last="fusegpt.json") as partial:
+        _save_module(model, partial)
+        for file in _copied(model.source):
+            shutil.copyfile(file, partial / file.name)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        write_json(partial / "fusegpt.json", {**notes, **extra})
+
+
+def write_delta(
+    model: Model,
+    path: str | Path,
+    names: Iterable[str],
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the parameters ``names``, and tensors that are not weights, as they are.
+
+    Args:
+        model: Unchanged.
+        path: The file, written atomically.
+        names: ``blocks.<dense index>.<param name inside the block>``.
+        extra: Tensors called ``fused/...`` or ``donor/...``.
+    """
+    extra = extra or {}
+    assert all(name.startswith(ADAPTERS) for name in extra), sorted(extra)
+    tensors = {name: model.parameter(name) for name in names} | dict(extra)
+    own = {  # a copy each: safetensors refuses tensors that share memory
+        name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)
+    }
+    with atomic_path(path) as partial:
+        save_file(own, partial)
+
+
+def apply_delta(model: Model, path: str | Path) -> None:
+    """Overwrite the parameters a delta holds; see ``apply_deltas``."""
+    apply_deltas(model, [Path(path)])
+
+
+@torch.no_grad()
+def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
+    """Write the tensors of several deltas into the model; of equal names only the last is read.
+
+    Args:
+        model: Changed in place: parameters, and ``adapter_state`` for ``fused/`` and ``donor/``.
+            Values are cast to the model's dtype. Tensors of removed blocks are passed over.
+        paths: In the order of the steps.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt, or a tensor does not fit the model.
+    """
+    latest = {name: path for path in paths for name in _names(path)}
+    for path in paths:
+        with _open(path) as file:
+            for name in (name for name, owner in latest.items() if owner == path):
+                if name.startswith(ADAPTERS):
+                    model.adapter_state[name] = file.get_tensor(name).to(model.device)
+                elif split_name(name)[0] in model.kept:
+                    _overwrite(model, name, file.get_tensor(name), path)
+
+
+def _overwrite(model: Model, name: str, value: Tensor, path: Path) -> None:
+    try:
+        parameter = model.parameter(name)
+    except AttributeError:
+        raise ArtifactError(f"{path}: the model has no parameter {name!r}") from None
+    if parameter.shape != value.shape:
+        raise ArtifactError(
+            f"{path}: {name} must have shape {list(parameter.shape)}, got {list(value.shape)}"
+        )
+    parameter.copy_(value)
+
+
+def _names(path: Path) -> list[str]:
+    with _open(path) as file:
+        return list(file.keys())
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _save_module(model: Model, directory: Path) -> None:
+    """Save weights and config; the generation config is the source's own file if it has one.
+
+    Some published generation configs load but are refused when saved, hence the empty one.
+    """
+    module = model.module
+    generation = module.generation_config
+    copied = any(file.name == "generation_config.json" for file in _copied(model.source))
+    try:
+        if copied:
+            module.generation_config = GenerationConfig()
+        with quiet():
+            module.save_pretrained(directory)
+    finally:
+        module.generation_config = generation
+
+
+def _copied(source: Path | None) -> list[Path]:
+    if source is None:
+        return []
+    found = {file for pattern in COPIED for file in source.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if file.suffix not in (".safetensors", ".bin", ".py"))

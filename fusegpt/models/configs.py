@@ -1,0 +1,91 @@
+"""What in a config follows when blocks go: counts, per-block lists, lists of block numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from fusegpt.models.blocks import text_config
+
+__all__ = ["shrunken", "text_configs"]
+
+NOT_PER_BLOCK = frozenset(
+    {
+        "architectures",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "eos_token_id",
+        "keys_to_ignore_at_inference",
+        "mrope_section",
+        "pad_token_id",
+        "suppress_tokens",
+    }
+)
+"""Lists that may happen to be as long as the model is deep."""
+
+BLOCK_NUMBERS = ("_layers", "_layer_ids", "_layer_indices", "_layer_idx", "_idxs")
+"""How the names of lists of block numbers end."""
+
+LEADING_COUNTS = (
+    "first_k_dense_replace",
+    "max_window_layers",
+    "num_dense_layers",
+    "n_dense_layers",
+)
+"""Counts of blocks at the beginning that are of another kind."""
+
+
+def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
+    """Every config object that describes the decoder; usually one, shared by all its modules."""
+    main = text_config(module)
+    found = {id(main): main}
+    for child in module.get_decoder().modules():
+        config = child.__dict__.get("config")
+        if type(config) is type(main) and config.num_hidden_layers == main.num_hidden_layers:
+            found[id(config)] = config
+    return list(found.values())
+
+
+def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[str, Any]:
+    """The attributes that change when only the blocks at ``keep`` of ``count`` stay."""
+    changes: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if name.startswith("_") or name in NOT_PER_BLOCK:
+            continue
+        if isinstance(value, (list, tuple)):
+            new = _list(name, value, count, keep)
+        elif name in LEADING_COUNTS and isinstance(value, int):
+            new = _leading(value, count, keep)
+        else:
+            continue
+        if new != value:
+            changes[name] = new
+    return changes | {"num_hidden_layers": len(keep)}
+
+
+def _list(name: str, value: Sequence[Any], count: int, keep: Sequence[int]) -> Sequence[Any]:
+    if _are_numbers(name, value, count):
+        places = {old: new for new, old in enumerate(keep)}
+        return type(value)(places[old] for old in value if old in places)
+    if len(value) == count:
+        return type(value)(value[old] for old in keep)
+    return value
+
+
+def _are_numbers(name: str, value: Sequence[Any], count: int) -> bool:
+    """Ascending block numbers under a telling name; a per-block list of 0 and 1 is not that."""
+    return (
+        name.endswith(BLOCK_NUMBERS)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+        and all(0 <= item < count for item in value)
+        and all(one < next_one for one, next_one in itertools.pairwise(value))
+    )
+
+
+def _leading(value: int, count: int, keep: Sequence[int]) -> int:
+    """Blocks among the first ``value`` that stay; a value beyond the model's end means all."""
+    return sum(old < min(value, count) for old in keep)

@@ -1,0 +1,145 @@
+"""Loading a model from a directory, a pruned checkpoint, or a chain of steps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from fusegpt.artifacts import read_json
+from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.models.chain import read_chain, replay_chain
+from fusegpt.models.model import Model
+from fusegpt.models.quiet import quiet
+from fusegpt.models.units import Unit
+from fusegpt.runtime import torch_dtype
+
+__all__ = ["load"]
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "bfloat16",
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a model in eval mode, without gradients.
+
+    Every weight gets memory of its own, aligned alike, so that equal weights give equal bits.
+
+    Args:
+        path: A transformers directory; a checkpoint directory of ours (``fusegpt.json``); or a
+            step's ``manifest.json`` or its directory, whose chain of deltas is followed.
+        dtype: Of all weights.
+        device: Where to put the model.
+        trust_remote_code: Run code that lies in the directory. Never unless asked.
+
+    Raises:
+        ArtifactError: Something is missing, corrupt, or not what a manifest says.
+        ArchitectureError: transformers has no such model, or no list of blocks is found.
+    """
+    path = Path(path)
+    manifest = path if path.suffix == ".json" else path / "manifest.json"
+    if manifest.is_file():
+        chain = read_chain(manifest)
+        model = _load_directory(chain.source, dtype, trust_remote_code)
+        replay_chain(model, chain)
+    else:
+        model = _load_directory(path, dtype, trust_remote_code)
+    model.module.to(device)
+    return model
+
+
+def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: bool) -> Model:
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: must be a model directory or a step manifest, is not there")
+    if not (path / "config.json").is_file():
+        raise ArtifactError(f"{path}: must hold config.json, a manifest.json or both, has neither")
+    dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
+    module = _module(path, dtype, trust_remote_code)
+    if module.get_output_embeddings() is None:
+        raise ArchitectureError(
+            f"{path}: must be a model that predicts tokens, got {type(module).__name__}"
+        )
+    _own_memory(module)
+    model = Model.dense(module.requires_grad_(False), source=path)
+    if (path / "fusegpt.json").is_file():
+        _number(model, read_json(path / "fusegpt.json"), path / "fusegpt.json")
+    return model
+
+
+def _number(model: Model, notes: dict[str, Any], path: Path) -> None:
+    """Take over the dense numbering from a checkpoint of ours."""
+    try:
+        kept, num_blocks = [int(index) for index in notes["kept"]], int(notes["num_blocks"])
+        removed = [Unit.from_json(unit) for unit in notes["removed"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: kept, num_blocks and removed must be given") from error
+    if len(kept) != len(model.kept) or sorted({*kept}) != kept or kept[-1] >= num_blocks:
+        raise ArtifactError(
+            f"{path}: kept must name {len(model.kept)} of {num_blocks} blocks in order, got {kept}"
+        )
+    model.kept, model.num_blocks, model.removed = kept, num_blocks, removed
+
+
+def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                path, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+            module, info = _class(path, config, trust_remote_code).from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **({"trust_remote_code": True} if trust_remote_code else {}),
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ArtifactError(f"{path}: cannot be loaded: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ArtifactError(
+            f"{path}: {len(missing)} weights are missing, {missing[0]!r} first; config.json and "
+            "the safetensors files do not belong together"
+        )
+    if info["unexpected_keys"]:
+        extra = sorted(info["unexpected_keys"])
+        logger.warning("%s: %d weights unused, %r first", path, len(extra), extra[0])
+    return module
+
+
+def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any:
+    names = getattr(config, "architectures", None) or []
+    if trust_remote_code and getattr(config, "auto_map", None):
+        return transformers.AutoModelForCausalLM
+    found = [getattr(transformers, name, None) for name in names]
+    if len(found) != 1 or found[0] is None:
+        raise ArchitectureError(
+            f"{path}/config.json: architectures must name one model class of transformers "
+            f"{transformers.__version__}, got {names}"
+        )
+    return found[0]
+
+
+def _own_memory(module: PreTrainedModel) -> None:
+    """Copy every tensor out of the file mapping; tied weights stay tied."""
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() == 0 or key not in copies:
+            copies[key] = tensor.data.clone()
+        tensor.data = copies[key]

@@ -1,0 +1,156 @@
+"""Model: a transformers model whose blocks keep their numbers from the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from fusegpt.errors import ArtifactError
+from fusegpt.models.blocks import find_blocks, text_config
+from fusegpt.models.units import Granularity, Unit
+
+if TYPE_CHECKING:
+    from fusegpt.nn.fused import FusedWeight
+
+__all__ = ["Model"]
+
+
+@dataclass(eq=False)
+class Model:
+    """A causal or image-text model as pruned so far.
+
+    Attributes:
+        module: The transformers model, in eval mode.
+        kept: Dense index of each living block, in order.
+        num_blocks: Number of blocks of the dense model.
+        removed: What was removed, in order.
+        source: Directory with the tokenizer and the config the model came from.
+        fused: Weights with unfolded fusions, keyed ``blocks.<dense index>.<param>``.
+        donors: Tensors of removed blocks that ``fused`` still needs.
+        adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``.
+    """
+
+    module: PreTrainedModel
+    kept: list[int]
+    num_blocks: int
+    removed: list[Unit] = field(default_factory=list)
+    source: Path | None = None
+    fused: dict[str, FusedWeight] = field(default_factory=dict)
+    donors: dict[str, Any] = field(default_factory=dict)
+    adapter_state: dict[str, Tensor] = field(default_factory=dict)
+    returns: int | None = field(default=None, repr=False)
+    """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""
+
+    @classmethod
+    def dense(cls, module: PreTrainedModel, source: Path | None = None) -> Model:
+        """Take a module in which every block is in place, and put it in eval mode."""
+        count = len(find_blocks(module).blocks)
+        return cls(module.eval(), list(range(count)), count, source=source)
+
+    @cached_property
+    def block_list(self) -> nn.ModuleList:
+        """The list object in the module; the same one however often entries are taken out."""
+        return find_blocks(self.module).blocks
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The living blocks, in order."""
+        return list(self.block_list)
+
+    @property
+    def text_config(self) -> PretrainedConfig:
+        """The decoder's config."""
+        return text_config(self.module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first block's first matrix."""
+        return next(p.dtype for p in self.block_list.parameters() if p.dim() >= 2)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The source directory's tokenizer.
+
+        Raises:
+            ArtifactError: The source directory has none.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(self.source, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise ArtifactError(f"{self.source}: no readable tokenizer ({_line(error)})") from error
+
+    def units(self, granularity: Granularity = "block") -> list[Unit]:
+        """The living units, in order."""
+        return [Unit(granularity, index) for index in self.kept]
+
+    def position(self, index: int) -> int:
+        """Where the block with a dense index stands among the living ones."""
+        assert index in self.kept, f"block {index} was removed; living: {self.kept}"
+        return self.kept.index(index)
+
+    def block(self, index: int) -> nn.Module:
+        """The living block with a dense index."""
+        return self.block_list[self.position(index)]
+
+    def matrices(self, index: int) -> dict[str, nn.Parameter]:
+        """What fusion pairs by name: parameters with two or more axes (experts have three)."""
+        return {name: p for name, p in self.block(index).named_parameters() if p.dim() >= 2}
+
+    def biases(self, index: int) -> dict[str, nn.Parameter]:
+        """1-D parameters of the modules that also own a matrix."""
+        return {name: p for name, p, biased in _vectors(self.block(index)) if biased}
+
+    def norms(self, index: int) -> dict[str, nn.Parameter]:
+        """The remaining 1-D parameters: weights and biases of norms, gates, sinks."""
+        return {name: p for name, p, biased in _vectors(self.block(index)) if not biased}
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The parameter called ``blocks.<dense index>.<param name inside the block>``."""
+        index, inner = split_name(name)
+        return self.block(index).get_parameter(inner)
+
+    def inputs(self, batch: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keyword arguments of the forward pass, on the model's device.
+
+        Args:
+            batch: Token ids ``[batch, seq]``, or a processor's output.
+        """
+        items = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+        return {name: value.to(self.device) for name, value in items.items()}
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """Take ``blocks.<dense index>.<param>`` apart.
+
+    Raises:
+        ArtifactError: It is no such name.
+    """
+    parts = name.split(".", 2)
+    if len(parts) != 3 or parts[0] != "blocks" or not parts[1].isdigit():
+        raise ArtifactError(f"tensor {name!r}: must be named blocks.<dense index>.<parameter>")
+    return int(parts[1]), parts[2]
+
+
+def _vectors(block: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    for prefix, module in block.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        biased = any(p.dim() >= 2 for p in own.values())
+        for name, parameter in own.items():
+            if parameter.dim() < 2:
+                yield f"{prefix}.{name}" if prefix else name, parameter, biased
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,282 @@
+"""Running a range of blocks on given hidden states, with the arguments of the real forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.model import Model
+
+__all__ = [
+    "Call",
+    "Recording",
+    "head_logits",
+    "record",
+    "run_blocks",
+    "same_calls",
+    "share_calls",
+]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model called one block: everything but the hidden states.
+
+    Attributes:
+        args: Positional arguments; the hidden states' place holds None.
+        kwargs: Keyword arguments, likewise.
+        hidden_key: Position or keyword of the hidden states; None when the model passed over
+            the block (image blocks of some models, when there is no image).
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden_key: int | str | None
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Call ``block`` on other hidden states ``[batch, seq, hidden]``; differentiable."""
+        if self.hidden_key is None:
+            return hidden
+        args, kwargs = list(self.args), dict(self.kwargs)
+        if isinstance(self.hidden_key, int):
+            args[self.hidden_key] = hidden
+        else:
+            kwargs[self.hidden_key] = hidden
+        return _hidden(block(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one forward pass showed.
+
+    Attributes:
+        hidden_in: ``[batch, seq, hidden]`` entering the first recorded block.
+        calls: One per recorded block.
+        hidden_out: ``[batch, seq, hidden]`` leaving the last recorded block.
+        states: ``[batch, seq, hidden]`` entering each recorded block, when they were kept.
+    """
+
+    hidden_in: Tensor
+    calls: list[Call]
+    hidden_out: Tensor
+    states: list[Tensor] = field(default_factory=list)
+
+
+def record(
+    model: Model,
+    batch: Tensor | Mapping[str, Tensor],
+    first: int | None = None,
+    last: int | None = None,
+    *,
+    keep_states: bool = False,
+) -> Recording:
+    """Run the model up to block ``last`` and note how blocks ``first`` to ``last`` were called.
+
+    Gradients flow unless the caller turned them off.
+
+    Args:
+        model: In eval mode; unchanged on return.
+        batch: Token ids ``[batch, seq]``, or a mapping of inputs.
+        first: Position in the living list; None: the first block.
+        last: Position in the living list, inclusive; None: the last block.
+        keep_states: Also return what enters every recorded block.
+
+    Raises:
+        ArchitectureError: The model does something between the blocks, or runs one twice, so
+            that running them alone would not be the same.
+    """
+    blocks = model.blocks
+    first = 0 if first is None else first
+    last = len(blocks) - 1 if last is None else last
+    assert 0 <= first <= last < len(blocks), (first, last, len(blocks))
+    watch = _Watch(model, first, last, keep_states)
+    handles = []
+    for position, block in enumerate(blocks):
+        if position < first:
+            continue
+        handles.append(block.register_forward_pre_hook(watch.before(position), with_kwargs=True))
+        handles.append(block.register_forward_hook(watch.after(position)))
+    try:
+        model.module(**model.inputs(batch), use_cache=False)
+    except _StopForward:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watch.recording()
+
+
+def run_blocks(blocks: Sequence[nn.Module], calls: Sequence[Call], hidden: Tensor) -> Tensor:
+    """Run ``blocks`` one after the other, each as in its call; differentiable.
+
+    Args:
+        blocks: As many as ``calls``.
+        calls: From ``record``.
+        hidden: ``[batch, seq, hidden]`` entering the first one.
+    """
+    for block, call in zip(blocks, calls, strict=True):
+        hidden = call.run(block, hidden)
+    return hidden
+
+
+def head_logits(model: Model, batch: Tensor | Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+    """Logits of hidden states that left the last block; differentiable.
+
+    The real module runs, with blocks that hand over ``hidden`` instead of computing, so that
+    norm, projections and soft-capping are the model's own.
+
+    Args:
+        model: Unchanged on return.
+        batch: The inputs ``hidden`` came from.
+        hidden: ``[batch, seq, hidden]``.
+
+    Returns:
+        ``[batch, seq, vocab]`` in the model's dtype.
+    """
+    length = _returned_length(model)
+    value = (hidden, *[None] * (length - 1)) if length else hidden
+    listed = model.block_list._modules
+    real = dict(listed)
+    listed.update({name: _Injector(block, value) for name, block in real.items()})
+    try:
+        return model.module(**model.inputs(batch), use_cache=False).logits
+    finally:
+        listed.update(real)
+
+
+def same_calls(one: Sequence[Call], other: Sequence[Call]) -> bool:
+    """Whether two batches' calls are equal to the last bit, so that one list can serve both."""
+    seen: dict[tuple[int, int], bool] = {}
+    return len(one) == len(other) and all(
+        a.hidden_key == b.hidden_key and _same((a.args, a.kwargs), (b.args, b.kwargs), seen)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def share_calls(calls: list[Call], known: list[Call] | None) -> list[Call]:
+    """Return ``known`` when it equals ``calls``, so that equal batches hold one set of masks."""
+    return known if known is not None and same_calls(calls, known) else calls
+
+
+class _StopForward(Exception):
+    """Ends a forward pass after the last block of interest."""
+
+
+@dataclass
+class _Watch:
+    """What the hooks see in one forward pass."""
+
+    model: Model
+    first: int
+    last: int
+    keep_states: bool = False
+    calls: dict[int, Call] = field(default_factory=dict)
+    states: list[Tensor] = field(default_factory=list)
+    hidden_in: Tensor | None = None
+    hidden_out: Tensor | None = None
+
+    def before(self, position: int) -> Any:
+        def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if position > self.last:
+                raise _StopForward
+            if position in self.calls:
+                raise ArchitectureError(f"{self._name(position)} runs twice in one forward pass")
+            hidden, call = _take_hidden(args, kwargs)
+            if self.hidden_in is None:
+                self.hidden_in = hidden
+            elif not (hidden is self.hidden_out or torch.equal(hidden, self.hidden_out)):
+                raise ArchitectureError(
+                    f"{self._name(position)} does not read what the block before it wrote; "
+                    "the model changes the hidden states between its blocks"
+                )
+            self.calls[position] = call
+            if self.keep_states:
+                self.states.append(hidden)
+
+        return hook
+
+    def after(self, position: int) -> Any:
+        def hook(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.hidden_out = _hidden(output)
+            self.model.returns = len(output) if isinstance(output, tuple) else 0
+            if position == self.last:
+                raise _StopForward
+
+        return hook
+
+    def recording(self) -> Recording:
+        if self.hidden_in is None or self.hidden_out is None:
+            raise ArchitectureError(
+                f"{self._name(self.first)} to {self._name(self.last)} never ran on these inputs"
+            )
+        absent = Call((), {}, None)
+        calls = [self.calls.get(i, absent) for i in range(self.first, self.last + 1)]
+        return Recording(self.hidden_in, calls, self.hidden_out, self.states)
+
+    def _name(self, position: int) -> str:
+        return f"{type(self.model.module).__name__}: block {self.model.kept[position]}"
+
+
+class _Injector(nn.Module):
+    """Stands where a block stood, and returns what it was given beforehand."""
+
+    def __init__(self, block: nn.Module, value: Any) -> None:
+        super().__init__()
+        # in a list, so that the block is not registered as a child
+        self.__dict__["replaced"] = [block]
+        self.__dict__["value"] = value
+
+    def __getattr__(self, name: str) -> Any:
+        """Parents ask their blocks for attention types and the like."""
+        return getattr(self.__dict__["replaced"][0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["value"]
+
+
+@torch.no_grad()
+def _returned_length(model: Model) -> int:
+    if model.returns is None:
+        record(model, torch.zeros(1, 2, dtype=torch.int64), 0, 0)
+    assert model.returns is not None
+    return model.returns
+
+
+def _take_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    if args and isinstance(args[0], Tensor):
+        return args[0], Call((None, *args[1:]), dict(kwargs), 0)
+    if isinstance(kwargs.get("hidden_states"), Tensor):
+        rest = {**kwargs, "hidden_states": None}
+        return kwargs["hidden_states"], Call(args, rest, "hidden_states")
+    raise ArchitectureError(
+        "a block must get its hidden states first or as hidden_states=, "
+        f"got {len(args)} positional arguments and {sorted(kwargs)}"
+    )
+
+
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _same(one: Any, other: Any, seen: dict[tuple[int, int], bool]) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        key = (id(one), id(other))
+        if key not in seen:
+            seen[key] = one.dtype == other.dtype and torch.equal(one, other)
+        return seen[key]
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[k], other[k], seen) for k in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(
+            _same(a, b, seen) for a, b in zip(one, other, strict=True)
+        )
+    return bool(one == other)

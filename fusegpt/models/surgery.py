@@ -1,0 +1,133 @@
+"""Taking blocks out: for a while, or for good, with config and block numbers kept in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.configs import shrunken, text_configs
+from fusegpt.models.model import Model
+from fusegpt.models.twin import twin_check
+from fusegpt.models.units import Unit
+
+__all__ = ["Unit", "remove", "skip", "twin_check"]
+
+INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
+"""What blocks call their own number."""
+
+Undo = list[Callable[[], None]]
+
+
+def remove(model: Model, *units: Unit) -> None:
+    """Take units out for good; config and block numbers follow.
+
+    Args:
+        model: Changed in place: ``module``, ``kept``, ``removed``, and ``fused`` without the
+            removed blocks' entries. Unchanged when an error is raised.
+        units: Living units.
+
+    Raises:
+        ArchitectureError: The shortened config would not rebuild the shortened model; the
+            message says where they differ.
+    """
+    undo = _cut(model, units)
+    try:
+        twin_check(model.module)
+    except ArchitectureError as error:
+        _restore(undo)
+        raise ArchitectureError(f"removing {', '.join(map(str, units))}: {error}") from error
+    model.removed.extend(units)
+    gone = tuple(f"blocks.{unit.index}." for unit in units)
+    for name in [name for name in model.fused if name.startswith(gone)]:
+        del model.fused[name]
+
+
+@contextmanager
+def skip(model: Model, units: Sequence[Unit]) -> Iterator[None]:
+    """Take units out for a while: inside, the model is as after ``remove``, config included.
+
+    Blocks keep their dense index; positions count the living ones. Nothing is checked against
+    the config (that is ``remove``'s duty), so skipping costs nothing.
+
+    Raises:
+        ArchitectureError: A unit of this granularity cannot be skipped yet, or a block's own
+            number is not its place.
+    """
+    undo = _cut(model, units)
+    try:
+        yield
+    finally:
+        _restore(undo)
+
+
+def _cut(model: Model, units: Sequence[Unit]) -> Undo:
+    """Shorten list, config and block numbers; return what brings them back."""
+    gone = _dropped(model, units)
+    keep = [place for place, index in enumerate(model.kept) if index not in gone]
+    undo: Undo = []
+    try:
+        _renumber(model, keep, undo)
+        for config in text_configs(model.module):
+            for name, value in shrunken(config, len(model.kept), keep).items():
+                _set(config, name, value, undo)
+    except ArchitectureError:
+        _restore(undo)
+        raise
+    _shorten(model.block_list, keep, undo)
+    _set(model, "kept", [model.kept[place] for place in keep], undo)
+    return undo
+
+
+def _dropped(model: Model, units: Sequence[Unit]) -> set[int]:
+    for unit in units:
+        if unit.granularity != "block":
+            raise ArchitectureError(
+                f"{unit}: only whole blocks can be taken out, got granularity {unit.granularity!r}"
+            )
+        if unit.index not in model.kept:
+            raise ArchitectureError(f"{unit}: must be a living block, living are {model.kept}")
+    gone = {unit.index for unit in units}
+    if len(gone) == len(model.kept):
+        raise ArchitectureError(f"{len(gone)} blocks: at least one block must stay, got all")
+    return gone
+
+
+def _renumber(model: Model, keep: Sequence[int], undo: Undo) -> None:
+    for place, old in enumerate(keep):
+        for name, module in model.block_list[old].named_modules():
+            for attribute in INDEX_NAMES:
+                number = module.__dict__.get(attribute)
+                if not isinstance(number, int) or isinstance(number, bool):
+                    continue
+                if number != old:
+                    raise ArchitectureError(
+                        f"block {model.kept[old]}, {name or 'itself'}: {attribute} must be its "
+                        f"place {old}, got {number}; block numbers of this kind cannot be kept"
+                    )
+                _set(module, attribute, place, undo)
+
+
+def _shorten(blocks: nn.ModuleList, keep: Sequence[int], undo: Undo) -> None:
+    """Change the list object itself, for its owner may hold it under several names."""
+    before = dict(blocks._modules)
+
+    def fill(entries: dict[str, nn.Module | None]) -> None:
+        blocks._modules.clear()
+        blocks._modules.update(entries)
+
+    fill({str(place): before[str(old)] for place, old in enumerate(keep)})
+    undo.append(lambda: fill(before))
+
+
+def _set(target: object, name: str, value: object, undo: Undo) -> None:
+    before = getattr(target, name)
+    setattr(target, name, value)
+    undo.append(lambda: setattr(target, name, before))
+
+
+def _restore(undo: Undo) -> None:
+    while undo:
+        undo.pop()()

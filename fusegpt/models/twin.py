@@ -1,0 +1,99 @@
+"""The twin check: would the config alone rebuild this model?"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.quiet import quiet
+
+__all__ = ["twin_check"]
+
+IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
+"""Attributes that say how a model is used, not what it is."""
+
+
+def twin_check(module: PreTrainedModel) -> None:
+    """Build the model anew from its config, without memory, and compare.
+
+    Compared are module names and types, parameter shapes, and plain attributes. This takes the
+    place of a list of supported architectures.
+
+    Raises:
+        ArchitectureError: They differ; the message names the first differences.
+    """
+    twin = _twin(module)
+    differences = _modules(module, twin) or _parameters(module, twin) or _attributes(module, twin)
+    if differences:
+        shown = "; ".join(differences[:3])
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ArchitectureError(
+            f"{type(module).__name__}: the config alone would not rebuild this model; {shown}{more}"
+        )
+
+
+def _twin(module: PreTrainedModel) -> PreTrainedModel:
+    try:
+        with quiet(), torch.device("meta"):
+            return type(module)(_reloaded(module.config))
+    except Exception as error:  # whatever a config's or model's own checks raise
+        raise ArchitectureError(
+            f"{type(module).__name__}: its shortened config builds no model "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+
+
+def _reloaded(config: PretrainedConfig) -> PretrainedConfig:
+    """The config as a reload would read it; the attention implementation is never written."""
+    twin = type(config).from_dict(copy.deepcopy(config.to_dict()))
+    twin._attn_implementation = config._attn_implementation
+    return twin
+
+
+def _modules(module: nn.Module, twin: nn.Module) -> list[str]:
+    have = {name: type(child).__name__ for name, child in module.named_modules()}
+    built = {name: type(child).__name__ for name, child in twin.named_modules()}
+    return _compare(have, built)
+
+
+def _parameters(module: nn.Module, twin: nn.Module) -> list[str]:
+    have = {n: tuple(p.shape) for n, p in module.named_parameters(remove_duplicate=False)}
+    built = {n: tuple(p.shape) for n, p in twin.named_parameters(remove_duplicate=False)}
+    return _compare(have, built)
+
+
+def _attributes(module: nn.Module, twin: nn.Module) -> list[str]:
+    children = dict(twin.named_modules())
+    found = []
+    for name, child in module.named_modules():
+        prefix = f"{name}." if name else ""
+        have, built = _plain(child), _plain(children[name])
+        common = have.keys() & built.keys()
+        found += _compare(
+            {prefix + key: have[key] for key in sorted(common)},
+            {prefix + key: built[key] for key in sorted(common)},
+        )
+    return found
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name not in IGNORED
+        and (value is None or isinstance(value, (int, float, str, bool)))
+    }
+
+
+def _compare(have: dict[str, Any], built: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {have.get(name, 'nothing')} vs {built.get(name, 'nothing')}"
+        for name in have | built
+        if have.get(name, "nothing") != built.get(name, "nothing")
+    ]

@@ -1,0 +1,35 @@
+"""Unit: what one pruning step removes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Granularity", "Unit"]
+
+Granularity = Literal["block", "attention", "mlp"]
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """A block, or one half of it.
+
+    Attributes:
+        granularity: What is removed.
+        index: Position in the *dense* model, 0-based.
+    """
+
+    granularity: Granularity
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.granularity} {self.index}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The unit as it stands in manifests."""
+        return {"granularity": self.granularity, "index": self.index}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Unit:
+        """Read what ``to_json`` wrote."""
+        return cls(data["granularity"], int(data["index"]))

@@ -1,0 +1,22 @@
+"""``fusegpt figure``: a table's values over sparsity as an SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import input_file, output_path
+
+__all__ = ["figure"]
+
+
+@click.command()
+@click.option("--table", type=input_file, required=True, help="A CSV written by fusegpt table.")
+@click.option("--output", type=output_path, required=True, help="The SVG to write.")
+def figure(table: Path, output: Path) -> None:
+    """Draw every measured value over sparsity, a line per recipe."""
+    from fusegpt.reports.figures import write_svg
+    from fusegpt.reports.tables import read_csv
+
+    write_svg(output, read_csv(table))

@@ -1,0 +1,46 @@
+"""``fusegpt table``: evaluations of an experiment to a CSV, or a CSV to the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusegpt.cli.options import JsonObject, input_file, output_path
+
+__all__ = ["table"]
+
+
+@click.command()
+@click.option("--experiment", type=JsonObject(), help="What to collect, as the workflow gives it.")
+@click.option("--results", type=output_path, default="results", show_default=True)
+@click.option("--output", type=output_path, help="The CSV to write.")
+@click.option("--show", type=input_file, help="Print this CSV, and where what belongs to it lies.")
+def table(
+    experiment: dict[str, Any] | None, results: Path, output: Path | None, show: Path | None
+) -> None:
+    """Collect the results of an experiment (--experiment, --output) or show them (--show)."""
+    if show is not None and experiment is None and output is None:
+        _show(show)
+    elif experiment is not None and output is not None and show is None:
+        _collect(experiment, results, output)
+    else:
+        raise click.UsageError("give either --show, or --experiment and --output")
+
+
+def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
+    from fusegpt.reports.collect import collect, parse_experiment
+    from fusegpt.reports.tables import write_csv
+
+    write_csv(output, collect(parse_experiment(experiment), results))
+
+
+def _show(csv: Path) -> None:
+    from fusegpt.reports.places import places
+    from fusegpt.reports.tables import read_csv, text_table
+
+    frame = read_csv(csv)
+    click.echo(f"\n{text_table(frame)}\n")
+    for line in places(frame, csv):
+        click.echo(line)

@@ -1,0 +1,189 @@
+"""Result files to rows: one row per measured value of one recipe at one sparsity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from fusegpt.artifacts import read_json
+from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
+from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.reports.runs import read_steps
+
+__all__ = ["COLUMNS", "DENSE", "Experiment", "collect", "parse_experiment"]
+
+DENSE = "dense"
+
+COLUMNS = (
+    "experiment",
+    "model",
+    "recipe",
+    "recipe_id",
+    "seed",
+    "sparsity",
+    "step",
+    "num_blocks",
+    "blocks_left",
+    "parameters",
+    "evaluation",
+    "task",
+    "metric",
+    "value",
+    "unit",
+    "higher_is_better",
+    "num_samples",
+    "score_seconds",
+    "fuse_seconds",
+    "seconds",
+    "memory_gib",
+    "protocol",
+)
+"""Of the CSV. The seconds and the memory are those of all steps up to this one."""
+
+
+class ModelSteps(Strict):
+    """A model of an experiment: how many blocks it has, and which step each sparsity is."""
+
+    num_blocks: PositiveInt
+    steps: dict[str, NonNegativeInt]
+
+
+class RecipeRun(Strict):
+    """A recipe of an experiment with one seed."""
+
+    name: str
+    seed: int
+    id: str
+
+
+class Experiment(Strict):
+    """What a table shows; paths follow from it (``results/evaluations/{model}/{id}/...``)."""
+
+    name: str
+    models: dict[str, ModelSteps]
+    recipes: list[RecipeRun]
+    evaluations: list[str]
+
+
+def parse_experiment(value: Mapping[str, Any]) -> Experiment:
+    """Check the description of an experiment.
+
+    Raises:
+        ConfigError: A key is missing or unknown, or a recipe's name and seed stand for two ids.
+    """
+    try:
+        experiment = Experiment.model_validate(dict(value))
+    except ValidationError as error:
+        raise ConfigError(explain(error, "experiment", Experiment)) from None
+    ids: dict[tuple[str, int], str] = {}
+    for run in experiment.recipes:
+        other = ids.setdefault((run.name, run.seed), run.id)
+        if other != run.id:
+            raise ConfigError(
+                f"experiment.recipes: {run.name!r} with seed {run.seed} must have one id,"
+                f" got {other!r} and {run.id!r}; give one of them another name"
+            )
+    return experiment
+
+
+def collect(experiment: Experiment, results: str | Path) -> pd.DataFrame:
+    """Read every evaluation of an experiment, and the time and memory of its steps.
+
+    Args:
+        experiment: What to read.
+        results: The folder that holds ``evaluations`` and ``runs``.
+
+    Returns:
+        A frame with ``COLUMNS``, in the order models, recipes, sparsities, evaluations.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt, or rows of one label were measured with
+            different settings.
+    """
+    rows = list(_rows(experiment, Path(results)))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    refuse_mixed_settings(frame)
+    return frame
+
+
+def refuse_mixed_settings(frame: pd.DataFrame) -> None:
+    """Refuse rows that stand under one label but were not measured alike.
+
+    Raises:
+        ArtifactError: Two rows of one model, evaluation, task and metric differ in protocol or
+            number of samples.
+    """
+    for key, group in frame.groupby(["model", "evaluation", "task", "metric"], sort=False):
+        for column in ("protocol", "num_samples", "unit", "higher_is_better"):
+            values = [str(value) for value in pd.unique(group[column])]
+            if len(values) > 1:
+                raise ArtifactError(
+                    f"{'/'.join(str(part) for part in key)}: every row must have the same {column},"
+                    f" got {values[0]} and {values[1]}; evaluate again with one setting"
+                )
+
+
+def _rows(experiment: Experiment, results: Path) -> Iterator[dict[str, Any]]:
+    for model, spec in experiment.models.items():
+        for run in experiment.recipes:
+            steps = {"0": 0} if run.name == DENSE else spec.steps
+            for sparsity, step in steps.items():
+                costs = _costs(results, model, run.id, step)
+                for evaluation in experiment.evaluations:
+                    file = f"evaluations/{model}/{run.id}/step-{step:03d}/{evaluation}.json"
+                    common = {
+                        "experiment": experiment.name,
+                        "model": model,
+                        "recipe": run.name,
+                        "recipe_id": run.id,
+                        "seed": run.seed,
+                        "sparsity": float(sparsity),
+                        "step": step,
+                        "num_blocks": spec.num_blocks,
+                        "evaluation": evaluation,
+                        **costs,
+                    }
+                    yield from _measured(results / file, common)
+
+
+def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    result = read_json(file)
+    try:
+        model, settings = result["model"], result["settings"]
+        for row in result["rows"]:
+            protocol = {**settings, **row.get("protocol", {})}
+            yield {
+                **common,
+                "blocks_left": len(model["kept"]),
+                "parameters": int(model["parameters"]),
+                "task": row["task"],
+                "metric": row["metric"],
+                "value": float(row["value"]),
+                "unit": row["unit"],
+                "higher_is_better": bool(row["higher_is_better"]),
+                "num_samples": row["num_samples"],
+                "protocol": json.dumps(protocol, sort_keys=True),
+            }
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{file}: not an evaluation: {error!r}; evaluate again") from None
+
+
+def _costs(results: Path, model: str, recipe_id: str, last: int) -> dict[str, float | None]:
+    """Seconds and peak memory of steps 1 to ``last``; nothing for the dense model."""
+    if last == 0:
+        return {"score_seconds": 0.0, "fuse_seconds": 0.0, "seconds": 0.0, "memory_gib": None}
+    steps = read_steps(results / "runs" / model / recipe_id, last)
+    score = sum(step.score_seconds for step in steps)
+    fuse = sum(step.fuse_seconds for step in steps)
+    memory = [step.memory_gib for step in steps if step.memory_gib is not None]
+    return {
+        "score_seconds": round(score, 3),
+        "fuse_seconds": round(fuse, 3),
+        "seconds": round(score + fuse, 3),
+        "memory_gib": max(memory) if memory else None,
+    }

@@ -1,0 +1,77 @@
+"""What each step of a run left behind: manifest, scores and training rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import read_json
+from fusegpt.errors import ArtifactError
+
+__all__ = ["Step", "read_steps"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One removal.
+
+    Attributes:
+        number: 1 for the first removal.
+        unit: ``{"granularity", "index"}`` of what was removed; the index is the dense one.
+        score: The removed unit's importance, and that of the runner-up.
+        group: Dense indices of the blocks that were tuned.
+        fused_into: Dense indices of the blocks that received the removed unit's weights.
+        scores: ``{"granularity", "index", "score"}`` of every unit that was present.
+        training: One row per optimiser step: step, epoch, loss, learning_rate.
+    """
+
+    number: int
+    unit: dict[str, Any]
+    score: float | None
+    next_score: float | None
+    metric: str
+    group: list[int]
+    fused_into: list[int]
+    score_seconds: float
+    fuse_seconds: float
+    memory_gib: float | None
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_steps(run: str | Path, last: int) -> list[Step]:
+    """Read steps 1 to ``last`` of a run.
+
+    Args:
+        run: ``results/runs/{model}/{recipe}``.
+        last: The highest step wanted.
+
+    Raises:
+        ArtifactError: A manifest or a score file is missing or corrupt.
+    """
+    return [_read_step(Path(run) / f"step-{number:03d}", number) for number in range(1, last + 1)]
+
+
+def _read_step(directory: Path, number: int) -> Step:
+    manifest = read_json(directory / "manifest.json")
+    scores = read_json(directory / "scores.json")
+    file = directory / "training.json"
+    training = read_json(file) if file.is_file() else {}
+    try:
+        return Step(
+            number=number,
+            unit=manifest["unit"],
+            score=manifest.get("score"),
+            next_score=manifest.get("next_score"),
+            metric=scores["metric"],
+            group=list(manifest.get("group", [])),
+            fused_into=list(training.get("fused_into", [])),
+            score_seconds=float(scores.get("seconds", 0.0)),
+            fuse_seconds=float(manifest.get("seconds", 0.0)),
+            memory_gib=manifest.get("memory_gib"),
+            scores=scores["units"],
+            training=training.get("rows", []),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{directory}: not a step: {error!r}; delete it, run again") from None

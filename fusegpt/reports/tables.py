@@ -1,0 +1,161 @@
+"""The CSV behind every table and figure, and the small table that a terminal shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fusegpt.artifacts import atomic_path
+from fusegpt.errors import ArtifactError
+from fusegpt.reports.collect import COLUMNS, DENSE, refuse_mixed_settings
+
+__all__ = [
+    "format_parameters",
+    "format_seconds",
+    "format_value",
+    "protocol_text",
+    "read_csv",
+    "summary",
+    "text_table",
+    "write_csv",
+]
+
+TEXT_COLUMNS = ("experiment", "model", "recipe", "recipe_id", "evaluation", "task", "metric")
+KEY = ["model", "sparsity", "step", "recipe"]
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write the rows of ``collect``, atomically."""
+    with atomic_path(path) as partial:
+        frame.to_csv(partial, index=False, lineterminator="\n")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read what ``write_csv`` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, is no such table, is empty, or mixes settings.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT_COLUMNS, "unit"), "str"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
+    if frame.empty:
+        raise ArtifactError(f"{path}: must have at least one row, got none")
+    refuse_mixed_settings(frame)
+    return frame
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, sparsity and recipe, one column per measured value; means over seeds.
+
+    Returns:
+        Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, parameters, seconds,
+        memory_gib, then ``<evaluation> <metric>`` (with the task when an evaluation has several)
+        and ``<...> std`` beside it, which is missing for a single seed.
+    """
+    order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
+    models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
+    labels = _labels(frame)
+    rows = []
+    for key, group in frame.groupby(KEY, sort=False):
+        first = group.iloc[0]
+        runs = group.drop_duplicates("seed")
+        row: dict[str, Any] = dict(zip(KEY, key, strict=True))
+        row |= {"seeds": len(runs), "num_blocks": first["num_blocks"]}
+        row |= {"blocks_left": first["blocks_left"], "parameters": first["parameters"]}
+        row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
+        for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
+            row |= {str(label): values.mean(), f"{label} std": values.std()}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    places = [table["model"].map(models), table["sparsity"], table["recipe"].map(order)]
+    ranks = pd.concat(places, axis=1).apply(tuple, axis=1)
+    return table.loc[ranks.sort_values().index].reset_index(drop=True)
+
+
+def value_labels(frame: pd.DataFrame) -> list[str]:
+    """The names of the measured values, in the order of the table."""
+    return [str(label) for label in pd.unique(_labels(frame))]
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    tasks = frame.groupby("evaluation")["task"].nunique()
+    several = frame["evaluation"].map(tasks) > 1
+    place = frame["evaluation"].where(~several, frame["evaluation"] + " " + frame["task"])
+    return place + " " + frame["metric"]
+
+
+def text_table(frame: pd.DataFrame) -> str:
+    """The summary as aligned text, one block of lines per model."""
+    table, labels = summary(frame), value_labels(frame)
+    parts = []
+    for model, rows in table.groupby("model", sort=False):
+        head = ["recipe", "sparsity", "blocks", "parameters", *labels, "seconds"]
+        lines = [head] + [_cells(row, labels) for _, row in rows.iterrows()]
+        parts.append(f"{model}\n{_align(lines)}")
+    return "\n\n".join(parts)
+
+
+def _cells(row: pd.Series, labels: Sequence[str]) -> list[str]:
+    return [
+        row["recipe"],
+        f"{row['sparsity']:.0%}" if row["sparsity"] * 100 % 1 < 1e-9 else f"{row['sparsity']:.1%}",
+        f"{row['blocks_left']}/{row['num_blocks']}",
+        format_parameters(row["parameters"]),
+        *(format_value(row.get(label), row.get(f"{label} std")) for label in labels),
+        "-" if row["recipe"] == DENSE else format_seconds(row["seconds"]),
+    ]
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    out = []
+    for line in lines:
+        first = line[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        out.append("  ".join([first, *rest]).rstrip())
+    out.insert(1, "-" * max(len(line) for line in out))
+    return "\n".join(out)
+
+
+def format_parameters(number: float) -> str:
+    """``134.5M``."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g}{letter}"
+    return str(int(number))
+
+
+def format_seconds(seconds: float) -> str:
+    """Whole seconds; a decimal below ten."""
+    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+
+
+def format_value(value: Any, std: Any = None) -> str:
+    """Four significant digits, with the standard deviation over seeds when there are several."""
+    if value is None or pd.isna(value):
+        return "-"
+    text = f"{value:.2f}" if 1 <= abs(value) < 1e4 else f"{value:.4g}"
+    return text if std is None or pd.isna(std) else f"{text} ± {std:.2g}"
+
+
+def protocol_text(frame: pd.DataFrame) -> list[str]:
+    """How each value was measured, one line per evaluation, task and metric."""
+    lines = []
+    keys = ["evaluation", "task", "metric"]
+    for (evaluation, task, metric), group in frame.groupby(keys, sort=False):
+        row = group.iloc[0]
+        protocol = json.loads(row["protocol"])
+        parts = [f"{key} {value}" for key, value in protocol.items() if value is not None]
+        samples = f"{row['num_samples']} samples"
+        lines.append(f"{evaluation} {metric} ({task}): " + ", ".join([samples, *parts]))
+    return lines

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.errors import ArchitectureError
 
-__all__ = ["BlockList", "config_count", "find_blocks", "text_config"]
+__all__ = ["BlockList", "decoder_of", "find_blocks", "text_config"]
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,11 @@ def text_config(module: PreTrainedModel) -> PretrainedConfig:
     return module.config.get_text_config(decoder=True)
 
 
-def config_count(module: PreTrainedModel) -> int:
-    """The number of blocks the config states.
-
-    Raises:
-        ArchitectureError: The config states none.
-    """
-    count = getattr(text_config(module), "num_hidden_layers", None)
-    if not isinstance(count, int) or count < 1:
-        raise ArchitectureError(
-            f"{type(module).__name__}: its text config must state num_hidden_layers, got {count!r}"
-        )
-    return count
+def decoder_of(module: PreTrainedModel) -> nn.Module:
+    """The part that reads and writes text, without its head."""
+    decoder = module.get_decoder()
+    # transformers goes by attribute names, and some models call their output layer "decoder"
+    return decoder if isinstance(decoder, PreTrainedModel) else module.base_model
 
 
 def find_blocks(module: PreTrainedModel) -> BlockList:
@@ -53,9 +46,9 @@ def find_blocks(module: PreTrainedModel) -> BlockList:
     the same depth (some models keep small per-block side lists) are told apart by their weight.
 
     Raises:
-        ArchitectureError: There is no such list.
+        ArchitectureError: There is no such list, or the config states no number of blocks.
     """
-    count, decoder = config_count(module), module.get_decoder()
+    count, decoder = _count(module), decoder_of(module)
     found: list[tuple[int, int, str, nn.ModuleList]] = []
     for name, child in decoder.named_modules():
         if not isinstance(child, nn.ModuleList) or len(child) != count:
@@ -72,3 +65,12 @@ def find_blocks(module: PreTrainedModel) -> BlockList:
     _, _, name, blocks = min(found, key=lambda entry: entry[:2])
     parent, _, leaf = name.rpartition(".")
     return BlockList(decoder.get_submodule(parent), leaf, blocks)
+
+
+def _count(module: PreTrainedModel) -> int:
+    count = getattr(text_config(module), "num_hidden_layers", None)
+    if not isinstance(count, int) or count < 1:
+        raise ArchitectureError(
+            f"{type(module).__name__}: its text config must state num_hidden_layers, got {count!r}"
+        )
+    return count

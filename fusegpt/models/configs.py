@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fusegpt.models.blocks import text_config
+from fusegpt.models.blocks import decoder_of, text_config
 
 __all__ = ["shrunken", "text_configs"]
 
@@ -43,7 +43,7 @@ def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
     """Every config object that describes the decoder; usually one, shared by all its modules."""
     main = text_config(module)
     found = {id(main): main}
-    for child in module.get_decoder().modules():
+    for child in decoder_of(module).modules():
         config = child.__dict__.get("config")
         if type(config) is type(main) and config.num_hidden_layers == main.num_hidden_layers:
             found[id(config)] = config

@@ -1,0 +1,152 @@
+"""The model card of a checkpoint: what it is, how it was made, what was measured, its limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+__all__ = ["card"]
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Write the README.md of a checkpoint, with the hub's front matter.
+
+    Args:
+        info: base_model, licence, num_blocks (of the dense model), kept and removed (lists of
+            dense indices, removed in order), fused (donor to the blocks that received it),
+            recipe (its settings, with name), parameters. What is missing is left out.
+        rows: Measured results: task, metric, value, unit, num_samples, protocol.
+
+    Returns:
+        The whole file as text.
+    """
+    parts = [_front_matter(info), _opening(info), _removal(info), _loading(info)]
+    parts += [_results(rows), _recipe(info), _limits(info)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(info: Mapping[str, Any]) -> str:
+    fields: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": info.get("pipeline_tag", "text-generation"),
+        "tags": ["fusegpt", "depth-pruning", "pruned"],
+    }
+    if info.get("licence"):
+        fields = {"license": str(info["licence"]).lower(), **fields}
+    if HUB_ID.fullmatch(str(info.get("base_model", ""))):
+        fields["base_model"] = info["base_model"]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False).strip()}\n---"
+
+
+def _opening(info: Mapping[str, Any]) -> str:
+    base = info.get("base_model", "a language model")
+    removed, total = len(info["removed"]), info["num_blocks"]
+    lines = [
+        f"# {str(base).rstrip('/').split('/')[-1]}, {total - removed} of {total} blocks",
+        "",
+        f"Depth-pruned from {_link(base)}: {removed} of {total} decoder blocks"
+        f" ({removed / total:.1%}) were removed one after another.",
+    ]
+    if info.get("parameters"):
+        lines[-1] += f" {info['parameters']:,} parameters remain."
+    return "\n".join(lines)
+
+
+def _link(base: Any) -> str:
+    return f"`{base}`"
+
+
+def _removal(info: Mapping[str, Any]) -> str:
+    lines = [
+        "## What was removed",
+        "Indices are positions in the dense model, counted from 0.",
+        "",
+        f"- removed, in order: {_numbers(info['removed'])}",
+        f"- kept: {_ranges(info['kept'])}",
+    ]
+    fused = info.get("fused") or {}
+    lines += [
+        f"- block {donor} was fused into {_ranges(receivers)}"
+        for donor, receivers in fused.items()
+        if receivers
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values) or "none"
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """``[1, 2, 3, 5]`` as ``1-3, 5``."""
+    runs: list[list[int]] = []
+    for value in sorted(int(value) for value in values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return _numbers([f"{low}-{high}" if high > low else str(low) for low, high in runs])
+
+
+def _loading(info: Mapping[str, Any]) -> str:
+    auto = info.get("auto_class", "AutoModelForCausalLM")
+    return "\n".join(
+        [
+            "## How to load",
+            "An ordinary checkpoint; no code besides transformers is needed.",
+            "",
+            "```python",
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            f'model = {auto}.from_pretrained("PATH")',
+            'tokenizer = AutoTokenizer.from_pretrained("PATH")',
+            "```",
+        ]
+    )
+
+
+def _results(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "## Results\nNothing was measured when this checkpoint was written."
+    lines = [
+        "## Results",
+        "| task | metric | value | samples | protocol |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        protocol = row.get("protocol") or {}
+        text = ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None)
+        cells = [row["task"], row["metric"], f"{row['value']:.4g}", row.get("num_samples", ""), text]
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _recipe(info: Mapping[str, Any]) -> str:
+    recipe = info.get("recipe")
+    if not recipe:
+        return ""
+    text = json.dumps(recipe, indent=1, default=str)
+    return (
+        "## How it was made\n"
+        "The settings, complete with defaults; the method is that of FuseGPT (arXiv 2411.14507).\n"
+        f"\n```json\n{text}\n```"
+    )
+
+
+def _limits(info: Mapping[str, Any]) -> str:
+    return "\n".join(
+        [
+            "## Limits",
+            "- Removing blocks costs quality, and perplexity hides part of it: reasoning, long"
+            " contexts and rare knowledge suffer more. Measure the task you need.",
+            "- Whatever limits, biases and conditions of use the base model has, this one has too.",
+            "- Recovery saw only the text named above; other languages and domains may have lost"
+            " more.",
+        ]
+    )

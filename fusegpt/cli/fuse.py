@@ -1,0 +1,45 @@
+"""``fusegpt fuse``: take out the selected unit and recover; one link of the chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import device_option, input_file, output_path
+
+
+@click.command()
+@click.option("--model", required=True, type=input_file, help="Manifest of the step before.")
+@click.option("--recipe", required=True, help="Name or file of a recipe.")
+@click.option("--scores", required=True, type=input_file, help="What `fusegpt score` wrote.")
+@click.option("--finetune", type=input_file, help="Windows to recover on.")
+@click.option("--output", required=True, type=output_path, help="Directory of the step.")
+@device_option
+def fuse(
+    model: Path, recipe: str, scores: Path, finetune: Path | None, output: Path, device: str
+) -> None:
+    """Remove the unit with the least importance and recover; write what changed.
+
+    A killed run goes on from its last in-step checkpoint when it is started again.
+    """
+    from fusegpt.artifacts import read_json
+    from fusegpt.pruning.recipe import Recipe
+
+    chosen = Recipe.read(recipe)
+    record = read_json(scores)
+
+    from fusegpt.data.windows import read_windows
+    from fusegpt.pruning.step import fuse_step
+    from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
+    from fusegpt.recovery.resume import Checkpoint
+
+    windows = read_windows(finetune) if finetune and chosen.trains else None
+    checkpoint = Checkpoint(
+        output / "resume.safetensors", fingerprint(chosen, [model, scores, finetune])
+    )
+    loaded = load_step(model, chosen, device)
+    done, report = fuse_step(loaded, chosen, record, windows, checkpoint=checkpoint)
+    inputs = {"scores": scores, "finetune": finetune if chosen.trains else None}
+    write_step(output, loaded, chosen, done, report, parent=model, inputs=inputs)
+    checkpoint.remove()

@@ -1,0 +1,51 @@
+"""Macro Influence: how far the last hidden states turn when one unit is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fusegpt.errors import NumericsError
+from fusegpt.importance.ablation import states_without
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+
+__all__ = ["macro_influence"]
+
+
+@torch.no_grad()
+def macro_influence(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Score each unit by what the model's last hidden states lose without it.
+
+    MI_i = 1 - mean over tokens of cos(h, h_i): h leaves the last block, h_i does without unit i.
+    Paper: Section III-B, Eq. 3 (decisions D1, D2, D3).
+
+    Args:
+        model: The model as pruned so far, in eval mode. Unchanged on return.
+        batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
+        units: The units still present.
+
+    Returns:
+        ``[units]`` float64 on the CPU, dimensionless, in [0, 2] up to rounding. 0: no effect.
+
+    Raises:
+        NumericsError: A hidden state is NaN or infinite. The message names the unit.
+    """
+    total = {unit: torch.zeros((), dtype=torch.float64) for unit in units}
+    tokens = 0
+    for batch in batches:
+        reference, ablations = states_without(model, batch, units)
+        tokens += reference[..., 0].numel()
+        for unit, hidden_states in ablations:
+            similarity = functional.cosine_similarity(
+                hidden_states.float(), reference.float(), dim=-1
+            )  # [batch, seq]
+            total[unit] += similarity.sum(dtype=torch.float64).cpu()
+    scores = torch.stack([1 - total[unit] / tokens for unit in units])
+    for unit, score in zip(units, scores, strict=True):
+        if not torch.isfinite(score):
+            raise NumericsError(f"macro_influence of {unit}: score is {score.item()}")
+    return scores

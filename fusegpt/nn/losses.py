@@ -1,0 +1,64 @@
+"""Losses between a student's and a teacher's hidden states.
+
+Each takes ``[batch, seq, hidden]`` twice and returns a float32 scalar (float64 for float64 input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fusegpt.errors import ConfigError
+from fusegpt.nn.fused import wide
+
+__all__ = ["LOSSES", "cosine", "kl_batch", "kl_hidden", "mse"]
+
+
+def kl_batch(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) over the batch axis, summed over positions and features, per sequence.
+
+    The softmax runs over the sequences of the batch, so the value depends on which sequences share
+    a batch, is zero for a batch of one, and is blind to an offset shared by the whole batch.
+    Paper: Section III-D, Eq. 7-9, with the reduction of the published code (decisions D7, D8).
+
+    Raises:
+        ConfigError: The batch holds fewer than two sequences.
+    """
+    if len(student) < 2:
+        raise ConfigError(
+            f"kl_batch: batch must hold at least 2 sequences, got {len(student)};"
+            " Eq. 7 normalises over the batch"
+        )
+    return _kl(student, teacher, dim=0) / len(student)
+
+
+def kl_hidden(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) over the hidden axis, mean over tokens (decision D7)."""
+    return _kl(student, teacher, dim=-1) / student[..., 0].numel()
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference over all values (decision D7)."""
+    return functional.mse_loss(wide(student), wide(teacher))
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the mean cosine over tokens, in [0, 2] (decision D7)."""
+    return 1 - functional.cosine_similarity(wide(student), wide(teacher), dim=-1).mean()
+
+
+def _kl(student: Tensor, teacher: Tensor, *, dim: int) -> Tensor:
+    log_q = torch.log_softmax(wide(student), dim)
+    log_p = torch.log_softmax(wide(teacher), dim)
+    return functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl_batch": kl_batch,
+    "kl_hidden": kl_hidden,
+    "mse": mse,
+    "cosine": cosine,
+}

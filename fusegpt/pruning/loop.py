@@ -1,0 +1,43 @@
+"""Algorithm 1 in one process: the same two functions that the workflow's steps call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fusegpt.models.model import Model
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.step import fuse_step, score_step
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: Model,
+    recipe: Recipe,
+    count: int,
+    calibration: Tensor,
+    finetune: Tensor | None = None,
+) -> list[dict[str, Any]]:
+    """Remove ``count`` units, one after the other.
+
+    On the CPU, with as many threads, the weights are those of the workflow to the last bit.
+
+    Args:
+        model: Pruned in place.
+        recipe: The method and its settings.
+        count: Units to remove.
+        calibration: Token ids to score on, ``[sequences, length]`` int64.
+        finetune: Token ids to recover on; not needed when nothing trains.
+
+    Returns:
+        One record per step: the unit, its score, the group, losses, seconds; with ``scores``.
+    """
+    steps: list[dict[str, Any]] = []
+    for _ in range(count):
+        first = steps[0]["scores"] if steps else None
+        scores = score_step(model, recipe, calibration, first)
+        record, report = fuse_step(model, recipe, scores, finetune)
+        steps.append({**record, "scores": scores, "training": report.rows})
+    return steps

@@ -1,0 +1,77 @@
+"""From a pruned model to a checkpoint that plain transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import STAGE_VERSION, provenance, read_json
+from fusegpt.models.checkpoint import save
+from fusegpt.models.model import Model
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.trajectory import fused_map
+from fusegpt.reports.card import card
+
+__all__ = ["publish"]
+
+ABOUT_BASE = ("base_model", "licence", "source", "revision")
+
+
+def publish(
+    model: Model,
+    recipe: Recipe,
+    steps: Sequence[Mapping[str, Any]],
+    output: Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the checkpoint: weights, tokenizer, ``fusegpt.json`` and the model card.
+
+    Args:
+        model: Its parameters hold the folded weights already.
+        recipe: Of the run.
+        steps: Records of all steps, in order.
+        output: Directory; must not exist or be empty.
+        data: What was known of the windows that were used.
+
+    Returns:
+        The contents of ``fusegpt.json``.
+
+    Raises:
+        ArtifactError: The directory is taken, or the disk is full.
+    """
+    model.fused.clear()
+    info: dict[str, Any] = {
+        "kind": "checkpoint",
+        "num_blocks": model.num_blocks,
+        "kept": list(model.kept),
+        "removed": [unit.to_json() for unit in model.removed],
+        "fused": {str(target): donors for target, donors in fused_map(steps).items()},
+        "parameters": model.module.num_parameters(),
+        "dtype": recipe.dtype,
+        "recipe_id": recipe.id,
+        "recipe": recipe.to_json(),
+        "steps": [_brief(step) for step in steps],
+        "data": dict(data or {}),
+        "stage_version": STAGE_VERSION["merge"],
+        "provenance": provenance(model.device),
+        **_base(model),
+    }
+    save(model, output, extra=info, card=card(info, []))
+    return info
+
+
+def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("unit", "score", "next_score", "group", "fused_into", "first_loss", "last_loss")
+    spent = ("trainable_parameters", "tokens", "seconds", "memory_gib")
+    return {name: step.get(name) for name in ("step", *names, *spent)}
+
+
+def _base(model: Model) -> dict[str, Any]:
+    """Return what the dense model's directory says about where it came from."""
+    file = model.source / "source.json" if model.source else None
+    if file is None or not file.is_file():
+        return {"base_model": model.source.name if model.source else None}
+    notes = read_json(file)
+    return {name: notes.get(name) for name in ABOUT_BASE}

@@ -1,0 +1,121 @@
+"""The chain of steps on disk: each step's manifest, delta and training rows, and the way back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import (
+    STAGE_VERSION,
+    file_record,
+    provenance,
+    read_json,
+    sha256,
+    write_json,
+)
+from fusegpt.models.checkpoint import write_delta
+from fusegpt.models.load import load
+from fusegpt.models.model import Model
+from fusegpt.pruning.adapters import adapter_tensors, restore_adapters
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.recovery.report import RecoveryReport
+
+__all__ = ["fingerprint", "fused_map", "history", "load_step", "write_step"]
+
+
+def load_step(path: Path, recipe: Recipe, device: str) -> Model:
+    """Load the model of a step, unfolded fusions included, in the recipe's dtype.
+
+    Args:
+        path: A step's manifest, or the directory of a model.
+        recipe: Of the run.
+        device: Where to put the model.
+    """
+    model = load(path, dtype=recipe.dtype, device=device)
+    restore_adapters(model)
+    return model
+
+
+def write_step(
+    directory: Path,
+    model: Model,
+    recipe: Recipe,
+    record: Mapping[str, Any],
+    report: RecoveryReport,
+    *,
+    parent: Path,
+    inputs: Mapping[str, Path | None],
+) -> None:
+    """Write what a step changed: the delta, the training rows, and last the manifest.
+
+    Args:
+        directory: The step's own; ``scores.json`` may lie there already.
+        model: After the step.
+        recipe: Of the run.
+        record: From ``fuse_step``.
+        report: From ``fuse_step``.
+        parent: Manifest of the step before.
+        inputs: Other files that the step read, by role; their checksums are recorded.
+    """
+    unfolded = [name for name in report.changed if name in model.fused]
+    plain = [name for name in report.changed if name not in model.fused]
+    write_delta(model, directory / "delta.safetensors", plain, adapter_tensors(model, unfolded))
+    write_json(directory / "training.json", {"rows": report.rows})
+    written = ("delta.safetensors", "training.json")
+    manifest = {
+        "kind": "step",
+        **record,
+        "recipe": recipe.id,
+        "seed": recipe.seed,
+        "stage_version": STAGE_VERSION["fuse"],
+        "parent": {"path": _relative(parent, directory), "sha256": sha256(parent)},
+        "inputs": {role: sha256(file) for role, file in inputs.items() if file is not None},
+        "files": {name: file_record(directory / name) for name in written},
+        "provenance": provenance(model.device),
+    }
+    write_json(directory / "manifest.json", manifest)
+
+
+def history(manifest: Path) -> list[dict[str, Any]]:
+    """Return the manifests of all steps up to this one, the first step first."""
+    found: list[dict[str, Any]] = []
+    notes = read_json(manifest)
+    while notes["kind"] == "step":
+        found.append(notes)
+        manifest = manifest.parent / notes["parent"]["path"]
+        notes = read_json(manifest)
+    return found[::-1]
+
+
+def fused_map(steps: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    """Return which removed blocks each living block received, in order; dense indices.
+
+    Args:
+        steps: Records of the steps, in order.
+    """
+    received: dict[int, list[int]] = {}
+    for step in steps:
+        index = step["unit"]["index"]
+        for target in step["fused_into"]:
+            received.setdefault(target, []).append(index)
+        received.pop(index, None)
+    return dict(sorted(received.items()))
+
+
+def fingerprint(recipe: Recipe, files: Sequence[Path | None]) -> str:
+    """Return one string for everything a step's training depends on.
+
+    Args:
+        recipe: Its settings.
+        files: Manifest of the parent, scores, windows.
+    """
+    parts = [recipe.to_json(), STAGE_VERSION["fuse"], [sha256(file) for file in files if file]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()

@@ -1,0 +1,29 @@
+"""What every recovery returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["RecoveryReport"]
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """What a recovery did to the model.
+
+    Attributes:
+        changed: Names of the parameters it changed, ``blocks.<dense index>.<parameter>``.
+        group: Dense indices of the blocks it tuned, ascending; empty when it tuned none.
+        fused_into: Dense indices of the blocks that received the removed unit's weights.
+        rows: One row per optimiser step: step, epoch, loss, learning_rate.
+        trainable_parameters: Numbers that were free to move.
+        tokens: Tokens that went through the group in training, all epochs counted.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    group: list[int] = field(default_factory=list)
+    fused_into: list[int] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    trainable_parameters: int = 0
+    tokens: int = 0

@@ -1,0 +1,90 @@
+"""A training run's state on disk, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fusegpt.artifacts import atomic_path
+
+__all__ = ["Checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Checkpoint:
+    """One safetensors file: parameters, Adam's moments and the rows so far; replaced by rename.
+
+    The schedule and the order of batches are functions of the step number, and nothing random
+    happens inside a step, so the number of rows says all about the position.
+
+    Args:
+        path: The file; belongs to this run alone.
+        fingerprint: Names everything the run depends on. A file with another one is ignored.
+        every_seconds: Least time between two saves.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, *, every_seconds: float = 60.0) -> None:
+        self.path = Path(path)
+        self.fingerprint = fingerprint
+        self.every_seconds = every_seconds
+        self.last = time.monotonic()
+
+    def resume(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """Load parameters and moments in place and return the rows; nothing when no file fits."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return []
+        if about.get("fingerprint") != self.fingerprint:
+            logger.info("ignoring %s: it belongs to other settings or inputs", self.path)
+            return []
+        rows = json.loads(about["rows"])
+        for number, parameter in enumerate(_parameters(optimizer)):
+            parameter.data.copy_(tensors[f"{number}.value"])
+            state: dict[str, Tensor] = {"step": tensors[f"{number}.step"]}
+            for moment in MOMENTS:
+                state[moment] = tensors[f"{number}.{moment}"].to(parameter.device)
+            optimizer.state[parameter] = state
+        logger.info("resumed after optimiser step %d from %s", len(rows), self.path)
+        return rows
+
+    def save_when_due(
+        self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], now: float
+    ) -> None:
+        """Save if the last save is long enough ago."""
+        if now - self.last >= self.every_seconds:
+            self.save(optimizer, rows)
+            self.last = time.monotonic()
+
+    def save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> None:
+        """Write the state beside the file and rename it into place."""
+        tensors: dict[str, Tensor] = {}
+        for number, parameter in enumerate(_parameters(optimizer)):
+            tensors[f"{number}.value"] = parameter.detach().cpu().contiguous()
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"{number}.{key}"] = value.detach().cpu().contiguous()
+        about = {"fingerprint": self.fingerprint, "rows": json.dumps(rows)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as partial:
+            save_file(tensors, partial, metadata=about)
+
+    def remove(self) -> None:
+        """Delete the file; the run has ended well."""
+        self.path.unlink(missing_ok=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,132 @@
+"""The one fine-tuning loop that every trained recovery shares."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fusegpt.errors import NumericsError
+from fusegpt.recovery.resume import Checkpoint
+
+__all__ = ["Schedule", "cosine_factor", "train"]
+
+logger = logging.getLogger(__name__)
+
+BETAS = (0.9, 0.95)  # of the published code; weight decay 0, eps 1e-8 (decision D13)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and in which order to train.
+
+    Attributes:
+        epochs: Passes over all batches.
+        num_batches: Batches of one pass; one optimiser step each.
+        shuffle: Draw a new order of the batches for each epoch; their make-up never changes.
+        seed: Of that order.
+    """
+
+    epochs: int
+    num_batches: int
+    shuffle: bool = False
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.epochs * self.num_batches
+
+    def batch_of(self, step: int) -> int:
+        """Return the number of the batch that step ``step`` takes."""
+        epoch, place = divmod(step, self.num_batches)
+        if not self.shuffle:
+            return place
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return int(torch.randperm(self.num_batches, generator=generator)[place])
+
+
+def cosine_factor(step: int, steps: int) -> float:
+    """Return the learning-rate factor of a cosine from 1 to 0 over ``steps``, without warm-up."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def train(
+    parameters: Sequence[tuple[Iterable[nn.Parameter], float]],
+    loss_of: Callable[[int], Tensor],
+    schedule: Schedule,
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+    label: str = "training",
+) -> list[dict[str, Any]]:
+    """Minimise a loss with Adam, each learning rate falling along a cosine to zero at every step.
+
+    Paper: Section IV-A (decision D13).
+
+    Args:
+        parameters: Pairs of parameters and their learning rate. They are changed in place.
+        loss_of: Gives the loss of batch number i; scalar, with gradient.
+        schedule: Length and order.
+        before: Called before each forward pass, to form weights.
+        after: Called after each backward pass, to pull gradients onto ``parameters``.
+        checkpoint: Where to keep the state while training, and to resume from; the result is
+            the same to the last bit, resumed or not.
+        label: Names the work in messages.
+
+    Returns:
+        One row per step: step, epoch, loss, learning_rate (of the first pair).
+
+    Raises:
+        NumericsError: A loss is NaN or infinite.
+    """
+    groups = [{"params": list(group), "lr": rate, "peak": rate} for group, rate in parameters]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.Adam(groups, betas=BETAS)
+    rows = checkpoint.resume(optimizer) if checkpoint else []
+    bar = tqdm(total=schedule.steps, initial=len(rows), desc=label, disable=None, leave=False)
+    for step in range(len(rows), schedule.steps):
+        factor = cosine_factor(step, schedule.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        before()
+        loss = loss_of(schedule.batch_of(step))
+        rows.append(_row(step, schedule, loss, optimizer, rows, label))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        after()
+        optimizer.step()
+        bar.update()
+        bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}")
+        if checkpoint and step + 1 < schedule.steps:
+            checkpoint.save_when_due(optimizer, rows, time.monotonic())
+    bar.close()
+    optimizer.zero_grad(set_to_none=True)
+    return rows
+
+
+def _row(
+    step: int,
+    schedule: Schedule,
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rows: list[dict[str, Any]],
+    label: str,
+) -> dict[str, Any]:
+    value, rate = loss.item(), optimizer.param_groups[0]["lr"]
+    if not math.isfinite(value):
+        last = f"{rows[-1]['loss']:.4g}" if rows else "none"
+        raise NumericsError(
+            f"{label}: loss is {value} at step {step} (learning rate {rate:.3g});"
+            f" last finite loss {last}"
+        )
+    epoch = step // schedule.num_batches
+    return {"step": step, "epoch": epoch, "loss": value, "learning_rate": rate}

@@ -1,0 +1,223 @@
+"""Tuning the group around a removed block towards what it computed with that block (Eq. 7-9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fusegpt.data.windows import batches as split
+from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.models.load import load
+from fusegpt.models.model import Model
+from fusegpt.models.replay import Call, record, run_blocks, share_calls
+from fusegpt.models.surgery import remove
+from fusegpt.models.units import Unit
+from fusegpt.nn.fused import FusedWeight
+from fusegpt.nn.losses import LOSSES
+from fusegpt.recovery.group import neighbours
+from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.training import Schedule, train
+
+__all__ = ["Example", "Plan", "tune_group"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a group is tuned; the settings that every group recovery shares.
+
+    Attributes:
+        group_size: G, neighbours around the removed block.
+        loss: A key of ``LOSSES``.
+        teacher: Whose hidden states are the target: the ``current`` or the ``original`` model.
+        epochs: Passes over the windows.
+        batch_size: Sequences of one batch; the batch-axis loss depends on it.
+        learning_rate: Of everything but coefficients.
+        coefficient_learning_rate: Of coefficients.
+        shuffle: Draw a new order of the batches for each epoch.
+        fold: ``each_step`` leaves plain weights; ``at_end`` keeps the factors training.
+    """
+
+    group_size: int
+    loss: str
+    teacher: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    coefficient_learning_rate: float
+    shuffle: bool
+    fold: str
+
+
+@dataclass
+class Example:
+    """One batch as the group sees it.
+
+    Attributes:
+        hidden_in: ``[batch, seq, hidden]`` entering the group, model dtype.
+        target: ``[batch, seq, hidden]`` leaving the teacher's group, model dtype.
+        calls: Call arguments of the student's blocks, without the removed one.
+    """
+
+    hidden_in: Tensor
+    target: Tensor
+    calls: list[Call]
+
+
+Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
+
+
+def tune_group(
+    model: Model,
+    unit: Unit,
+    windows: Tensor,
+    build: Build,
+    plan: Plan,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    label: str,
+) -> RecoveryReport:
+    """Remove a block and tune its neighbours to make up for it.
+
+    Teacher and inputs come from the current model (or the targets from the original one), before
+    the removal; the student is the same group without the block.
+    Paper: Section III-D, Eq. 7-9, Algorithm 1 (decisions D5, D6, D11).
+
+    Args:
+        model: Loses the block; its neighbours end with the tuned weights.
+        unit: A living block.
+        windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
+        build: Makes the fused weights of a group, by parameter name. Called before the removal.
+        plan: How to tune.
+        seed: Of the order of batches.
+        checkpoint: For resuming.
+        label: Names the work in messages.
+
+    Raises:
+        ArchitectureError: The unit is not a block.
+        DataError: The windows do not fill one batch.
+        NumericsError: A loss is NaN or infinite.
+    """
+    if unit.granularity != "block":
+        raise ArchitectureError(f"{label}: only whole blocks have a group, got {unit}")
+    group = neighbours(model.kept, unit.index, plan.group_size)
+    found = _examples(model, unit.index, group, windows, plan)
+    weights = build(group)
+    remove(model, unit)
+    schedule = Schedule(plan.epochs, len(found), plan.shuffle, seed)
+    rows = _fit(model, group, weights, found, schedule, plan, checkpoint=checkpoint, label=label)
+    if plan.fold == "at_end":
+        model.fused.update(weights)
+    return RecoveryReport(
+        changed=list(weights),
+        group=list(group),
+        rows=rows,
+        trainable_parameters=sum(p.numel() for w in weights.values() for p in w.parameters()),
+        tokens=sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs,
+    )
+
+
+@torch.no_grad()
+def _examples(
+    model: Model, index: int, group: Sequence[int], windows: Tensor, plan: Plan
+) -> list[Example]:
+    """Record what enters the group and what should leave it, batch by batch, on the CPU."""
+    if len(windows) < plan.batch_size:
+        raise DataError(
+            f"finetune data: {len(windows)} sequences do not fill one batch of {plan.batch_size}"
+        )
+    first = min(model.position(block) for block in (*group, index))
+    last = max(model.position(block) for block in (*group, index))
+    leaves = max(*group, index)
+    original = None if plan.teacher == "current" else _original(model)
+    found: list[Example] = []
+    for batch in split(windows, plan.batch_size, drop_last=True):
+        recording = record(model, batch, first, last)
+        target = recording.hidden_out
+        if original is not None:
+            target = record(original, batch, 0, original.position(leaves)).hidden_out
+        calls = list(recording.calls)
+        del calls[model.position(index) - first]
+        if found:
+            calls = share_calls(calls, found[-1].calls)
+        found.append(Example(recording.hidden_in.cpu(), target.cpu(), calls))
+    return found
+
+
+def _original(model: Model) -> Model:
+    dtype = str(model.dtype).removeprefix("torch.")
+    return load(model.source, dtype=dtype, device=str(model.device))
+
+
+def _fit(
+    model: Model,
+    group: Sequence[int],
+    weights: Mapping[str, FusedWeight],
+    found: Sequence[Example],
+    schedule: Schedule,
+    plan: Plan,
+    *,
+    checkpoint: Checkpoint | None,
+    label: str,
+) -> list[dict[str, object]]:
+    """Train the factors; the blocks' own parameters end with the formed weights.
+
+    Each weight is formed into the block's parameter once per optimiser step and the parameter's
+    gradient is pulled back onto the factors, so the blocks run as they are.
+    """
+    blocks = [model.block(index) for index in group]
+    leaves = {name: model.parameter(name) for name in weights}
+    measure = LOSSES[plan.loss]
+
+    def form() -> None:
+        for name, weight in weights.items():
+            leaves[name].data.copy_(weight.form())
+
+    def loss_of(number: int) -> Tensor:
+        example = found[number]
+        output = run_blocks(blocks, example.calls, example.hidden_in.to(model.device))
+        return measure(output, example.target.to(model.device))
+
+    def pull() -> None:
+        for name, weight in weights.items():
+            gradient = leaves[name].grad
+            assert gradient is not None, name
+            weight.pull(gradient)
+            leaves[name].grad = None
+
+    with _trainable(leaves.values()), torch.enable_grad():
+        rows = train(
+            [
+                ([p for w in weights.values() for p in w.update_parameters()], plan.learning_rate),
+                (
+                    [p for w in weights.values() for p in w.coefficient_parameters()],
+                    plan.coefficient_learning_rate,
+                ),
+            ],
+            loss_of,
+            schedule,
+            before=form,
+            after=pull,
+            checkpoint=checkpoint,
+            label=label,
+        )
+    form()
+    return rows
+
+
+@contextmanager
+def _trainable(leaves: Sequence[nn.Parameter] | object) -> Iterator[None]:
+    leaves = list(leaves)  # type: ignore[call-overload]
+    for leaf in leaves:
+        leaf.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+            leaf.grad = None

@@ -32,7 +32,7 @@ class Text:
 
     Attributes:
         text: The documents, joined.
-        name: The corpus as the user named it.
+        name: The corpus as the user named it; of a file, the file's name.
         split: The split as the user named it.
         join: What stands between two documents.
         source: Where it came from, with the revision or the Python version.
@@ -75,7 +75,7 @@ def load_text(
         path = _known_split(entry["splits"], corpus, split)
         text = _from_file(Path(path), corpus, split, entry)
     elif corpus not in CORPORA and Path(corpus).is_file():
-        text = _from_file(Path(corpus), corpus, split, entry)
+        text = _from_file(Path(corpus), Path(corpus).name, split, entry)
     else:
         options = {key: entry[key] for key in ("join", "documents") if key in entry}
         text = lookup(CORPORA, corpus, "corpus").load()(split, **options)

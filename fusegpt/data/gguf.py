@@ -70,6 +70,7 @@ def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTr
     for name in ("quantization_config", "_pre_quantization_dtype"):
         config.__dict__.pop(name, None)
     config.name_or_path = ""
+    config.__dict__.pop("_model_name_or_path", None)
     for name, value in {**_decimals(config.to_dict()), **overrides}.items():
         if not hasattr(config, name):
             raise ConfigError(f"config.{name}: no such key in a {config.model_type} configuration")

@@ -1,0 +1,250 @@
+"""Perplexity on consecutive windows of a corpus, the protocol of this literature."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from fusegpt.config import PositiveInt
+from fusegpt.data.corpora import load_text
+from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
+from fusegpt.data.windows import consecutive, is_windows_file, read_meta, read_windows
+from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
+from fusegpt.models.model import Model
+from fusegpt.models.replay import head_logits, record
+
+__all__ = ["Windows", "perplexity", "plan", "window_losses"]
+
+logger = logging.getLogger(__name__)
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits that exist at one time, 128 MiB in float32; a window of 2048 has up to ten times more."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What perplexity is measured on.
+
+    Attributes:
+        ids: ``[windows, length]`` int64 on the CPU.
+        protocol: What decides the number besides the model: corpus, split, variant, length, ...
+    """
+
+    ids: Tensor
+    protocol: Mapping[str, Any]
+
+
+def plan(
+    directory: Path,
+    corpora: Mapping[str, Any],
+    *,
+    corpus: str = "wikitext2",
+    split: str = "test",
+    length: PositiveInt = 2048,
+    windows: PositiveInt | None = None,
+    bos: Literal["stream", "window", "none"] = "stream",
+) -> Windows:
+    """Cut a corpus into the windows perplexity is measured on, before any weight is loaded.
+
+    The documents are joined, tokenised at once and cut into consecutive windows that do not
+    overlap; the remainder is dropped.
+
+    Args:
+        directory: The model's directory: config and tokenizer.
+        corpora: The config's ``corpora``.
+        corpus: A corpus by name, a text file, or a file of `fusegpt sample`, which is taken as it
+            is and brings its own split, length and bos.
+        split: The corpus's split.
+        length: Tokens per window, BOS included; the literature's is 2048.
+        windows: Take the first so many; None: all. The literature takes 256 of C4.
+        bos: ``stream``: the tokenizer decides, once, at the start of the corpus, as the literature
+            does; ``window``: at the start of every window, as Gemma needs; ``none``: nowhere.
+
+    Raises:
+        ConfigError: The window is longer than the model's positions, or the tokenizer has no BOS.
+        DataError: The text is shorter than the windows asked for, or tokens of another tokenizer.
+        ArtifactError: No tokenizer or no config in the directory.
+    """
+    _check_positions(directory, length, corpus)
+    tokenizer = load_tokenizer(directory)
+    digest = fingerprint(tokenizer)
+    if is_windows_file(Path(corpus)):
+        return _from_file(Path(corpus), digest, windows)
+    text = load_text(corpus, split, corpora)
+    tokens = encode(tokenizer, text.text, bos=bos == "stream")
+    if bos == "window":
+        if tokenizer.bos_token_id is None:
+            raise ConfigError("bos: 'window' needs a BOS token, and the tokenizer has none")
+        cut = consecutive(tokens, length - 1, windows)
+        cut = np.insert(cut, 0, tokenizer.bos_token_id, axis=1)
+    else:
+        cut = consecutive(tokens, length, windows)
+    protocol = {
+        "corpus": text.name,
+        "split": text.split,
+        "variant": text.variant,
+        "source": text.source,
+        "documents": text.documents,
+        "join": text.join,
+        "tokens": len(tokens),
+        "cut": "consecutive",
+        "length": length,
+        "windows": len(cut),
+        "bos": bos,
+        "tokenizer_sha256": digest,
+    }
+    return Windows(torch.from_numpy(cut.astype(np.int64)), protocol)
+
+
+def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[dict[str, Any]]:
+    """Measure exp of the mean nats per token.
+
+    A window's loss L_w is the mean cross-entropy of its length - 1 targets, and
+    ppl = exp(sum_w(L_w * length) / (n * length)).
+    Paper: Tables I and II; protocol of SparseGPT, Wanda and SLEB.
+
+    Args:
+        model: In eval mode; unchanged on return.
+        windows: From ``plan``.
+        batch_size: Windows at once to begin with; halved by itself when memory runs out. It does
+            not change the result beyond rounding.
+
+    Returns:
+        One row: task, metric, value, unit, higher_is_better, num_samples, protocol.
+
+    Raises:
+        NumericsError: A window's loss is NaN or infinite. The message names the window.
+        ConfigError: Not even one window fits into memory.
+    """
+    losses = window_losses(model, windows.ids, batch_size=batch_size)
+    bad = (~losses.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise NumericsError(
+            f"perplexity: loss of window {bad[0]} is {losses[bad[0]].item()};"
+            f" {len(bad)} of {len(losses)} windows are not finite"
+        )
+    length = windows.ids.shape[1]
+    nats = math.fsum((losses * length).tolist()) / (len(losses) * length)
+    dtype = str(model.dtype).removeprefix("torch.")
+    row = {
+        "task": windows.protocol.get("corpus", "windows"),
+        "metric": "perplexity",
+        "value": math.exp(nats),
+        "unit": "exp(nats/token)",
+        "higher_is_better": False,
+        "num_samples": len(losses),
+        "protocol": {**windows.protocol, "dtype": dtype},
+    }
+    logger.info("perplexity %s: %.4f on %d windows", row["task"], row["value"], len(losses))
+    return [row]
+
+
+@torch.no_grad()
+def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
+    """Mean cross-entropy of each window, in nats per target.
+
+    Args:
+        model: In eval mode; unchanged on return.
+        ids: ``[windows, length]`` int64, length at least 2.
+        batch_size: Windows at once to begin with; halved when memory runs out.
+
+    Returns:
+        ``[windows]`` float64 on the CPU.
+
+    Raises:
+        ConfigError: Not even one window fits into memory, or the windows have no target.
+    """
+    if ids.shape[1] < 2:
+        raise ConfigError(f"length: must be at least 2, got {ids.shape[1]}; one token is no target")
+    losses: list[Tensor] = []
+    with tqdm(total=len(ids), desc="perplexity", unit="window", disable=None) as bar:
+        while len(losses) < len(ids):
+            batch = ids[len(losses) : len(losses) + batch_size]
+            result = _try_batch(model, batch)
+            if result is not None:
+                losses.extend(result)
+                bar.update(len(batch))
+            elif len(batch) == 1:
+                raise ConfigError(
+                    f"length: a window of {ids.shape[1]} tokens does not fit into the memory of"
+                    f" {model.device}; lower the length"
+                )
+            else:
+                batch_size = len(batch) // 2
+                logger.info("perplexity: out of memory, going on with %d windows", batch_size)
+    return torch.stack(losses)
+
+
+def _try_batch(model: Model, batch: Tensor) -> Tensor | None:
+    """Losses of a batch of windows ``[batch]``, or None when memory ran out."""
+    try:
+        return _batch_losses(model, batch)
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:  # the CPU's allocator has no class of its own
+        if "can't allocate memory" not in str(error):
+            raise
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def _batch_losses(model: Model, batch: Tensor) -> Tensor:
+    targets = batch[:, 1:].to(model.device)
+    total = torch.zeros(len(batch), dtype=torch.float64, device=model.device)
+    for start, logits in _logit_chunks(model, batch):
+        wanted = targets[:, start : start + logits.shape[1]]
+        logits = logits[:, : wanted.shape[1]].float()
+        nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        total += nats.double().view_as(wanted).sum(dim=1)  # [batch]
+    return total.cpu() / targets.shape[1]
+
+
+def _logit_chunks(model: Model, batch: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield ``(start, logits [batch, chunk, vocab])``; all of a window's logits never exist at once.
+
+    Everything after the last block works on each position alone, so the head runs on slices.
+    """
+    try:
+        hidden = record(model, batch).hidden_out  # [batch, seq, hidden]
+    except ArchitectureError:
+        yield 0, model.module(**model.inputs(batch), use_cache=False).logits
+        return
+    chunk = max(2, LOGITS_AT_ONCE // (len(batch) * model.text_config.vocab_size))
+    for start in range(0, batch.shape[1] - 1, chunk):
+        piece = slice(start, start + chunk)
+        yield start, head_logits(model, batch[:, piece], hidden[:, piece])
+
+
+def _from_file(path: Path, digest: str, limit: int | None) -> Windows:
+    meta = read_meta(path)
+    if meta.get("tokenizer_sha256") != digest:
+        raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
+    ids = read_windows(path)
+    if limit is not None and limit > len(ids):
+        raise DataError(f"{path}: {limit} windows asked, {len(ids)} there; lower the windows")
+    ids = ids[:limit]
+    protocol = {key: value for key, value in meta.items() if key not in ("provenance", "sequences")}
+    cut = {"cut": f"random, seed {meta.get('seed')}", "windows": len(ids), "bos": "stream"}
+    return Windows(ids, {**protocol, **cut})
+
+
+def _check_positions(directory: Path, length: int, corpus: str) -> None:
+    from transformers import AutoConfig
+
+    if is_windows_file(Path(corpus)):
+        length = read_meta(Path(corpus))["length"]
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise ConfigError(f"length: must be at most {longest}, the model's positions, got {length}")

@@ -18,9 +18,10 @@ def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str
     """Write the README.md of a checkpoint, with the hub's front matter.
 
     Args:
-        info: base_model, licence, num_blocks (of the dense model), kept and removed (lists of
-            dense indices, removed in order), fused (donor to the blocks that received it),
-            recipe (its settings, with name), parameters. What is missing is left out.
+        info: base_model, licence, num_blocks (of the dense model), kept (dense indices), removed
+            (units in order, each ``{"granularity", "index"}`` or an index), fused (index of a
+            block to the indices of what was fused into it), recipe (its settings, with name),
+            parameters. What is missing is left out.
         rows: Measured results: task, metric, value, unit, num_samples, protocol.
 
     Returns:
@@ -67,16 +68,20 @@ def _removal(info: Mapping[str, Any]) -> str:
         "## What was removed",
         "Indices are positions in the dense model, counted from 0.",
         "",
-        f"- removed, in order: {_numbers(info['removed'])}",
+        f"- removed, in order: {_numbers([_unit(unit) for unit in info['removed']])}",
         f"- kept: {_ranges(info['kept'])}",
     ]
     fused = info.get("fused") or {}
     lines += [
-        f"- block {donor} was fused into {_ranges(receivers)}"
-        for donor, receivers in fused.items()
-        if receivers
+        f"- block {target} had fused into it: {_numbers(donors)}"
+        for target, donors in fused.items()
+        if donors
     ]
     return "\n".join(lines)
+
+
+def _unit(unit: Any) -> str:
+    return f"{unit['granularity']} {unit['index']}" if isinstance(unit, Mapping) else str(unit)
 
 
 def _numbers(values: Sequence[Any]) -> str:

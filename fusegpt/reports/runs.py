@@ -66,7 +66,7 @@ def _read_step(directory: Path, number: int) -> Step:
             next_score=manifest.get("next_score"),
             metric=scores["metric"],
             group=list(manifest.get("group", [])),
-            fused_into=list(training.get("fused_into", [])),
+            fused_into=list(manifest.get("fused_into", [])),
             score_seconds=float(scores.get("seconds", 0.0)),
             fuse_seconds=float(manifest.get("seconds", 0.0)),
             memory_gib=manifest.get("memory_gib"),

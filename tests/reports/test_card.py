@@ -9,8 +9,8 @@ INFO = {
     "licence": "Apache-2.0",
     "num_blocks": 6,
     "kept": [0, 1, 2, 5],
-    "removed": [4, 3],
-    "fused": {"4": [1, 2, 3, 5], "3": [2, 5]},
+    "removed": [{"granularity": "block", "index": 4}, {"granularity": "block", "index": 3}],
+    "fused": {"2": [4, 3], "5": [4]},
     "recipe": {"name": "fusegpt", "recovery": {"method": "fusion"}},
     "parameters": 1234567,
 }
@@ -49,9 +49,9 @@ def test_an_unknown_licence_is_left_out():
 
 def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
     text = card(INFO)
-    assert "removed, in order: 4, 3" in text
+    assert "removed, in order: block 4, block 3" in text
     assert "kept: 0-2, 5" in text
-    assert "block 4 was fused into 1-3, 5" in text
+    assert "block 2 had fused into it: 4, 3" in text
     assert "4 of 6 blocks" in text and "1,234,567 parameters" in text
 
 

@@ -1,0 +1,58 @@
+"""FuseGPT as a graph of artifacts: fetch, sample, score and fuse step by step, merge, measure."""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: f"{workflow.current_basedir}/config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/prune.smk"
+include: "rules/checkpoint.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+wildcard_constraints:
+    model=one_of(PLAN.models),
+    recipe=one_of([DENSE, *PLAN.recipes]),
+    windows=one_of(PLAN.windows),
+    evaluation=one_of(PLAN.evaluations),
+    experiment=one_of(PLAN.experiments),
+    k=r"\d{3}",
+
+
+localrules:
+    all,
+    scores,
+    checkpoints,
+    tables,
+
+
+rule all:
+    """Tables, figures and the report of every experiment, and its checkpoints."""
+    default_target: True
+    input:
+        report="results/report.html",
+        checkpoints=every_checkpoint,
+
+
+rule scores:
+    """How important each unit was, before each step."""
+    input:
+        every_score,
+
+
+rule checkpoints:
+    """The pruned models as plain transformers directories."""
+    input:
+        every_checkpoint,
+
+
+rule tables:
+    """One CSV per experiment."""
+    input:
+        every_table,

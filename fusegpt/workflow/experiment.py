@@ -1,0 +1,258 @@
+"""From the merged configuration to what is to be computed, every name and number checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fusegpt.config import bind, explain
+from fusegpt.data import CORPORA
+from fusegpt.data.sources import parse_source
+from fusegpt.errors import ConfigError
+from fusegpt.evaluation import EVALS
+from fusegpt.pruning.budget import removals
+from fusegpt.pruning.recipe import Recipe, load_recipe, resolve
+from fusegpt.registry import lookup
+from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model
+
+__all__ = ["DENSE", "Member", "Plan", "Windows", "make_plan"]
+
+DENSE = "dense"
+"""The recipe that removes nothing: its one result is the model as it came."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of token ids to sample, equal for every recipe that asks for the same.
+
+    Attributes:
+        id: ``<corpus>-<split>-<8 hex>``, part of the file's path.
+        corpora: The configuration's entry of the corpus, ``{}`` for a built-in one as it is.
+    """
+
+    id: str
+    corpus: str
+    split: str
+    sequences: int
+    length: int
+    seed: int
+    corpora: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One recipe with one seed in an experiment; ``id`` is its name in paths."""
+
+    name: str
+    seed: int | None
+    id: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the rules ask for.
+
+    Attributes:
+        models, evaluations, experiments: Of the configuration, by name.
+        corpora: Likewise, also those that no entry changes.
+        recipes: By id; ``dense`` is not among them.
+        members: Experiment to its recipes, ``dense`` included.
+        windows: By id.
+    """
+
+    models: Mapping[str, Model]
+    corpora: Mapping[str, Corpus]
+    evaluations: Mapping[str, Evaluation]
+    experiments: Mapping[str, Experiment]
+    recipes: Mapping[str, Recipe]
+    members: Mapping[str, tuple[Member, ...]]
+    windows: Mapping[str, Windows]
+
+    def windows_of(self, recipe_id: str, role: Literal["calibration", "finetune"]) -> Windows:
+        """The windows a recipe reads."""
+        return _windows(self.recipes[recipe_id], role, self.corpora)
+
+    def corpora_of(self, evaluation: str) -> dict[str, Any]:
+        """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
+        settings = self.evaluations[evaluation].settings
+        if "corpus" not in settings:
+            return {}
+        return _corpus_entry(settings["corpus"], settings["split"], self.corpora)
+
+    def steps(self, experiment: str, model: str) -> dict[str, int]:
+        """Sparsity, as text, to the step that reaches it. The only place where they meet."""
+        where = f"experiments.{experiment}.sparsities"
+        num_blocks = self.models[model].num_blocks
+        sparsities = self.experiments[experiment].sparsities
+        return {str(sparsity): removals(num_blocks, sparsity, where) for sparsity in sparsities}
+
+    def points(self, experiment: str) -> list[tuple[str, str, int]]:
+        """Every distinct (model, recipe id, step) of an experiment; step 0 is always ``dense``."""
+        found: dict[tuple[str, str, int], None] = {}
+        for model in self.experiments[experiment].models:
+            for member in self.members[experiment]:
+                steps = {0} if member.id == DENSE else set(self.steps(experiment, model).values())
+                for step in sorted(steps):
+                    found[(model, member.id if step else DENSE, step)] = None
+        return list(found)
+
+    def describe(self, experiment: str) -> dict[str, Any]:
+        """What the table of an experiment needs to find its files."""
+        models = self.experiments[experiment].models
+        return {
+            "name": experiment,
+            "models": {
+                model: {
+                    "num_blocks": self.models[model].num_blocks,
+                    "steps": self.steps(experiment, model),
+                }
+                for model in models
+            },
+            "recipes": [vars(member) for member in self.members[experiment]],
+            "evaluations": list(self.experiments[experiment].evaluations),
+        }
+
+
+def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
+    """Check the merged configuration and work out what it asks for.
+
+    Args:
+        configuration: All configuration files, laid over each other.
+        recipes: The folder with the recipe files.
+
+    Raises:
+        ConfigError: Something is unknown, of the wrong type, or impossible; one line.
+    """
+    try:
+        checked = Configuration.model_validate(dict(configuration))
+    except ValidationError as error:
+        raise ConfigError(explain(error, "", Configuration)) from None
+    if not checked.experiments:
+        raise ConfigError("experiments: none is named; add one with --configfile config/demo.yaml")
+    for name, model in checked.models.items():
+        parse_source({"source": model.source, **model.fetch_settings()}, f"models.{name}")
+    corpora = {name: Corpus() for name in CORPORA} | checked.corpora
+    for name, corpus in corpora.items():
+        if corpus.splits is None:
+            lookup(CORPORA, name, "built-in corpus")
+    evaluations = {
+        name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
+    }
+    available = _recipe_settings(checked.recipes, recipes)
+    resolved: dict[str, Recipe] = {}
+    members: dict[str, tuple[Member, ...]] = {}
+    for name, experiment in checked.experiments.items():
+        _check_names(name, experiment, checked, available)
+        members[name] = _members(experiment, available, resolved)
+    windows = _all_windows(resolved, corpora)
+    plan = Plan(
+        checked.models, corpora, evaluations, checked.experiments, resolved, members, windows
+    )
+    for name, experiment in checked.experiments.items():
+        for model in experiment.models:
+            plan.steps(name, model)
+    return plan
+
+
+def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> Evaluation:
+    """Fill in the defaults of an evaluation's function."""
+    where = f"evaluations.{name}"
+    settings = bind(lookup(EVALS, entry.eval, "evaluation"), entry.settings, where)
+    if "corpus" in settings:
+        _check_split(settings["corpus"], settings["split"], where, corpora)
+    return entry.model_copy(update={"settings": settings})
+
+
+def _recipe_settings(inline: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Every recipe one can name: a file's path, or the settings written into the configuration."""
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    twice = sorted(set(inline) & (set(files) | {DENSE}))
+    if twice:
+        raise ConfigError(f"recipes.{twice[0]}: this name is taken; choose another")
+    return {DENSE: None, **files, **inline}
+
+
+def _check_names(
+    name: str, experiment: Experiment, checked: Configuration, available: Mapping[str, Any]
+) -> None:
+    tables: dict[str, Mapping[str, Any]] = {
+        "model": checked.models,
+        "recipe": available,
+        "evaluation": checked.evaluations,
+    }
+    for kind, table in tables.items():
+        for entry in getattr(experiment, f"{kind}s"):
+            try:
+                lookup(table, entry, kind)
+            except ConfigError as error:
+                raise ConfigError(f"experiments.{name}.{kind}s: {error}") from None
+
+
+def _members(
+    experiment: Experiment, available: Mapping[str, Any], resolved: dict[str, Recipe]
+) -> tuple[Member, ...]:
+    """An experiment's recipes, once per seed; ``resolved`` gains them."""
+    members = []
+    for name in experiment.recipes:
+        if name == DENSE:
+            members.append(Member(DENSE, None, DENSE))
+            continue
+        for seed in experiment.seeds:
+            settings = available[name]
+            if isinstance(settings, Path):
+                recipe = load_recipe(settings, experiment.settings, seed)
+            else:
+                recipe = resolve(name, settings, experiment.settings, seed)
+            resolved[recipe.id] = recipe
+            members.append(Member(name, seed, recipe.id))
+    return tuple(members)
+
+
+def _all_windows(
+    recipes: Mapping[str, Recipe], corpora: Mapping[str, Corpus]
+) -> dict[str, Windows]:
+    found = {}
+    for recipe in recipes.values():
+        roles: list[Literal["calibration", "finetune"]] = ["calibration"]
+        roles += ["finetune"] if recipe.trains else []
+        for role in roles:
+            spec = recipe.windows(role)
+            _check_split(spec.corpus, spec.split, f"recipes.{recipe.name}.{role}", corpora)
+            windows = _windows(recipe, role, corpora)
+            found[windows.id] = windows
+    return found
+
+
+def _windows(
+    recipe: Recipe, role: Literal["calibration", "finetune"], corpora: Mapping[str, Corpus]
+) -> Windows:
+    spec = recipe.windows(role)
+    entry = _corpus_entry(spec.corpus, spec.split, corpora)
+    assert spec.seed is not None
+    values = (spec.corpus, spec.split, spec.sequences, spec.length, spec.seed)
+    content = json.dumps([*values, entry], sort_keys=True)
+    short = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return Windows(f"{spec.corpus}-{spec.split}-{short}", *values, entry)
+
+
+def _corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
+    """``{name: entry}`` with the one split that is read; empty for a built-in corpus as it is."""
+    entry = corpora[name].model_dump(exclude_none=True)
+    if "splits" in entry:
+        entry["splits"] = {split: entry["splits"][split]}
+    return {name: entry} if entry else {}
+
+
+def _check_split(corpus: str, split: str, where: str, corpora: Mapping[str, Corpus]) -> None:
+    try:
+        splits = lookup(corpora, corpus, "corpus").splits
+        if splits is not None:
+            lookup(splits, split, "split")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

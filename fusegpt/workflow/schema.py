@@ -1,0 +1,148 @@
+"""The keys of the configuration files, with their types."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+
+from fusegpt.config import Dtype, Fraction, NonNegativeInt, PositiveInt, Strict
+
+__all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model"]
+
+NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value) or len(value) > 64:
+        raise ValueError(
+            "a name must be lower-case letters and digits, joined by single '_', '-' or '.',"
+            f" at most 64 characters, got {value!r}"
+        )
+    return value
+
+
+def _path(value: str) -> str:
+    if not value or not value.isprintable() or set(value) & set("{}"):
+        raise ValueError(f"must be a path without control characters and braces, got {value!r}")
+    return value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"must list each entry once, got {value!r} {values.count(value)} times")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_name)]
+FilePath = Annotated[str, AfterValidator(_path)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+Sparsities = Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Model(Strict):
+    """Where a model comes from, and how many blocks it has.
+
+    Attributes:
+        num_blocks: Lets the graph be built, and a sparsity be checked, before any download.
+        The others: as ``fusegpt fetch`` knows them.
+    """
+
+    source: FilePath
+    num_blocks: PositiveInt
+    sha256: Text | None = None
+    revision: Text | None = None
+    licence: Text | None = None
+    base_model: Text | None = None
+    dtype: Text | None = None
+    config: dict[str, Any] = {}
+    split_digits: bool = False
+
+    def fetch_settings(self) -> dict[str, Any]:
+        """The entry for ``fusegpt fetch``, without the source itself."""
+        return self.model_dump(exclude={"source", "num_blocks"}, exclude_defaults=True)
+
+
+class Corpus(Strict):
+    """A corpus from local files, or a built-in one read in another way.
+
+    Attributes:
+        splits: Split to file; absent for a built-in corpus.
+        join: What stands between two documents.
+        documents: How many documents are taken.
+        variant: Which of several texts of that name this is.
+    """
+
+    splits: dict[Name, FilePath] | None = None
+    join: str | None = None
+    documents: PositiveInt | None = None
+    variant: Text | None = None
+
+
+class Evaluation(Strict):
+    """What is measured on a model: ``{eval: perplexity, dtype: float32, corpus: ...}``.
+
+    Attributes:
+        eval: A name in the table of evaluations.
+        dtype: Of the weights while measuring.
+        settings: Every other key: the evaluation's own.
+    """
+
+    eval: Text
+    dtype: Dtype = "bfloat16"
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_settings(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        own = {key: value[key] for key in ("eval", "dtype") if key in value}
+        return {**own, "settings": {key: value[key] for key in value if key not in own}}
+
+
+class Experiment(Strict):
+    """Models x recipes x seeds x sparsities x evaluations.
+
+    Attributes:
+        recipes: Names of recipes; ``dense`` is the unpruned model.
+        settings: Laid over every recipe of this experiment.
+    """
+
+    models: Names
+    recipes: Names
+    sparsities: Sparsities
+    seeds: Seeds = [0]
+    evaluations: Names
+    settings: dict[str, Any] = {}
+
+
+class Configuration(Strict):
+    """The merged configuration files.
+
+    Attributes:
+        recipes: Recipes written into the configuration, beside those in ``config/recipes/``.
+    """
+
+    models: dict[Name, Model] = {}
+    corpora: dict[Name, Corpus] = {}
+    evaluations: dict[Name, Evaluation] = {}
+    recipes: dict[Name, dict[str, Any]] = {}
+    experiments: dict[Name, Experiment] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        """``wikitext2:`` with nothing below it means the built-in corpus as it is."""
+        if not isinstance(value, dict):
+            return value
+        return {name: {} if entry is None else entry for name, entry in value.items()}

@@ -1,0 +1,24 @@
+"""Pruned models that load without any code of this project."""
+
+
+rule merge:
+    """A step's model as a plain transformers directory; fusegpt.json is written last."""
+    input:
+        model="results/runs/{model}/{recipe}/step-{k}/manifest.json",
+        recipe="results/runs/{model}/{recipe}/recipe.json",
+    output:
+        record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
+    log:
+        "logs/merge/{model}/{recipe}/step-{k}.log",
+    benchmark:
+        "benchmarks/runs/merge/{model}/{recipe}/step-{k}.tsv"
+    wildcard_constraints:
+        k=r"(?!000)\d{3}",
+    conda:
+        "../environment.yml"
+    params:
+        directory=directory_of,
+        version=STAGE_VERSION["merge"],
+    shell:
+        "fusegpt merge --model {input.model:q} --recipe {input.recipe:q}"
+        " --output {params.directory:q} >{log:q} 2>&1"

@@ -1,0 +1,202 @@
+"""What the rules ask: which files, which settings. The graph comes from the configuration alone."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from snakemake.logging import logger
+
+from fusegpt.artifacts import STAGE_VERSION
+from fusegpt.errors import FuseGPTError
+from fusegpt.workflow import paths
+from fusegpt.workflow.experiment import DENSE, make_plan
+
+
+def checked_plan():
+    """Refuse a wrong configuration in one line; a WorkflowError would add a trace to it."""
+    repository = Path(str(workflow.current_basedir)).parent
+    try:
+        return make_plan(config, repository / "config" / "recipes")
+    except FuseGPTError as error:
+        logger.error(str(error))
+        sys.exit(1)
+
+
+PLAN = checked_plan()
+
+
+def one_of(names):
+    """A regular expression for these names and no others."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# The targets.
+
+
+def every_score(wildcards):
+    """Scores of every step that an experiment reaches."""
+    return sorted(
+        {
+            paths.scores(model, recipe, k)
+            for experiment in PLAN.experiments
+            for model, recipe, step in PLAN.points(experiment)
+            for k in range(1, step + 1)
+        }
+    )
+
+
+def every_checkpoint(wildcards):
+    """The pruned models of every experiment."""
+    return sorted(
+        {
+            paths.checkpoint(model, recipe, step)
+            for experiment in PLAN.experiments
+            for model, recipe, step in PLAN.points(experiment)
+            if step
+        }
+    )
+
+
+def every_table(wildcards):
+    """The tables of every experiment, in the order of the configuration."""
+    return [paths.table(experiment) for experiment in PLAN.experiments]
+
+
+def every_figure(wildcards):
+    """The figures of every experiment, in the same order."""
+    return [paths.figure(experiment) for experiment in PLAN.experiments]
+
+
+def evaluations_of_experiment(wildcards):
+    """Every result file that a table reads."""
+    return [
+        paths.evaluation(model, recipe, step, evaluation)
+        for model, recipe, step in PLAN.points(wildcards.experiment)
+        for evaluation in PLAN.experiments[wildcards.experiment].evaluations
+    ]
+
+
+# The inputs of a step.
+
+
+def previous_manifest(wildcards):
+    """The step before; never asked for step 000, which the rules' constraints leave out."""
+    return paths.manifest(wildcards.model, wildcards.recipe, int(wildcards.k) - 1)
+
+
+def calibration_windows(wildcards):
+    """What importance is measured on."""
+    windows = PLAN.windows_of(wildcards.recipe, "calibration")
+    return paths.windows(wildcards.model, windows.id)
+
+
+def finetune_windows(wildcards):
+    """What recovery tunes on; nothing for a recovery that does not train."""
+    if not PLAN.recipes[wildcards.recipe].trains:
+        return []
+    windows = PLAN.windows_of(wildcards.recipe, "finetune")
+    return [paths.windows(wildcards.model, windows.id)]
+
+
+def finetune_flag(wildcards, input):
+    """``--finetune FILE``, or nothing."""
+    return ["--finetune", *input.finetune] if input.finetune else []
+
+
+def evaluated_model(wildcards):
+    """The file that says a model directory is complete: of the dense model, or of a checkpoint."""
+    if wildcards.recipe == DENSE:
+        return paths.model(wildcards.model)
+    return paths.checkpoint(wildcards.model, wildcards.recipe, int(wildcards.k))
+
+
+# The settings of a verb, as JSON on its command line.
+
+
+def model_source(wildcards):
+    """Where a model comes from."""
+    return PLAN.models[wildcards.model].source
+
+
+def model_settings(wildcards):
+    """The rest of a model's entry."""
+    return json.dumps(PLAN.models[wildcards.model].fetch_settings())
+
+
+def num_blocks(wildcards):
+    """How many blocks the configuration says a model has."""
+    return PLAN.models[wildcards.model].num_blocks
+
+
+def recipe_settings(wildcards):
+    """A recipe with every default filled in."""
+    return json.dumps(PLAN.recipes[wildcards.recipe].to_json())
+
+
+def windows_flags(wildcards):
+    """Which windows to sample."""
+    windows = PLAN.windows[wildcards.windows]
+    flags = {
+        "--corpus": windows.corpus,
+        "--split": windows.split,
+        "--sequences": windows.sequences,
+        "--length": windows.length,
+        "--seed": windows.seed,
+        "--corpora": json.dumps(windows.corpora),
+    }
+    return [str(part) for pair in flags.items() for part in pair]
+
+
+def corpus_files(wildcards):
+    """The local file that windows are cut from, if the corpus is one."""
+    return files_of(PLAN.windows[wildcards.windows].corpora)
+
+
+def evaluation_files(wildcards):
+    """The local file that an evaluation reads, if its corpus is one."""
+    return files_of(PLAN.corpora_of(wildcards.evaluation))
+
+
+def files_of(corpora):
+    """The files in entries of ``corpora``."""
+    return [
+        file for entry in corpora.values() for file in entry.get("splits", {}).values()
+    ]
+
+
+def evaluation_flags(wildcards):
+    """What to measure, and how."""
+    entry = PLAN.evaluations[wildcards.evaluation]
+    flags = {
+        "--eval": entry.eval,
+        "--dtype": entry.dtype,
+        "--settings": json.dumps(entry.settings),
+        "--corpora": json.dumps(PLAN.corpora_of(wildcards.evaluation)),
+    }
+    return [part for pair in flags.items() for part in pair]
+
+
+def experiment_description(wildcards):
+    """Models, recipes, sparsities and evaluations of an experiment."""
+    return json.dumps(PLAN.describe(wildcards.experiment))
+
+
+def table_flags(wildcards, input):
+    """``--table FILE`` for each table."""
+    return [part for file in input.tables for part in ("--table", file)]
+
+
+def figure_flags(wildcards, input):
+    """``--figure FILE`` for each figure."""
+    return [part for file in input.figures for part in ("--figure", file)]
+
+
+def directory_of(wildcards, output):
+    """The directory of a rule's first output."""
+    return str(Path(output[0]).parent)
+
+
+def model_directory(wildcards, input):
+    """The directory of a model whose last file is the input."""
+    return str(Path(input.model).parent)

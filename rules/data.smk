@@ -1,0 +1,43 @@
+"""Models and windows of text."""
+
+
+rule fetch:
+    """A model as a plain transformers directory; source.json, written last, lists its files."""
+    output:
+        source="results/models/{model}/source.json",
+    log:
+        "logs/fetch/{model}.log",
+    benchmark:
+        "benchmarks/runs/fetch/{model}.tsv"
+    conda:
+        "../environment.yml"
+    params:
+        source=model_source,
+        settings=model_settings,
+        directory=directory_of,
+        version=STAGE_VERSION["fetch"],
+    shell:
+        "fusegpt fetch --model {params.source:q} --settings {params.settings:q}"
+        " --output {params.directory:q} >{log:q} 2>&1"
+
+
+rule sample:
+    """Seeded windows of token ids, for calibration and fine-tuning."""
+    input:
+        model="results/models/{model}/source.json",
+        corpus=corpus_files,
+    output:
+        windows="results/data/{model}/{windows}.parquet",
+    log:
+        "logs/sample/{model}/{windows}.log",
+    benchmark:
+        "benchmarks/runs/sample/{model}/{windows}.tsv"
+    conda:
+        "../environment.yml"
+    params:
+        model=model_directory,
+        flags=windows_flags,
+        version=STAGE_VERSION["sample"],
+    shell:
+        "fusegpt sample --model {params.model:q} {params.flags:q}"
+        " --output {output.windows:q} >{log:q} 2>&1"

@@ -1,0 +1,26 @@
+"""What models, dense and pruned, are measured by."""
+
+
+rule evaluate:
+    """One evaluation of one model; its settings are parameters, so only its own change reruns it."""
+    input:
+        model=evaluated_model,
+        corpus=evaluation_files,
+    output:
+        result="results/evaluations/{model}/{recipe}/step-{k}/{evaluation}.json",
+    log:
+        "logs/evaluate/{model}/{recipe}/step-{k}/{evaluation}.log",
+    benchmark:
+        "benchmarks/runs/evaluate/{model}/{recipe}/step-{k}/{evaluation}.tsv"
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        device="cpu",
+    params:
+        model=model_directory,
+        flags=evaluation_flags,
+        version=STAGE_VERSION["evaluate"],
+    shell:
+        "fusegpt evaluate --model {params.model:q} {params.flags:q}"
+        " --device {resources.device:q} --output {output.result:q} >{log:q} 2>&1"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["convert"]
-
-logger = logging.getLogger(__name__)
 
 
 def convert(
@@ -45,10 +45,11 @@ def convert(
 
     try:
         # de-quantise in float32: half-precision arithmetic would round scale times code twice
-        loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        with _quiet():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, NotImplementedError, ImportError) as error:
         line = str(error).strip().split("\n")[0]
         raise ArtifactError(f"{path.name}: transformers cannot read this GGUF ({line})") from error
@@ -57,8 +58,11 @@ def convert(
         _split_digits(tokenizer)
     if tokenizer.model_max_length > model.config.max_position_embeddings:
         tokenizer.model_max_length = model.config.max_position_embeddings
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with _quiet():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):  # written readable by their owner alone
+        shutil.copymode(directory / "config.json", weights)
 
 
 def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTrainedModel:
@@ -95,3 +99,20 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
     backend = tokenizer.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No remarks and no progress bars inside; the reader's own bar asks nobody."""
+    from transformers.utils import logging as remarks
+
+    verbosity, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
+    remarks.set_verbosity_error()
+    remarks.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        remarks.set_verbosity(verbosity)
+        if bars:
+            remarks.enable_progress_bar()

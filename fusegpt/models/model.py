@@ -34,7 +34,8 @@ class Model:
         source: Directory with the tokenizer and the config the model came from.
         fused: Weights with unfolded fusions, keyed ``blocks.<dense index>.<param>``.
         donors: Tensors of removed blocks that ``fused`` still needs.
-        adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``.
+        adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``;
+            on the CPU.
     """
 
     module: PreTrainedModel
@@ -47,6 +48,8 @@ class Model:
     adapter_state: dict[str, Tensor] = field(default_factory=dict)
     returns: int | None = field(default=None, repr=False)
     """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""
+    checked: set[tuple[int, ...]] = field(default_factory=set, repr=False)
+    """Sets of living blocks that the config is known to follow."""
 
     @classmethod
     def dense(cls, module: PreTrainedModel, source: Path | None = None) -> Model:
@@ -122,13 +125,16 @@ class Model:
         return self.block(index).get_parameter(inner)
 
     def inputs(self, batch: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keyword arguments of the forward pass, on the model's device.
+        """Keyword arguments of the forward pass, on the model's device and of its dtype.
 
         Args:
             batch: Token ids ``[batch, seq]``, or a processor's output.
         """
         items = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-        return {name: value.to(self.device) for name, value in items.items()}
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in items.items()
+        }
 
 
 def split_name(name: str) -> tuple[int, str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from fusegpt.errors import ArchitectureError
+from fusegpt.models.blocks import decoder_of
 from fusegpt.models.configs import shrunken, text_configs
 from fusegpt.models.model import Model
 from fusegpt.models.twin import twin_check
@@ -33,12 +36,7 @@ def remove(model: Model, *units: Unit) -> None:
         ArchitectureError: The shortened config would not rebuild the shortened model; the
             message says where they differ.
     """
-    undo = _cut(model, units)
-    try:
-        twin_check(model.module)
-    except ArchitectureError as error:
-        _restore(undo)
-        raise ArchitectureError(f"removing {', '.join(map(str, units))}: {error}") from error
+    _checked_cut(model, units)
     model.removed.extend(units)
     gone = tuple(f"blocks.{unit.index}." for unit in units)
     for name in [name for name in model.fused if name.startswith(gone)]:
@@ -49,18 +47,30 @@ def remove(model: Model, *units: Unit) -> None:
 def skip(model: Model, units: Sequence[Unit]) -> Iterator[None]:
     """Take units out for a while: inside, the model is as after ``remove``, config included.
 
-    Blocks keep their dense index; positions count the living ones. Nothing is checked against
-    the config (that is ``remove``'s duty), so skipping costs nothing.
+    Blocks keep their dense index; positions count the living ones.
 
     Raises:
-        ArchitectureError: A unit of this granularity cannot be skipped yet, or a block's own
-            number is not its place.
+        ArchitectureError: ``remove`` would refuse these units.
     """
-    undo = _cut(model, units)
+    undo = _checked_cut(model, units)
     try:
         yield
     finally:
         _restore(undo)
+
+
+def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
+    """Cut, and cut nothing when the config does not follow; each set of blocks is built once."""
+    undo = _cut(model, units)
+    living = tuple(model.kept)
+    try:
+        if living not in model.checked:
+            twin_check(model.module)
+    except ArchitectureError as error:
+        _restore(undo)
+        raise ArchitectureError(f"without {', '.join(map(str, units))}: {error}") from error
+    model.checked.add(living)
+    return undo
 
 
 def _cut(model: Model, units: Sequence[Unit]) -> Undo:
@@ -71,9 +81,8 @@ def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     try:
         _renumber(model, keep, undo)
         for config in text_configs(model.module):
-            for name, value in shrunken(config, len(model.kept), keep).items():
-                _set(config, name, value, undo)
-    except ArchitectureError:
+            _follow(model, config, shrunken(config, len(model.kept), keep), undo)
+    except BaseException:
         _restore(undo)
         raise
     _shorten(model.block_list, keep, undo)
@@ -90,6 +99,7 @@ def _dropped(model: Model, units: Sequence[Unit]) -> set[int]:
         if unit.index not in model.kept:
             raise ArchitectureError(f"{unit}: must be a living block, living are {model.kept}")
     gone = {unit.index for unit in units}
+    assert len(gone) == len(units), units
     if len(gone) == len(model.kept):
         raise ArchitectureError(f"{len(gone)} blocks: at least one block must stay, got all")
     return gone
@@ -108,6 +118,17 @@ def _renumber(model: Model, keep: Sequence[int], undo: Undo) -> None:
                         f"place {old}, got {number}; block numbers of this kind cannot be kept"
                     )
                 _set(module, attribute, place, undo)
+
+
+def _follow(model: Model, config: PretrainedConfig, changes: dict[str, Any], undo: Undo) -> None:
+    """Change the config, and the attributes of modules that are the config's own list."""
+    holders = list(decoder_of(model.module).modules())
+    for name, value in changes.items():
+        before = getattr(config, name)
+        _set(config, name, value, undo)
+        for holder in holders if isinstance(before, list) else []:
+            for attribute in [key for key, held in vars(holder).items() if held is before]:
+                _set(holder, attribute, value, undo)
 
 
 def _shorten(blocks: nn.ModuleList, keep: Sequence[int], undo: Undo) -> None:

@@ -21,7 +21,8 @@ IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 def twin_check(module: PreTrainedModel) -> None:
     """Build the model anew from its config, without memory, and compare.
 
-    Compared are module names and types, parameter shapes, and plain attributes. This takes the
+    Compared are module names and types, parameter shapes, and plain attributes
+    (numbers, strings, lists of them). This takes the
     place of a list of supported architectures.
 
     Raises:
@@ -83,12 +84,16 @@ def _attributes(module: nn.Module, twin: nn.Module) -> list[str]:
 
 def _plain(module: nn.Module) -> dict[str, Any]:
     return {
-        name: value
+        name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and name not in IGNORED
-        and (value is None or isinstance(value, (int, float, str, bool)))
+        if not name.startswith("_") and name not in IGNORED and _is_plain(value)
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (int, float, str, bool))
 
 
 def _compare(have: dict[str, Any], built: dict[str, Any]) -> list[str]:

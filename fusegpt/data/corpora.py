@@ -66,7 +66,7 @@ def load_text(
         DataError: No such split or file, no text in it, or the hub cannot be reached.
         UnknownNameError: No such corpus.
     """
-    entry = dict((config or {}).get(corpus, {}))
+    entry = dict((config or {}).get(corpus) or {})
     if unknown := sorted(set(entry) - set(ENTRY_KEYS)):
         raise ConfigError(
             f"corpora.{corpus}: unknown key {unknown[0]!r}; known: {', '.join(ENTRY_KEYS)}"
@@ -110,17 +110,27 @@ def c4(split: str, join: str = " ", documents: int | None = C4_DOCUMENTS) -> Tex
 def python_docs(split: str, join: str = "\n\n", documents: int | None = None) -> Text:
     """The language reference that every Python carries, one document a topic.
 
-    One topic in five, by the checksum of its name, is ``test``, the others are ``train``. The text
-    changes with Python's minor version, so numbers compare within one version only.
+    One topic in five, by the checksum of its name, is ``test``, the others are ``train``. Topics
+    quote each other, so ``train`` goes without the paragraphs that stand in ``test``. The text
+    changes with Python's version, so numbers compare within one version only.
     """
     _known_split(dict.fromkeys(("train", "test")), "python_docs", split)
     from pydoc_data.topics import topics
 
-    named = sorted(name for name in topics if _is_test(name) == (split == "test"))
-    rows = [topics[name].strip() for name in named][:documents]
+    tested = [topics[name].strip() for name in sorted(topics) if _is_test(name)]
+    rows = tested
+    if split == "train":
+        seen = {_plain(part) for row in tested for part in row.split("\n\n")}
+        others = [topics[name].strip() for name in sorted(topics) if not _is_test(name)]
+        kept = ([p for p in row.split("\n\n") if _plain(p) not in seen] for row in others)
+        rows = ["\n\n".join(parts) for parts in kept if parts]
     version = platform.python_version()
     source = f"pydoc_data.topics of Python {version}"
-    return _joined(rows, "python_docs", split, join, source, f"python-{version}")
+    return _joined(rows[:documents], "python_docs", split, join, source, f"python-{version}")
+
+
+def _plain(paragraph: str) -> str:
+    return " ".join(paragraph.split())
 
 
 def _is_test(topic: str) -> bool:

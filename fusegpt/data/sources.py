@@ -54,6 +54,7 @@ class Source:
         dtype: What de-quantised weights are stored in; other sources keep theirs.
         config: Values laid over the configuration of a converted model.
         split_digits: The tokenizer of a converted model splits numbers into digits.
+        num_blocks: How many blocks the model must turn out to have.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Source:
     dtype: str = "bfloat16"
     config: Mapping[str, Any] = field(default_factory=dict)
     split_digits: bool = False
+    num_blocks: int | None = None
 
 
 def find_entry(model: str) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
         The path of ``source.json``.
 
     Raises:
-        ConfigError: The entry is malformed.
+        ConfigError: The entry is malformed, or says another number of blocks.
         ArtifactError: The source cannot be had, has another checksum, or holds no safetensors.
     """
     checked = parse_source(source)
@@ -182,6 +184,9 @@ def _from_directory(folder: Path, directory: Path) -> dict[str, Any]:
 
 def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     config = text_config(directory)
+    count = config.num_hidden_layers
+    if source.num_blocks not in (None, count):
+        raise ConfigError(f"num_blocks: must be {count} for this model, got {source.num_blocks}")
     return {
         "kind": "model",
         "source": source.source,
@@ -190,7 +195,7 @@ def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict
         "base_model": source.base_model,
         **found,
         "model_type": config.model_type,
-        "num_blocks": config.num_hidden_layers,
+        "num_blocks": count,
         "parameters": sum(count_parameters(path) for path in weight_files(directory)),
         "files": {path.name: file_record(path) for path in sorted(directory.iterdir())},
         "provenance": provenance(),

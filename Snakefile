@@ -38,6 +38,7 @@ rule all:
     input:
         report="results/report.html",
         checkpoints=every_checkpoint,
+        cards=every_card,
 
 
 rule scores:

@@ -40,6 +40,7 @@ STAGE_VERSION: dict[str, int] = {
     "score": 1,
     "fuse": 1,
     "merge": 1,
+    "card": 1,
     "evaluate": 1,
     "table": 1,
     "figure": 1,

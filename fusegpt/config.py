@@ -23,6 +23,7 @@ __all__ = [
     "LearningRate",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "Number",
     "PositiveFloat",
     "PositiveInt",
     "Strict",
@@ -92,6 +93,8 @@ def bind(entry: Entry, settings: Mapping[str, Any], where: str) -> dict[str, Any
     """Check ``settings`` against a function's signature and fill in its defaults.
 
     Args:
+        entry: A line of a table.
+        settings: The user's; what is missing gets its default.
         where: What the settings are called in the user's file, e.g. ``recipes.fusegpt.recovery``.
 
     Raises:

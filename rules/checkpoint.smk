@@ -22,3 +22,26 @@ rule merge:
     shell:
         "fusegpt merge --model {input.model:q} --recipe {input.recipe:q}"
         " --output {params.directory:q} >{log:q} 2>&1"
+
+
+rule card:
+    """A checkpoint's model card, with everything that was measured on it."""
+    input:
+        record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
+        evaluations=evaluations_of_checkpoint,
+    output:
+        card="results/checkpoints/{model}/{recipe}/step-{k}/README.md",
+    log:
+        "logs/card/{model}/{recipe}/step-{k}.log",
+    benchmark:
+        "benchmarks/runs/card/{model}/{recipe}/step-{k}.tsv"
+    wildcard_constraints:
+        k=r"(?!000)\d{3}",
+    conda:
+        "../environment.yml"
+    params:
+        evaluations=evaluation_files_flags,
+        version=STAGE_VERSION["card"],
+    shell:
+        "fusegpt card --checkpoint {input.record:q} {params.evaluations:q}"
+        " --output {output.card:q} >{log:q} 2>&1"

@@ -36,26 +36,31 @@ def one_of(names):
 
 def every_score(wildcards):
     """Scores of every step that an experiment reaches."""
-    return sorted(
-        {
-            paths.scores(model, recipe, k)
-            for experiment in PLAN.experiments
-            for model, recipe, step in PLAN.points(experiment)
-            for k in range(1, step + 1)
-        }
-    )
+    return [
+        paths.scores(model, recipe, k)
+        for model, recipe, last in furthest_points()
+        for k in range(1, last + 1)
+    ]
+
+
+def furthest_points():
+    """Each run with the last step that any experiment reaches."""
+    runs = {}
+    for model, recipe, step in PLAN.evaluated:
+        runs[model, recipe] = max(step, runs.get((model, recipe), 0))
+    return [(model, recipe, step) for (model, recipe), step in runs.items()]
 
 
 def every_checkpoint(wildcards):
     """The pruned models of every experiment."""
-    return sorted(
-        {
-            paths.checkpoint(model, recipe, step)
-            for experiment in PLAN.experiments
-            for model, recipe, step in PLAN.points(experiment)
-            if step
-        }
-    )
+    return [paths.checkpoint(*point) for point in PLAN.evaluated if point[1] != DENSE]
+
+
+def every_card(wildcards):
+    """Their model cards, with what was measured."""
+    return [
+        str(Path(file).with_name("README.md")) for file in every_checkpoint(wildcards)
+    ]
 
 
 def every_table(wildcards):
@@ -72,8 +77,16 @@ def evaluations_of_experiment(wildcards):
     """Every result file that a table reads."""
     return [
         paths.evaluation(model, recipe, step, evaluation)
-        for model, recipe, step in PLAN.points(wildcards.experiment)
+        for model, recipe, step in PLAN.points[wildcards.experiment]
         for evaluation in PLAN.experiments[wildcards.experiment].evaluations
+    ]
+
+
+def evaluations_of_checkpoint(wildcards):
+    """Every result that any experiment asks for on this checkpoint."""
+    point = (wildcards.model, wildcards.recipe, int(wildcards.k))
+    return [
+        paths.evaluation(*point, evaluation) for evaluation in PLAN.evaluated[point]
     ]
 
 
@@ -185,6 +198,11 @@ def experiment_description(wildcards):
 def table_flags(wildcards, input):
     """``--table FILE`` for each table."""
     return [part for file in input.tables for part in ("--table", file)]
+
+
+def evaluation_files_flags(wildcards, input):
+    """``--evaluation FILE`` for each result."""
+    return [part for file in input.evaluations for part in ("--evaluation", file)]
 
 
 def figure_flags(wildcards, input):

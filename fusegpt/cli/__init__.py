@@ -27,11 +27,12 @@ VERBS: dict[str, Entry] = {
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
+    "card": Entry("fusegpt.cli.card:card"),
     "table": Entry("fusegpt.cli.table:table"),
     "figure": Entry("fusegpt.cli.figure:figure"),
     "report": Entry("fusegpt.cli.report:report"),
 }
-"""Verbs in the order of a day's work; the last six are what the workflow's rules call."""
+"""Verbs in the order of a day's work; the last seven are what the workflow's rules call."""
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 

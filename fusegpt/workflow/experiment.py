@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ __all__ = ["DENSE", "Member", "Plan", "Windows", "make_plan"]
 
 DENSE = "dense"
 """The recipe that removes nothing: its one result is the model as it came."""
+
+Point = tuple[str, str, int]
+"""Model, recipe id, step: one model that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,29 @@ class Plan:
         sparsities = self.experiments[experiment].sparsities
         return {str(sparsity): removals(num_blocks, sparsity, where) for sparsity in sparsities}
 
-    def points(self, experiment: str) -> list[tuple[str, str, int]]:
-        """Every distinct (model, recipe id, step) of an experiment; step 0 is always ``dense``."""
-        found: dict[tuple[str, str, int], None] = {}
-        for model in self.experiments[experiment].models:
-            for member in self.members[experiment]:
-                steps = {0} if member.id == DENSE else set(self.steps(experiment, model).values())
-                for step in sorted(steps):
-                    found[(model, member.id if step else DENSE, step)] = None
-        return list(found)
+    @functools.cached_property
+    def points(self) -> dict[str, list[Point]]:
+        """What each experiment asks for, each point once; step 0 is always ``dense``."""
+        found: dict[str, list[Point]] = {}
+        for name, experiment in self.experiments.items():
+            points: dict[Point, None] = {}
+            for model in experiment.models:
+                steps = sorted(set(self.steps(name, model).values()))
+                for member in self.members[name]:
+                    reached = [0] if member.id == DENSE else steps
+                    points |= {(model, member.id if k else DENSE, k): None for k in reached}
+            found[name] = list(points)
+        return found
+
+    @functools.cached_property
+    def evaluated(self) -> dict[Point, list[str]]:
+        """Every point with the evaluations that any experiment wants of it."""
+        found: dict[Point, list[str]] = {}
+        for name, points in self.points.items():
+            for point in points:
+                names = found.setdefault(point, [])
+                names += [x for x in self.experiments[name].evaluations if x not in names]
+        return found
 
     def describe(self, experiment: str) -> dict[str, Any]:
         """What the table of an experiment needs to find its files."""
@@ -155,8 +173,8 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         checked.models, corpora, evaluations, checked.experiments, resolved, members, windows
     )
     for name, experiment in checked.experiments.items():
-        for model in experiment.models:
-            plan.steps(name, model)
+        for used in experiment.models:
+            plan.steps(name, used)
     return plan
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from fusegpt.config import Dtype, Fraction, NonNegativeInt, PositiveInt, Strict
+from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model"]
 
@@ -32,7 +32,9 @@ def _path(value: str) -> str:
 def _distinct(values: list[Any]) -> list[Any]:
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"must list each entry once, got {value!r} {values.count(value)} times")
+            raise ValueError(
+                f"must list each entry once, got {value!r} {values.count(value)} times"
+            )
     return values
 
 
@@ -40,7 +42,7 @@ Name = Annotated[str, AfterValidator(_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
-Sparsities = Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]
+Sparsities = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct)]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -59,7 +61,7 @@ class Model(Strict):
     licence: Text | None = None
     base_model: Text | None = None
     dtype: Text | None = None
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     split_digits: bool = False
 
     def fetch_settings(self) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class Evaluation(Strict):
 
     eval: Text
     dtype: Dtype = "bfloat16"
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -116,9 +118,9 @@ class Experiment(Strict):
     models: Names
     recipes: Names
     sparsities: Sparsities
-    seeds: Seeds = [0]
+    seeds: Seeds = Field(default_factory=lambda: [0])
     evaluations: Names
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Configuration(Strict):
@@ -128,11 +130,11 @@ class Configuration(Strict):
         recipes: Recipes written into the configuration, beside those in ``config/recipes/``.
     """
 
-    models: dict[Name, Model] = {}
-    corpora: dict[Name, Corpus] = {}
-    evaluations: dict[Name, Evaluation] = {}
-    recipes: dict[Name, dict[str, Any]] = {}
-    experiments: dict[Name, Experiment] = {}
+    models: dict[Name, Model] = Field(default_factory=dict)
+    corpora: dict[Name, Corpus] = Field(default_factory=dict)
+    evaluations: dict[Name, Evaluation] = Field(default_factory=dict)
+    recipes: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    experiments: dict[Name, Experiment] = Field(default_factory=dict)
 
     @field_validator("*", mode="before")
     @classmethod

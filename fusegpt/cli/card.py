@@ -1,0 +1,26 @@
+"""``fusegpt card``: the model card of a checkpoint, with what was measured on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import input_file, output_path
+
+
+@click.command()
+@click.option("--checkpoint", required=True, type=input_file, help="fusegpt.json of a checkpoint.")
+@click.option(
+    "--evaluation", "evaluations", multiple=True, type=input_file, help="What was measured."
+)
+@click.option("--output", required=True, type=output_path, help="The README.md to write.")
+def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path) -> None:
+    """Write a checkpoint's model card anew, with the results of evaluations."""
+    from fusegpt.artifacts import atomic_path, read_json
+    from fusegpt.reports.card import card as write_card
+
+    rows = [row for file in evaluations for row in read_json(file)["rows"]]
+    text = write_card(read_json(checkpoint), rows)
+    with atomic_path(output) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,45 @@
+"""``fusegpt start``: step 000 of a run, which is the dense model, and its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusegpt.cli.options import JsonObject, input_file, output_path
+
+
+@click.command()
+@click.option("--model", required=True, type=input_file, help="source.json of a fetched model.")
+@click.option(
+    "--recipe-settings",
+    required=True,
+    type=JsonObject(),
+    help="The recipe with its name; what is missing gets its default.",
+)
+@click.option("--num-blocks", type=click.IntRange(min=1), help="What the model must have.")
+@click.option("--output", required=True, type=output_path, help="The manifest to write.")
+@click.option(
+    "--recipe-output", type=output_path, help="Where the whole recipe goes; beside the steps."
+)
+def start(
+    model: Path,
+    recipe_settings: dict[str, Any],
+    num_blocks: int | None,
+    output: Path,
+    recipe_output: Path | None,
+) -> None:
+    """Begin a run: write down the dense model and the recipe, so that steps can follow."""
+    from fusegpt.artifacts import write_json
+    from fusegpt.errors import ConfigError
+    from fusegpt.pruning.recipe import resolve
+    from fusegpt.workflow.start import start_manifest
+
+    settings = dict(recipe_settings)
+    if "name" not in settings:
+        raise ConfigError("--recipe-settings: name: is required")
+    recipe = resolve(settings.pop("name"), settings)
+    manifest = start_manifest(model, output.parent, recipe, num_blocks)
+    write_json(recipe_output or output.parent.parent / "recipe.json", recipe.to_json())
+    write_json(output, manifest)

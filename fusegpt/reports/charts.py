@@ -27,9 +27,18 @@ def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.Laye
         [row for label, steps in runs.items() for row in _stack_rows(label, steps, num_blocks)]
     )
     colours = alt.Scale(domain=list(STATES), range=[REMOVED, FUSED, TUNED, KEPT])
+    # Labels above their strips leave a phone's whole width to the blocks.
+    above = alt.Axis(
+        labelAlign="left",
+        labelPadding=0,
+        labelOffset=-21,
+        labelLimit=320,
+        ticks=False,
+        domain=False,
+    )
     base = alt.Chart(data).encode(
         x=_block_axis(),
-        y=alt.Y("run:N", title=None, sort=list(runs), axis=alt.Axis(orient="left", labelLimit=150)),
+        y=alt.Y("run:N", title=None, sort=list(runs), scale=alt.Scale(padding=0.45), axis=above),
     )
     boxes = base.mark_rect(cornerRadius=2).encode(
         color=alt.Color("state:N", scale=colours, legend=_top_legend()),
@@ -79,7 +88,10 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
             "score:Q",
             scale=alt.Scale(type=kind, scheme="viridis"),
             legend=alt.Legend(
-                title=f"{steps[0].metric} (high = keep)", orient="top", gradientLength=180
+                title=f"{steps[0].metric} (high = keep)",
+                orient="top",
+                gradientLength=180,
+                titleLimit=320,
             ),
         ),
         tooltip=["step", "block", "granularity", alt.Tooltip("score", format=".4g"), "removed"],
@@ -111,7 +123,11 @@ def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
         alt.Chart(data)
         .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=2)
         .encode(
-            x=alt.X("optimiser step:Q", axis=alt.Axis(tickMinStep=1, grid=False)),
+            x=alt.X(
+                "optimiser step:Q",
+                scale=alt.Scale(nice=False),
+                axis=alt.Axis(tickMinStep=1, grid=False),
+            ),
             y=alt.Y("loss:Q", scale=scale),
             color=colour,
             tooltip=["removal", "optimiser step", alt.Tooltip("loss", format=".5g")],
@@ -122,8 +138,8 @@ def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
 def _block_axis() -> alt.X:
     return alt.X(
         "block:O",
-        title="block (position in the dense model)",
-        axis=alt.Axis(labelAngle=0, labelOverlap="parity", labelFontSize=10, ticks=False),
+        title="block",
+        axis=alt.Axis(labelAngle=0, labelOverlap="parity", labelSeparation=4, ticks=False),
     )
 
 

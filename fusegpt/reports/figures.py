@@ -14,8 +14,8 @@ from fusegpt.reports.tables import value_labels, with_labels
 
 __all__ = ["PALETTE", "sparsity_chart", "write_svg"]
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7a00", "#7b5ea7")
-"""Okabe and Ito's colours, told apart by most colour-blind eyes, on white and on near-black."""
+PALETTE = ("#2f86c9", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7a00", "#7b5ea7")
+"""After Okabe and Ito: told apart by most colour-blind eyes, on white and on near-black."""
 
 DENSE_COLOUR = "#888888"
 LOG_FROM = 5.0

@@ -14,6 +14,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 import fusegpt
 from fusegpt.artifacts import atomic_path
@@ -52,18 +53,21 @@ def write_page(
         section["svg"] = svgs[place].read_text(encoding="utf-8") if svgs else ""
         experiments.append(section)
     template = files("fusegpt.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
-    page = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(
-            experiments=experiments,
-            charts=_inside_script(json.dumps(charts).replace("<", "\\u003c")),
-            vega=_inside_script(vl_convert.javascript_bundle()),
-            version=fusegpt.__version__,
-        )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
+    page = environment.from_string(template).render(
+        experiments=experiments,
+        charts=json.dumps(charts).replace("<", "\\u003c"),
+        vega=_inside_script(vl_convert.javascript_bundle()),
+        version=fusegpt.__version__,
     )
     with atomic_path(output) as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def _breakable(text: str) -> Markup:
+    """Let a long name wrap after its underscores."""
+    return Markup("_<wbr>").join(escape(part) for part in text.split("_"))
 
 
 def _inside_script(text: str) -> str:
@@ -84,7 +88,7 @@ def _experiment(
             for label in tables.value_labels(rows)
         ]
         stack = {label: steps for label, _, steps in runs}
-        height = 30 * len(stack) + 10
+        height = 46 * len(stack) + 8
         models.append(
             {
                 "name": model,

@@ -79,8 +79,8 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the first block's first matrix."""
-        return next(p.dtype for p in self.block_list.parameters() if p.dim() >= 2)
+        """The dtype of the weights."""
+        return self.module.dtype
 
     @cached_property
     def tokenizer(self) -> Any:

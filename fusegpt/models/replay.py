@@ -138,13 +138,13 @@ def head_logits(model: Model, batch: Tensor | Mapping[str, Tensor], hidden: Tens
     Returns:
         ``[batch, seq, vocab]`` in the model's dtype.
     """
-    length = _returned_length(model)
+    inputs, length = model.inputs(batch), _returned_length(model)
     value = (hidden, *[None] * (length - 1)) if length else hidden
     listed = model.block_list._modules
     real = dict(listed)
     listed.update({name: _Injector(block, value) for name, block in real.items()})
     try:
-        return model.module(**model.inputs(batch), use_cache=False).logits
+        return model.module(**inputs, use_cache=False).logits
     finally:
         listed.update(real)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def _read(path: Path) -> tuple[Path, Unit | None, dict[str, Any]]:
     notes = read_json(path)
     try:
         kind, parent = notes["kind"], notes["parent"]
-        place, record = path.parent / parent["path"], {"sha256": parent["sha256"]}
+        # by name, as the path was made: a symbolic link on the way changes nothing
+        place = Path(os.path.normpath(path.parent / parent["path"]))
+        record = {"sha256": parent["sha256"]}
         unit = None if kind == "start" else Unit.from_json(notes["unit"])
         files = dict(notes.get("files", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

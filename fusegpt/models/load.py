@@ -62,7 +62,7 @@ def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: boo
     if not path.is_dir():
         raise ArtifactError(f"{path}: must be a model directory or a step manifest, is not there")
     if not (path / "config.json").is_file():
-        raise ArtifactError(f"{path}: must hold config.json, a manifest.json or both, has neither")
+        raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
     dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
     module = _module(path, dtype, trust_remote_code)
     if module.get_output_embeddings() is None:

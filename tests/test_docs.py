@@ -1,0 +1,113 @@
+"""Every command in the documents exists with its options, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from fusegpt.cli import fusegpt_command
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+TARGETS = {"all", "scores", "checkpoints", "tables"}
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every shell line of the documents, as words, without comments."""
+    found = []
+    for document in DOCUMENTS:
+        for language, block in FENCE.findall(document.read_text()):
+            if language in ("sh", "bash", "console"):
+                lines = block.replace("\\\n", " ").splitlines()
+                words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
+                found += [(document.name, line) for line in words if line]
+    return found
+
+
+def test_there_are_commands_to_check():
+    programs = {words[0] for _, words in commands()}
+    assert {"make", "fusegpt", "snakemake"} <= programs
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [pytest.param(name, line, id=f"{name}: {' '.join(line[:2])}") for name, line in commands()],
+)
+def test_a_command_of_the_documents_parses(document, words):
+    program, *arguments = words
+    if program == "fusegpt":
+        parses(arguments)
+    elif program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        for target in [word for word in arguments if "=" not in word]:
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    elif program == "snakemake":
+        for word in arguments:
+            if "/" in word and not word.startswith("results/"):
+                assert (ROOT / word).exists(), word
+
+
+def parses(arguments: list[str]) -> None:
+    """Let click parse the line; files it names need not exist here."""
+    verb = next(word for word in arguments if not word.startswith("-"))
+    context = click.Context(fusegpt_command)
+    command = copy.deepcopy(fusegpt_command.get_command(context, verb))
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path):
+            parameter.type = click.STRING
+    command.make_context(verb, arguments[arguments.index(verb) + 1 :])
+
+
+def test_every_verb_named_in_the_text_exists():
+    known = set(fusegpt_command.list_commands(click.Context(fusegpt_command)))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`fusegpt ([a-z]+)[ `]", document.read_text()))
+        assert named <= known, document.name
+
+
+def test_every_relative_link_leads_to_a_file():
+    missing = [
+        f"{document.name}: {link}"
+        for document in DOCUMENTS
+        for link in LINK.findall(document.read_text())
+        if "://" not in link and not (document.parent / link.partition("#")[0]).exists()
+    ]
+    assert missing == []
+
+
+def test_python_examples_import_what_exists():
+    for document in DOCUMENTS:
+        for language, block in FENCE.findall(document.read_text()):
+            if language != "python":
+                continue
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("fusegpt"):
+                    module = __import__(node.module, fromlist=["_"])
+                    assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+def test_the_decisions_are_numbered_without_gaps_and_cited_ones_exist():
+    numbers = re.findall(r"^## D(\d+)\.", (ROOT / "docs/decisions.md").read_text(), re.MULTILINE)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
+    for file in (ROOT / "fusegpt").rglob("*.py"):
+        cited = re.findall(
+            r"\bD(\d+)\b", " ".join(re.findall(r"\(decisions?[^)]*\)", file.read_text()))
+        )
+        assert set(cited) <= set(numbers), file
+
+
+def test_rules_and_targets_of_the_workflow_document_exist():
+    rules = " ".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
+    snakefile = (ROOT / "Snakefile").read_text()
+    for name in ("fetch", "sample", "start", "score", "fuse", "merge", "evaluate", "card"):
+        assert f"rule {name}:" in rules
+    assert all(f"rule {target}:" in snakefile for target in TARGETS)

@@ -58,7 +58,7 @@ def write_page(
     page = environment.from_string(template).render(
         experiments=experiments,
         charts=json.dumps(charts).replace("<", "\\u003c"),
-        vega=_inside_script(vl_convert.javascript_bundle()),
+        vega=_inside_script(vl_convert.javascript_bundle()),  # type: ignore[call-arg]
         version=fusegpt.__version__,
     )
     with atomic_path(output) as partial:

@@ -25,12 +25,15 @@ rule merge:
 
 
 rule card:
-    """A checkpoint's model card, with everything that was measured on it."""
+    """A checkpoint's model card, with everything that was measured on it.
+
+    The output is a copy: README.md itself is there as soon as the checkpoint is.
+    """
     input:
         record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
         evaluations=evaluations_of_checkpoint,
     output:
-        card="results/checkpoints/{model}/{recipe}/step-{k}/README.md",
+        card="results/cards/{model}/{recipe}/step-{k}.md",
     log:
         "logs/card/{model}/{recipe}/step-{k}.log",
     benchmark:

@@ -14,13 +14,15 @@ from fusegpt.cli.options import input_file, output_path
 @click.option(
     "--evaluation", "evaluations", multiple=True, type=input_file, help="What was measured."
 )
-@click.option("--output", required=True, type=output_path, help="The README.md to write.")
-def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path) -> None:
-    """Write a checkpoint's model card anew, with the results of evaluations."""
+@click.option("--output", type=output_path, help="Where a copy of the card goes.")
+def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -> None:
+    """Write a checkpoint's README.md anew, with the results of evaluations."""
     from fusegpt.artifacts import atomic_path, read_json
     from fusegpt.reports.card import card as write_card
 
     rows = [row for file in evaluations for row in read_json(file)["rows"]]
     text = write_card(read_json(checkpoint), rows)
-    with atomic_path(output) as partial:
-        partial.write_text(text, encoding="utf-8")
+    for file in (checkpoint.with_name("README.md"), output):
+        if file is not None:
+            with atomic_path(file) as partial:
+                partial.write_text(text, encoding="utf-8")

@@ -51,10 +51,10 @@ class Windows:
 
 @dataclass(frozen=True)
 class Member:
-    """One recipe with one seed in an experiment; ``id`` is its name in paths."""
+    """One recipe with one seed in an experiment; ``id`` is its name in paths. Dense has seed 0."""
 
     name: str
-    seed: int | None
+    seed: int
     id: str
 
 
@@ -219,7 +219,7 @@ def _members(
     members = []
     for name in experiment.recipes:
         if name == DENSE:
-            members.append(Member(DENSE, None, DENSE))
+            members.append(Member(DENSE, 0, DENSE))
             continue
         for seed in experiment.seeds:
             settings = available[name]

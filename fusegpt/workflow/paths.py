@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "card",
     "checkpoint",
     "evaluation",
     "figure",
@@ -43,6 +44,11 @@ def manifest(model: str, recipe: str, step: int) -> str:
 def checkpoint(model: str, recipe: str, step: int) -> str:
     """The last file of a merged checkpoint."""
     return f"results/checkpoints/{model}/{recipe}/{step_name(step)}/fusegpt.json"
+
+
+def card(model: str, recipe: str, step: int) -> str:
+    """A copy of a checkpoint's card with its results."""
+    return f"results/cards/{model}/{recipe}/{step_name(step)}.md"
 
 
 def evaluation(model: str, recipe: str, step: int, evaluation: str) -> str:

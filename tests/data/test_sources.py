@@ -55,7 +55,7 @@ def test_pickles_and_notes_of_ours_stay_behind(tiny_llama_dir, tmp_path):
 def test_a_model_of_pickles_is_refused(tiny_llama_dir, tmp_path):
     shutil.copytree(tiny_llama_dir, tmp_path / "from")
     os.rename(tmp_path / "from" / "model.safetensors", tmp_path / "from" / "pytorch_model.bin")
-    with pytest.raises(ArtifactError, match="no model.safetensors here; pickled weights are not"):
+    with pytest.raises(ArtifactError, match=r"no model.safetensors here; pickled weights are not"):
         fetch(str(tmp_path / "from"), tmp_path / "m")
     assert not list(tmp_path.glob("m*"))
 

@@ -45,7 +45,7 @@ def test_the_fingerprint_follows_the_tokenizer(tiny_llama_dir, tokenizer):
 
 def test_a_directory_without_tokenizer_is_named(tiny_llama_dir, tmp_path):
     shutil.copy(tiny_llama_dir / "config.json", tmp_path)
-    with pytest.raises(ArtifactError, match="no tokenizer here; expected tokenizer.json"):
+    with pytest.raises(ArtifactError, match=r"no tokenizer here; expected tokenizer.json"):
         load_tokenizer(tmp_path)
 
 

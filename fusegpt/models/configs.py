@@ -45,7 +45,7 @@ def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
     found = {id(main): main}
     for child in decoder_of(module).modules():
         config = child.__dict__.get("config")
-        if type(config) is type(main) and config.num_hidden_layers == main.num_hidden_layers:
+        if isinstance(config, type(main)) and config.num_hidden_layers == main.num_hidden_layers:
             found[id(config)] = config
     return list(found.values())
 
@@ -56,8 +56,9 @@ def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[
     for name, value in vars(config).items():
         if name.startswith("_") or name in NOT_PER_BLOCK:
             continue
+        new: Any
         if isinstance(value, (list, tuple)):
-            new = _list(name, value, count, keep)
+            new = type(value)(_entries(name, value, count, keep))
         elif name in LEADING_COUNTS and isinstance(value, int):
             new = _leading(value, count, keep)
         else:
@@ -67,12 +68,12 @@ def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[
     return changes | {"num_hidden_layers": len(keep)}
 
 
-def _list(name: str, value: Sequence[Any], count: int, keep: Sequence[int]) -> Sequence[Any]:
+def _entries(name: str, value: Sequence[Any], count: int, keep: Sequence[int]) -> Sequence[Any]:
     if _are_numbers(name, value, count):
         places = {old: new for new, old in enumerate(keep)}
-        return type(value)(places[old] for old in value if old in places)
+        return [places[old] for old in value if old in places]
     if len(value) == count:
-        return type(value)(value[old] for old in keep)
+        return [value[old] for old in keep]
     return value
 
 

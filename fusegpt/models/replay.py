@@ -187,7 +187,7 @@ class _Watch:
             if position in self.calls:
                 raise ArchitectureError(f"{self._name(position)} runs twice in one forward pass")
             hidden, call = _take_hidden(args, kwargs)
-            if self.hidden_in is None:
+            if self.hidden_in is None or self.hidden_out is None:
                 self.hidden_in = hidden
             elif not (hidden is self.hidden_out or torch.equal(hidden, self.hidden_out)):
                 raise ArchitectureError(

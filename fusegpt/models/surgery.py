@@ -133,9 +133,9 @@ def _follow(model: Model, config: PretrainedConfig, changes: dict[str, Any], und
 
 def _shorten(blocks: nn.ModuleList, keep: Sequence[int], undo: Undo) -> None:
     """Change the list object itself, for its owner may hold it under several names."""
-    before = dict(blocks._modules)
+    before = {str(place): block for place, block in enumerate(blocks)}
 
-    def fill(entries: dict[str, nn.Module | None]) -> None:
+    def fill(entries: dict[str, nn.Module]) -> None:
         blocks._modules.clear()
         blocks._modules.update(entries)
 

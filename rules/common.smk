@@ -58,9 +58,7 @@ def every_checkpoint(wildcards):
 
 def every_card(wildcards):
     """Their model cards, with what was measured."""
-    return [
-        str(Path(file).with_name("README.md")) for file in every_checkpoint(wildcards)
-    ]
+    return [paths.card(*point) for point in PLAN.evaluated if point[1] != DENSE]
 
 
 def every_table(wildcards):

@@ -28,7 +28,7 @@ def adapter_tensors(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
         for factor, tensor in weight.state().items():
             tensors[f"fused/{name}/{factor}"] = tensor
         for key, donor in weight.donors.items():
-            if donor is not weight.base:
+            if donor.data_ptr() != weight.base.data_ptr():
                 tensors[f"donor/{key}.{_parameter(name)}"] = donor
     return tensors
 

@@ -19,7 +19,7 @@ def check_sparsity(sparsity: float | str, where: str = "sparsity") -> Decimal:
         value = Decimal(str(sparsity))
     except InvalidOperation:
         value = Decimal(-1)
-    if not 0 <= value < 1:
+    if not value.is_finite() or not 0 <= value < 1:
         raise ConfigError(
             f"{where}: must be a fraction of units in [0, 1), got {sparsity!r}; 25% is 0.25"
         )

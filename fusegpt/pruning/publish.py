@@ -69,9 +69,10 @@ def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _base(model: Model) -> dict[str, Any]:
-    """Return what the dense model's directory says about where it came from."""
-    file = model.source / "source.json" if model.source else None
-    if file is None or not file.is_file():
-        return {"base_model": model.source.name if model.source else None}
-    notes = read_json(file)
-    return {name: notes.get(name) for name in ABOUT_BASE}
+    """Return what the dense model's directory, or a checkpoint of ours, says of its origin."""
+    if model.source is None:
+        return {}
+    files = [model.source / name for name in ("source.json", "fusegpt.json")]
+    notes = next((read_json(file) for file in files if file.is_file()), {})
+    known = {name: notes[name] for name in ABOUT_BASE if notes.get(name)}
+    return {"base_model": model.source.name, **known}

@@ -45,7 +45,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError):
             return []
         if about.get("fingerprint") != self.fingerprint:

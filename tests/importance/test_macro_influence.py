@@ -1,0 +1,87 @@
+"""Macro Influence: equal to the naive loop bit for bit, and n(n+1)/2 block passes."""
+
+import pytest
+import torch
+
+from fusegpt.errors import NumericsError
+from fusegpt.importance.macro_influence import macro_influence
+from fusegpt.models.replay import record
+from fusegpt.models.surgery import remove, skip
+from fusegpt.models.units import Unit
+from tests import tiny
+
+
+def naive(model, batches, units):
+    """A full forward pass per unit, and the cosine written out."""
+    totals = torch.zeros(len(units), dtype=torch.float64)
+    for batch in batches:
+        reference = record(model, batch).hidden_out
+        for place, unit in enumerate(units):
+            with skip(model, [unit]):
+                without = record(model, batch).hidden_out
+            cos = torch.nn.functional.cosine_similarity(without.float(), reference.float(), dim=-1)
+            totals[place] += cos.sum(dtype=torch.float64)
+    return 1 - totals / sum(batch.numel() for batch in batches)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_shared_prefix_scores_equal_the_naive_ones_to_the_last_bit(family, dtype):
+    model = tiny.model(family, dtype=dtype)
+    batches = [tiny.ids(2, 12, seed=0), tiny.ids(2, 12, seed=1)]
+    scores = macro_influence(model, batches, model.units())
+    assert scores.dtype == torch.float64
+    assert torch.equal(scores, naive(model, batches, model.units()))
+    assert (scores > 0.001).all()
+
+
+def test_scoring_runs_n_times_n_plus_one_over_two_block_passes():
+    model = tiny.model("llama")
+    passes = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *_: passes.append(1))
+    macro_influence(model, [tiny.ids()], model.units())
+    assert len(passes) == 6 * 7 // 2
+
+
+def test_a_block_that_adds_nothing_scores_zero():
+    model = tiny.model("llama")
+    block = model.block(3)
+    block.self_attn.o_proj.weight.data.zero_()
+    block.mlp.down_proj.weight.data.zero_()
+    scores = macro_influence(model, [tiny.ids()], model.units())
+    assert scores.argmin() == 3
+    assert abs(scores[3].item()) < 1e-6
+
+
+def test_the_model_is_unchanged_to_the_last_bit():
+    model = tiny.model("llama")
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    macro_influence(model, [tiny.ids()], model.units())
+    after = model.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_scores_do_not_depend_on_how_windows_are_split_into_batches():
+    model = tiny.model("llama")
+    windows = tiny.ids(6, 12)
+    whole = macro_influence(model, [windows], model.units())
+    split = macro_influence(model, list(windows.split(2)), model.units())
+    torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_belong_to_dense_indices_after_a_removal():
+    model = tiny.model("llama")
+    remove(model, Unit("block", 2))
+    scores = macro_influence(model, [tiny.ids()], model.units())
+    alone = macro_influence(model, [tiny.ids()], [Unit("block", 4)])
+    assert [unit.index for unit in model.units()] == [0, 1, 3, 4, 5]
+    assert scores[3] == alone[0]
+
+
+def test_a_nan_names_the_unit():
+    model = tiny.model("llama")
+    model.block(5).mlp.down_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(NumericsError, match="macro_influence of block 0: score is nan"):
+        macro_influence(model, [tiny.ids()], model.units())

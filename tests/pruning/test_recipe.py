@@ -1,0 +1,110 @@
+"""Recipes: strict, complete, and named by what their results depend on."""
+
+import json
+
+import pytest
+
+from fusegpt.errors import ConfigError, UnknownNameError
+from fusegpt.pruning.recipe import Recipe, load_recipe, recipe_names, resolve
+
+FUSION = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "fusion"}}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_file_is_valid(name):
+    assert load_recipe(name).id.startswith(f"{name}-")
+
+
+def test_the_defaults_of_fusegpt_are_the_published_values():
+    recovery = load_recipe("fusegpt").recovery
+    assert recovery["group_size"] == 7
+    assert recovery["rank"] == recovery["lora_rank"] == 128
+    assert recovery["epochs"] == 20
+    assert recovery["batch_size"] == 8
+    assert recovery["learning_rate"] == 9.65e-6
+    assert recovery["coefficient_learning_rate"] == 1e-3
+    assert load_recipe("fusegpt").calibration.sequences == 32
+    assert load_recipe("fusegpt").finetune.sequences == 1024
+
+
+def test_naming_a_default_does_not_change_the_id():
+    spelled = {**FUSION, "recovery": {"method": "fusion", "rank": 128}, "dtype": "bfloat16"}
+    assert resolve("a", spelled).id == resolve("a", FUSION).id
+
+
+def test_ids_are_stable_across_versions_of_the_code():
+    """A changed id orphans users' results; raise SCHEMA_VERSION knowingly or not at all."""
+    assert resolve("fusegpt", FUSION).id == "fusegpt-c7cdf192"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recovery": {"epochs": 3}},
+        {"importance": {"protect_first": 1}},
+        {"calibration": {"length": 64}},
+        {"finetune": {"corpus": "c4"}},
+        {"dtype": "float32"},
+        {"selection": "one_shot"},
+        {"seed": 1},
+    ],
+)
+def test_every_setting_changes_the_id(change):
+    assert resolve("a", FUSION, change).id != resolve("a", FUSION).id
+
+
+def test_fine_tuning_data_does_not_change_the_id_of_a_recipe_that_does_not_train():
+    plain = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "none"}}
+    assert resolve("a", plain, {"finetune": {"length": 64}}).id == resolve("a", plain).id
+
+
+def test_overrides_go_to_the_methods_that_have_them():
+    plain = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "none"}}
+    assert resolve("a", plain, {"recovery": {"rank": 4}}).recovery == {"method": "none"}
+    assert resolve("a", FUSION, {"recovery": {"rank": 4}}).recovery["rank"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recovery": {"rnk": 4}}, "recipes.a.recovery: unknown setting 'rnk'; did you mean"),
+        ({"recovery": {"rank": 0}}, "recipes.a.recovery.rank: must be greater than 0, got 0"),
+        ({"recovery": {"batch_size": 1}}, "batch_size: must be at least 2, got 1; Eq. 7"),
+        ({"recovery": {"method": "none"}}, "recovery.method: an experiment cannot change it"),
+        ({"recovery": 3}, "recipes.a.recovery: must be a table of settings, got 3"),
+        ({"importance": {"protect_last": -1}}, "protect_last: must be 0 or more, got -1"),
+        ({"finetune": {"sequences": 4}}, "finetune.sequences: must fill one batch of 8, got 4"),
+        ({"dtype": "f16"}, "recipes.a.dtype: must be 'float32'"),
+        ({"selection": "random"}, "recipes.a.selection: must be"),
+        ({"sparsity": 0.2}, "recipes.a: unknown setting 'sparsity'"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_is_allowed(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve("a", FUSION, settings)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_method_is_answered_with_the_closest():
+    with pytest.raises(UnknownNameError, match="'macro_influnce'; did you mean 'macro_influence'"):
+        resolve("a", {**FUSION, "importance": {"metric": "macro_influnce"}})
+    with pytest.raises(UnknownNameError, match="unknown recipe 'fusgpt'; did you mean 'fusegpt'"):
+        load_recipe("fusgpt")
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a;b", "a\nb", "ä", "", "A"])
+def test_a_hostile_name_is_refused(name):
+    with pytest.raises(ConfigError, match="must be lower-case letters"):
+        resolve(name, FUSION)
+
+
+def test_a_recipe_file_is_read_and_a_complete_record_gives_the_same_id(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("importance: {metric: macro_influence}\nrecovery: {method: fusion, rank: 8}\n")
+    recipe = load_recipe(file)
+    record = tmp_path / "recipe.json"
+    record.write_text(json.dumps(recipe.to_json()))
+    assert Recipe.read(record).id == recipe.id
+    file.write_text("recovery: [")
+    with pytest.raises(ConfigError, match="not a YAML file"):
+        load_recipe(file)

@@ -58,6 +58,13 @@ LINEAR = {
     "linear_value_head_dim": 8,
     "head_dim": 8,
 }
+MAMBA2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+}
 CLIP = {
     "model_type": "clip_vision_model",
     "hidden_size": 32,
@@ -185,6 +192,47 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
             "block_multiple_of": 8,
             "layer_types": ["conv", "conv", "full_attention"] * 2,
         },
+    ),
+    "bamba": ("Bamba", {**MODERN, **MAMBA2, "attn_layer_indices": [2, 5]}),
+    "granitemoehybrid": (
+        "GraniteMoeHybrid",
+        {
+            **MODERN,
+            **MAMBA2,
+            "shared_intermediate_size": 32,
+            "num_local_experts": 0,
+            "layer_types": ["mamba", "mamba", "attention"] * 2,
+        },
+    ),
+    "lfm2_moe": (
+        "Lfm2Moe",
+        {
+            **MODERN,
+            **EXPERTS,
+            "layer_types": ["conv", "conv", "full_attention"] * 2,
+            "num_dense_layers": 2,
+        },
+    ),
+    "qwen3_5": ("Qwen3_5", {**MODERN, **LINEAR}),
+    "gemma4_text": (
+        "Gemma4",
+        {
+            **MODERN,
+            "head_dim": 8,
+            "global_head_dim": 8,
+            "layer_types": MIXED,
+            "sliding_window": 4,
+            "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 0,
+        },
+    ),
+    "openai_gpt": (
+        "OpenAIGPTLMHeadModel",
+        {"vocab_size": VOCAB, "n_embd": HIDDEN, "n_layer": BLOCKS, "n_head": 4},
+    ),
+    "ctrl": (
+        "CTRLLMHeadModel",
+        {"vocab_size": VOCAB, "n_embd": HIDDEN, "n_layer": BLOCKS, "n_head": 4, "dff": 64},
     ),
     "mamba": ("Mamba", {**MODERN, "state_size": 4, "time_step_rank": 4}),
     "falcon_mamba": ("FalconMamba", {**MODERN, "state_size": 4, "time_step_rank": 4}),

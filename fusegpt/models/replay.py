@@ -203,7 +203,7 @@ class _Watch:
     def after(self, position: int) -> Any:
         def hook(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.hidden_out = _hidden(output)
-            self.model.returns = len(output) if isinstance(output, tuple) else 0
+            self.model.returns = len(output) if isinstance(output, (tuple, list)) else 0
             if position == self.last:
                 raise _StopForward
 
@@ -260,7 +260,7 @@ def _take_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor,
 
 
 def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _same(one: Any, other: Any, seen: dict[tuple[int, int], bool]) -> bool:

@@ -21,6 +21,15 @@ __all__ = ["Unit", "remove", "skip", "twin_check"]
 INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 """What blocks call their own number."""
 
+COUNT_NAMES = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "n_layers",
+    "first_kv_shared_layer_idx",
+)
+"""What the module around the blocks calls their number (the last: of those before sharing)."""
+
 Undo = list[Callable[[], None]]
 
 
@@ -80,6 +89,7 @@ def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     undo: Undo = []
     try:
         _renumber(model, keep, undo)
+        _recount(model, len(keep), undo)
         for config in text_configs(model.module):
             _follow(model, config, shrunken(config, len(model.kept), keep), undo)
     except BaseException:
@@ -118,6 +128,16 @@ def _renumber(model: Model, keep: Sequence[int], undo: Undo) -> None:
                         f"place {old}, got {number}; block numbers of this kind cannot be kept"
                     )
                 _set(module, attribute, place, undo)
+
+
+def _recount(model: Model, count: int, undo: Undo) -> None:
+    """Change the counts that the modules above the blocks keep for themselves."""
+    inside = {id(child) for child in model.block_list.modules()}
+    for holder in decoder_of(model.module).modules():
+        for name in COUNT_NAMES if id(holder) not in inside else ():
+            number = vars(holder).get(name)
+            if type(number) is int and number == len(model.kept):
+                _set(holder, name, count, undo)
 
 
 def _follow(model: Model, config: PretrainedConfig, changes: dict[str, Any], undo: Undo) -> None:

@@ -37,7 +37,7 @@ class PassThrough(nn.Module):
     def forward(self, *args, **kwargs):
         output = self.__dict__["block"](*args, **kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return (hidden, *output[1:]) if isinstance(output, (tuple, list)) else hidden
 
 
 @pytest.fixture(autouse=True)
@@ -140,10 +140,14 @@ def test_blocks_of_one_kind_pair_up_by_name_and_shape(family):
     ]
     kinds = {frozenset((name, shape) for name, (_, shape) in part.items()) for part in parts}
     several = {
+        "bamba": 2,  # state space or attention
         "deepseek_v2": 2,  # leading dense blocks, then experts
         "deepseek_v3": 2,
         "glm4_moe": 2,
         "dots1": 2,
+        "granitemoehybrid": 2,  # state space or attention
+        "lfm2_moe": 3,  # the same, dense or experts
+        "qwen3_5": 2,  # linear or full attention
         "lfm2": 2,  # convolution or attention
         "llama4_text": 2,  # dense or experts
         "mllama": 2,  # text or image blocks

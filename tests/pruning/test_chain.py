@@ -36,7 +36,9 @@ def strong_llama_dir(tiny_llama_dir, tmp_path):
     directory = tmp_path / "dense"
     model.module.save_pretrained(directory)
     AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(directory)
-    (directory / "source.json").write_text(json.dumps({"kind": "model", "num_blocks": 6}))
+    (directory / "source.json").write_text(
+        json.dumps({"kind": "model", "num_blocks": 6, "base_model": "someone/tiny"})
+    )
     return directory
 
 
@@ -119,7 +121,7 @@ def test_a_checkpoint_is_an_ordinary_one(strong_llama_dir, windows_file, tmp_pat
     cached = model.generate(prompt, use_cache=True, **settings)
     assert torch.equal(cached, model.generate(prompt, use_cache=False, **settings))
     assert AutoTokenizer.from_pretrained(output)("import this")["input_ids"]
-    assert "base_model" in (output / "README.md").read_text()
+    assert "base_model: someone/tiny" in (output / "README.md").read_text()
 
 
 def test_pruning_a_pruned_checkpoint_counts_from_the_dense_model(

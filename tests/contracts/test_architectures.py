@@ -146,7 +146,7 @@ def test_blocks_of_one_kind_pair_up_by_name_and_shape(family):
         "glm4_moe": 2,
         "dots1": 2,
         "granitemoehybrid": 2,  # state space or attention
-        "lfm2_moe": 3,  # the same, dense or experts
+        "lfm2_moe": 3,  # convolution or attention, with experts or without
         "qwen3_5": 2,  # linear or full attention
         "lfm2": 2,  # convolution or attention
         "llama4_text": 2,  # dense or experts

@@ -126,7 +126,9 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in rows:
         protocol = row.get("protocol") or {}
-        text = ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None)
+        text = ", ".join(
+            f"{key} {_plain(value)}" for key, value in protocol.items() if value is not None
+        )
         cells = [
             row["task"],
             row["metric"],
@@ -136,6 +138,12 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """A value as one line; text that is more than words is quoted."""
+    words = isinstance(value, str) and re.fullmatch(r"[\w./:@ -]*\S", value)
+    return str(value) if words else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _recipe(info: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ ROW = {
     "value": 31.4159,
     "unit": "1",
     "num_samples": 20,
-    "protocol": {"length": 512, "join": "a|b"},
+    "protocol": {"length": 512, "join": "\n|"},
 }
 
 
@@ -57,7 +57,7 @@ def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
 
 def test_results_come_with_their_protocol():
     text = card(INFO, [ROW])
-    assert "| wikitext2 | perplexity | 31.42 | 20 | length 512, join a\\|b |" in text
+    assert "| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\\n\\|" |" in text
     assert "Nothing was measured" in card(INFO)
 
 

@@ -206,7 +206,7 @@ def _move_into_place(partial: Path, target: Path, last: str | None) -> None:
         os.replace(partial, target)
         _sync(target.parent)
         return
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+    for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
         old = target / file.name
         if old.is_dir():
             shutil.rmtree(old)

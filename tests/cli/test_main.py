@@ -1,0 +1,68 @@
+"""The command line as a whole: help, errors, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import click
+import pytest
+
+from fusegpt.cli import VERBS, fusegpt_command, run
+from fusegpt.errors import ConfigError, NumericsError
+
+
+def fail_with(error: BaseException) -> click.Command:
+    @click.command()
+    def verb() -> None:
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("a.b: must be\n1, got 2"), 2, "fusegpt: a.b: must be 1, got 2"),
+        (NumericsError("loss is nan at step 3"), 1, "fusegpt: loss is nan at step 3"),
+        (click.UsageError("Missing option."), 2, "fusegpt: missing option; see 'fusegpt --help'"),
+        (KeyboardInterrupt(), 130, "fusegpt: stopped"),
+        (OSError(errno.EACCES, "Permission denied", "/x"), 2, "fusegpt: /x: permission denied"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_code(capsys, error, code, line):
+    assert run(fail_with(error), []) == code
+
+    assert capsys.readouterr().err.splitlines()[-1] == line
+
+
+def test_what_only_we_can_mend_keeps_its_trace():
+    with pytest.raises(ZeroDivisionError):
+        run(fail_with(ZeroDivisionError()), [])
+
+
+def test_an_unknown_verb_names_the_closest(capsys):
+    assert run(fusegpt_command, ["scor"]) == 2
+
+    assert "unknown verb 'scor'; did you mean 'score'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(capsys, verb):
+    assert run(fusegpt_command, [verb, "--help"]) == 0
+
+    assert f"Usage: fusegpt {verb}" in capsys.readouterr().out
+
+
+def test_help_lists_every_verb_without_torch():
+    code = (
+        "import sys\n"
+        "from fusegpt.cli import run, fusegpt_command\n"
+        "run(fusegpt_command, ['--help'])\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)

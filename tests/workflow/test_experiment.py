@@ -1,0 +1,158 @@
+"""The merged configuration: what is refused, in which words, and what is planned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fusegpt.errors import ConfigError
+from fusegpt.workflow.experiment import make_plan
+from tests.workflow.conftest import EVALUATION, configuration
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "config" / "recipes"
+
+
+def plan(config):
+    return make_plan(config, RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("experiments.study.model", ["tiny"], "experiments.study: unknown setting 'model'; did"),
+        ("experiments.study.models", [], "experiments.study.models: must have at least 1 entry"),
+        ("experiments.study.models", ["tini"], "unknown model 'tini'; did you mean 'tiny'?"),
+        ("experiments.study.models", ["tiny", "tiny"], "must list each entry once, got 'tiny'"),
+        ("experiments.study.recipes", ["fusgpt"], "unknown recipe 'fusgpt'; did you mean"),
+        ("experiments.study.evaluations", ["dosc"], "unknown evaluation 'dosc'; did you mean"),
+        ("experiments.study.sparsities", [25], "[0, 1), got 25.0; 25% is 0.25"),
+        ("experiments.study.sparsities", [-0.1], "in [0, 1), got -0.1"),
+        ("experiments.study.sparsities", [1.0], "in [0, 1), got 1.0"),
+        ("experiments.study.sparsities", [0.9], "0.9 of 4 units removes all of them"),
+        ("experiments.study.sparsities", ["a lot"], "must be a number, got 'a lot'"),
+        ("experiments.study.sparsities", 0.25, "sparsities: must be a list, got 0.25"),
+        ("experiments.study.seeds", [-1], "seeds.0: must be at least 0, got -1"),
+        ("experiments.study.seeds", [True], "seeds.0: must be a whole number, got True"),
+        ("experiments.study.settings.recovery", {"epoch": 3}, "unknown setting 'epoch'"),
+        ("experiments.study.settings.recovery", {"rank": -1}, "recovery.rank: must be greater"),
+        ("experiments.study.settings.recovery", {"batch_size": 1}, "must be at least 2, got 1"),
+        ("experiments.study.settings.dtype", "float31", "dtype: must be 'float32', 'bfloat16' or"),
+        ("experiments.study.settings.calibration", {"corpus": "wiki"}, "unknown corpus 'wiki'"),
+        ("experiments.study.settings.calibration", {"corpus": "mine"}, "unknown split 'train'"),
+        ("recipes.other", {"importance": {"metric": "macro_influnce"}}, "did you mean 'macro_in"),
+        ("recipes.other", {"recovery": {"method": "fusionn"}}, "did you mean 'fusion'?"),
+        ("recipes.fusegpt", {}, "recipes.fusegpt: this name is taken"),
+        ("evaluations.docs.eval", "perplexty", "unknown evaluation 'perplexty'; did you mean"),
+        ("evaluations.docs.lenght", 3, "unknown setting 'lenght'; did you mean 'length'?"),
+        ("evaluations.docs.corpus", "wikitext", "did you mean 'wikitext2'?"),
+        ("models.tiny.num_blocks", 0, "models.tiny.num_blocks: must be greater than 0, got 0"),
+        ("models.tiny.source", "dir:a\nb", "must be a path without control characters"),
+        ("models.tiny.source", "torrent:x", "models.tiny.source"),
+        ("corpora.mine", {"splits": {"train": "{model}"}}, "without control characters and brace"),
+        ("corpora.wikitext3", {}, "unknown built-in corpus 'wikitext3'; did you mean 'wikitext2'"),
+        ("experiment", {}, "unknown setting 'experiment'; did you mean 'experiments'?"),
+    ],
+)
+def test_a_fault_is_named_in_one_line(change, path, value, message):
+    config = configuration()
+    config["corpora"] = {"mine": {"splits": {"test": "mine.txt"}}}
+    config["recipes"] = {"other": {"importance": {"metric": "macro_influence"}}}
+    config["recipes"]["other"]["recovery"] = {"method": "none"}
+    config["experiments"]["study"]["recipes"].append("other")
+    if path == "recipes.other":
+        value = {**config["recipes"]["other"], **value}
+    change(config, path, value)
+
+    with pytest.raises(ConfigError) as caught:
+        plan(config)
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "a;b", "a b", "a\nb", "modèle", "$(id)", "-rf", "", "a" * 65, "a..b", "A"]
+)
+@pytest.mark.parametrize("table", ["models", "corpora", "evaluations", "recipes", "experiments"])
+def test_a_hostile_name_is_refused(table, name):
+    config = configuration()
+    entry = {"models": "tiny", "evaluations": "docs", "experiments": "study"}.get(table)
+    config.setdefault(table, {})[name] = config[table][entry] if entry else {}
+
+    with pytest.raises(ConfigError, match="a name must be lower-case"):
+        plan(config)
+
+
+def test_the_demo_asks_for_each_point_once():
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["experiments"] = yaml.safe_load((ROOT / "config/demo.yaml").read_text())["experiments"]
+
+    made = plan(config)
+
+    points = made.points["demo"]
+    assert points[0] == ("smollm2-135m", "dense", 0)
+    assert len(points) == len(set(points)) == 7
+    assert made.steps("demo", "smollm2-135m") == {"0.1": 3, "0.2": 6}
+
+
+def test_sparsity_zero_is_the_dense_model():
+    config = configuration()
+    config["experiments"]["study"] |= {"sparsities": [0.0], "recipes": ["fusegpt"]}
+
+    assert plan(config).points["study"] == [("tiny", "dense", 0)]
+
+
+def test_equal_windows_are_sampled_once_and_batch_size_does_not_change_them():
+    config = configuration()
+    made = plan(config)
+    config["experiments"]["study"]["settings"]["calibration"]["batch_size"] = 1
+
+    assert len(made.windows) == 2
+    assert set(plan(config).windows) == set(made.windows)
+
+
+def test_another_file_behind_a_corpus_is_another_file_of_windows():
+    config = configuration()
+    config["corpora"] = {"python_docs": {"splits": {"train": "a.txt", "test": "b.txt"}}}
+    first = plan(config)
+    config["corpora"]["python_docs"]["splits"]["train"] = "c.txt"
+    second = plan(config)
+
+    assert not set(first.windows) & set(second.windows)
+    entry = next(iter(second.windows.values())).corpora
+    assert entry == {"python_docs": {"splits": {"train": "c.txt"}}}
+
+
+def test_an_evaluation_is_completed_with_defaults():
+    made = plan(configuration())
+
+    assert made.evaluations["docs"].settings["bos"] == "stream"
+    assert made.evaluations["docs"].settings["length"] == EVALUATION["length"]
+
+
+def test_the_tables_verb_understands_the_description():
+    from fusegpt.reports.collect import parse_experiment
+
+    parse_experiment(plan(configuration()).describe("study"))
+
+
+def test_planning_imports_no_torch_and_takes_under_three_seconds():
+    code = (
+        "import sys, time, yaml; from pathlib import Path; start = time.perf_counter()\n"
+        "from fusegpt.workflow.experiment import make_plan\n"
+        "config = yaml.safe_load(Path('config/config.yaml').read_text())\n"
+        "config['experiments'] = yaml.safe_load(Path('config/demo.yaml').read_text())"
+        "['experiments']\n"
+        "make_plan(config, Path('config/recipes'))\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "print(time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 3

@@ -1,0 +1,124 @@
+"""What runs again after a change, counted by the starts in a ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+from tests.workflow.conftest import Project, verbs
+
+AFTER_EVALUATION = {"card": 2, "table": 1, "figure": 1, "report": 1}
+
+
+def recipe_ids(project: Project) -> set[str]:
+    return {path.name for path in (project.directory / "results/runs/tiny").iterdir()}
+
+
+def test_a_first_run_starts_each_job_once(project):
+    started = project.started()
+
+    assert len(set(started)) == len(started)
+    assert verbs(started) == {
+        **{"fetch": 1, "sample": 2, "start": 2, "score": 2, "fuse": 2, "merge": 2},
+        **{"evaluate": 6, **AFTER_EVALUATION},
+    }
+
+
+def test_a_second_run_starts_nothing(finished):
+    assert finished.started() == []
+
+
+def test_another_sparsity_runs_only_the_new_step_and_its_evaluations(finished):
+    finished.study["sparsities"] = [0.25, 0.5]
+
+    started = finished.started()
+
+    steps = [line for line in started if line.split()[0] in ("score", "fuse", "merge")]
+    assert len(steps) == 6
+    assert all("step-002" in line for line in steps)
+    assert verbs(started)["evaluate"] == 4
+    assert not {"fetch", "sample", "start"} & set(verbs(started))
+
+
+def test_a_sparsity_that_names_a_known_step_runs_no_step(finished):
+    finished.study["sparsities"] = [0.2]
+
+    assert verbs(finished.started()) == {"table": 1, "figure": 1, "report": 1}
+
+
+def test_another_seed_leaves_the_first_alone(finished):
+    before = recipe_ids(finished)
+    finished.study["seeds"] = [0, 1]
+
+    started = finished.started()
+
+    assert verbs(started)["fuse"] == 2
+    assert not any(name in line for name in before for line in started)
+
+
+def test_an_evaluations_setting_reruns_this_evaluation_alone(finished):
+    finished.config["evaluations"]["short"]["windows"] = 3
+
+    started = finished.started()
+
+    assert verbs(started) == {"evaluate": 3, **AFTER_EVALUATION}
+    assert all(line.endswith("short.json") for line in started if line.startswith("evaluate"))
+
+
+def test_a_recipes_setting_computes_beside_the_old_result(finished):
+    before = recipe_ids(finished)
+    finished.study["settings"]["recovery"] = {"epochs": 3}
+
+    started = finished.started()
+
+    assert verbs(started)["fuse"] == 1
+    assert len(recipe_ids(finished) - before) == 1
+    assert before < recipe_ids(finished)
+    del finished.study["settings"]["recovery"]
+    assert not {"score", "fuse", "evaluate"} & set(verbs(finished.started()))
+
+
+def test_a_raised_stage_version_reruns_the_stage_and_what_follows(finished):
+    finished.environment["STUB_RAISE"] = "merge"
+
+    started = finished.started()
+
+    assert verbs(started) == {"merge": 2, "evaluate": 4, **AFTER_EVALUATION}
+    assert finished.started() == []
+
+
+def test_two_experiments_share_what_they_have_in_common(finished):
+    finished.config["experiments"]["other"] = {**finished.study, "recipes": ["dense", "fusegpt"]}
+
+    assert verbs(finished.started()) == {"table": 1, "figure": 1, "report": 1}
+
+
+def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
+    project.environment["STUB_HANG"] = "step-001"
+    with subprocess.Popen(
+        project.command(),
+        cwd=project.directory,
+        env=project.environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        until = time.monotonic() + 60
+        while not (project.directory / "hanging").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    interrupted = [line for line in project.lines() if line.startswith("fuse")]
+    assert interrupted
+    del project.environment["STUB_HANG"]
+    assert project.snakemake("--unlock").returncode == 0
+
+    started = project.started()
+
+    assert set(interrupted) <= set(started)
+    assert not {"fetch", "sample", "start"} & set(verbs(started))
+    for manifest in project.directory.glob("results/runs/tiny/*/step-001/manifest.json"):
+        json.loads(manifest.read_text())
+    assert project.started() == []

@@ -57,7 +57,7 @@ def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
 
 def test_results_come_with_their_protocol():
     text = card(INFO, [ROW])
-    assert "| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\\n\\|" |" in text
+    assert r'| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\n\|" |' in text
     assert "Nothing was measured" in card(INFO)
 
 

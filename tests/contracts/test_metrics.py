@@ -1,0 +1,62 @@
+"""What every importance metric must hold to; new lines of the table join by themselves."""
+
+import pytest
+import torch
+
+from fusegpt.config import defaults
+from fusegpt.importance import METRICS
+from tests import tiny
+
+DATA_FREE = {"last_blocks", "random"}
+"""Metrics that do not look at the model, and so cannot know that a block adds nothing."""
+
+
+def measure(name, model, batches):
+    return METRICS[name].load()(model, batches, model.units(), **defaults(METRICS[name]))
+
+
+@pytest.fixture(params=METRICS)
+def metric(request):
+    return request.param
+
+
+def test_scores_are_one_finite_float64_per_unit(metric):
+    model = tiny.model("llama")
+    scores = measure(metric, model, [tiny.ids()])
+    assert scores.shape == (6,)
+    assert scores.dtype == torch.float64
+    assert scores.device.type == "cpu"
+    assert torch.isfinite(scores).all()
+
+
+def test_the_model_is_bit_unchanged(metric):
+    model = tiny.model("llama")
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    measure(metric, model, [tiny.ids()])
+    after = model.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+
+
+def test_a_block_that_adds_nothing_scores_lowest(metric):
+    if metric in DATA_FREE:
+        pytest.skip("does not look at the data")
+    model = tiny.model("llama")
+    block = model.block(3)
+    block.self_attn.o_proj.weight.data.zero_()
+    block.mlp.down_proj.weight.data.zero_()
+    assert measure(metric, model, [tiny.ids()]).argmin() == 3
+
+
+def test_scores_do_not_depend_on_the_split_into_batches(metric):
+    model = tiny.model("llama")
+    windows = tiny.ids(6, 12)
+    whole, split = (measure(metric, model, list(windows.split(n))) for n in (6, 2))
+    torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_call_gives_the_same_scores(metric):
+    model = tiny.model("llama")
+    one, other = (measure(metric, model, [tiny.ids()]) for _ in range(2))
+    assert torch.equal(one, other)

@@ -65,8 +65,8 @@ class Model(Strict):
     split_digits: bool = False
 
     def fetch_settings(self) -> dict[str, Any]:
-        """The entry for ``fusegpt fetch``, without the source itself."""
-        return self.model_dump(exclude={"source", "num_blocks"}, exclude_defaults=True)
+        """The entry for ``fusegpt fetch``, without the source itself; it checks num_blocks."""
+        return self.model_dump(exclude={"source"}, exclude_defaults=True)
 
 
 class Corpus(Strict):

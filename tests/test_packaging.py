@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,19 @@ def test_licence_and_citation_name_the_same_software():
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert "2411.14507" in citation["preferred-citation"]["identifiers"][0]["value"]
+
+
+@pytest.mark.index
+@pytest.mark.slow
+def test_a_wheel_carries_the_configuration_and_the_page(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*command, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("fusegpt-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "fusegpt/builtin_config/config.yaml" in names
+    assert "fusegpt/builtin_config/recipes/fusegpt.yaml" in names
+    assert "fusegpt/reports/page.html.j2" in names
+    assert not any(name.startswith(("tests/", "results/")) for name in names)
 
 
 def test_make_help_names_every_target():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +47,19 @@ class LowRank(nn.Module):
 
 
 class Scale(nn.Module):
-    """The coefficient of a bias: one number per output, starting at zero."""
+    """One free number per value of a tensor, starting at zero: a bias's, or a full-rank update."""
 
     def __init__(self, shape: torch.Size, *, dtype: torch.dtype) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(shape, dtype=dtype))
 
     def forward(self) -> Tensor:
-        """Return the coefficients in float32, same shape as the bias."""
+        """Return the numbers in float32."""
         return wide(self.scale)
 
     @torch.no_grad()
     def pull(self, grad: Tensor) -> None:
-        """Set the gradient of the coefficients."""
+        """Set the gradient of the numbers."""
         self.scale.grad = grad.to(self.scale.dtype)
 
 
@@ -72,7 +73,7 @@ class FusedWeight(nn.Module):
 
     Args:
         base: ``[..., rows, cols]`` or, for a bias, ``[rows]``; not copied, never written.
-        update_rank: Rank of ``B·A``; 0 leaves the update out.
+        update_rank: Rank of ``B·A``; 0 leaves the update out, ``full`` frees every value.
         dtype: Of the trainable factors.
         generator: Seeds the Kaiming factors; on the CPU.
     """
@@ -81,7 +82,7 @@ class FusedWeight(nn.Module):
         self,
         base: Tensor,
         *,
-        update_rank: int,
+        update_rank: int | Literal["full"],
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator,
     ) -> None:
@@ -92,14 +93,16 @@ class FusedWeight(nn.Module):
         self.coefficients = nn.ModuleDict()
         self.donors: dict[str, Tensor] = {}
 
-    def _term(self, rank: int, generator: torch.Generator) -> LowRank | Scale:
-        if self.base.dim() == 1:
+    def _term(self, rank: int | str, generator: torch.Generator) -> LowRank | Scale:
+        if self.base.dim() == 1 or isinstance(rank, str):
             term: LowRank | Scale = Scale(self.base.shape, dtype=self.dtype)
         else:
             term = LowRank(self.base.shape, rank, dtype=self.dtype, generator=generator)
         return term.to(self.base.device)
 
-    def add_donor(self, key: str, donor: Tensor, *, rank: int, generator: torch.Generator) -> None:
+    def add_donor(
+        self, key: str, donor: Tensor, *, rank: int | str, generator: torch.Generator
+    ) -> None:
         """Give the weight one more donor under fresh zero coefficients (Eq. 10).
 
         Args:
@@ -165,9 +168,10 @@ class FusedWeight(nn.Module):
         blank = torch.Generator().manual_seed(0)
         dtype = next(iter(state.values())).dtype
 
-        def rank(path: str) -> int:
-            factor = state.get(f"{path}.left", state.get(f"{path}.scale"))
-            return 0 if factor is None else factor.shape[-1]
+        def rank(path: str) -> Any:
+            if f"{path}.scale" in state:
+                return "full"
+            return state[f"{path}.left"].shape[-1] if f"{path}.left" in state else 0
 
         weight = cls(base, update_rank=rank("update"), dtype=dtype, generator=blank)
         for key, donor in donors.items():

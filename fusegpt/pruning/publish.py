@@ -64,7 +64,7 @@ def publish(
 
 def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
     names = ("unit", "score", "next_score", "group", "fused_into", "first_loss", "last_loss")
-    spent = ("trainable_parameters", "tokens", "seconds", "memory_gib")
+    spent = ("trainable_parameters", "tokens", "optimizer_steps", "flops", "seconds", "memory_gib")
     return {name: step.get(name) for name in ("step", *names, *spent)}
 
 

@@ -12,6 +12,7 @@ from fusegpt.data.windows import batches
 from fusegpt.errors import ConfigError, DataError, NumericsError
 from fusegpt.importance import METRICS
 from fusegpt.models.model import Model
+from fusegpt.models.reached import reached
 from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery import RECOVERIES
@@ -44,7 +45,7 @@ def score_step(
         ConfigError: Every unit is protected.
         NumericsError: A score is NaN or infinite.
     """
-    units = _candidates(model, recipe)
+    units = _candidates(model, recipe, windows)
     with Timer() as timer:
         if recipe.selection == "one_shot" and earlier is not None:
             known = {Unit.from_json(row): row["score"] for row in earlier["units"]}
@@ -120,10 +121,12 @@ def fuse_step(
     return record, report
 
 
-def _candidates(model: Model, recipe: Recipe) -> list[Unit]:
+def _candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
+    """Units that are not protected and that the data run through (decisions D4, D24)."""
     first, last = recipe.importance["protect_first"], recipe.importance["protect_last"]
     units = model.units()
-    allowed = units[first : len(units) - last]
+    seen = reached(model, windows[:1])
+    allowed = [unit for unit in units[first : len(units) - last] if unit.index in seen]
     if not allowed:
         raise ConfigError(
             f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
@@ -150,6 +153,8 @@ def _record(
         "last_loss": losses[-1] if losses else None,
         "trainable_parameters": report.trainable_parameters,
         "tokens": report.tokens,
+        "optimizer_steps": report.optimizer_steps,
+        "flops": report.flops,
     }
 
 

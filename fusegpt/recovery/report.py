@@ -16,9 +16,12 @@ class RecoveryReport:
         changed: Names of the parameters it changed, ``blocks.<dense index>.<parameter>``.
         group: Dense indices of the blocks it tuned, ascending; empty when it tuned none.
         fused_into: Dense indices of the blocks that received the removed unit's weights.
-        rows: One row per optimiser step: step, epoch, loss, learning_rate.
+        rows: One row per optimiser step: step, epoch, loss, learning_rate. A closed form has two:
+            the loss of the plain removal, and its own.
         trainable_parameters: Numbers that were free to move.
-        tokens: Tokens that went through the group in training, all epochs counted.
+        tokens: Tokens that were trained or fitted on, all epochs counted.
+        optimizer_steps: Steps of the optimiser; 0 for a closed form.
+        flops: Estimate of all arithmetic, by ``fusegpt.recovery.flops``.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -27,3 +30,5 @@ class RecoveryReport:
     rows: list[dict[str, Any]] = field(default_factory=list)
     trainable_parameters: int = 0
     tokens: int = 0
+    optimizer_steps: int = 0
+    flops: float = 0.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +21,15 @@ from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
+from fusegpt.recovery.flops import forward_flops, training_flops
 from fusegpt.recovery.group import neighbours
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train
 
 __all__ = ["Example", "Plan", "tune_group"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Example:
     calls: list[Call]
 
 
+logger = logging.getLogger(__name__)
+
 Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
 
 
@@ -108,8 +116,12 @@ def tune_group(
     group = neighbours(model.kept, unit.index, plan.group_size)
     found = _examples(model, unit.index, group, windows, plan)
     weights = build(group)
+    last = max(model.position(block) for block in (*group, unit.index))
+    spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
     remove(model, unit)
     schedule = Schedule(plan.epochs, len(found), plan.shuffle, seed)
+    tokens = sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs
+    spent += training_flops(model, group, tokens, windows.shape[1])
     rows = _fit(model, group, weights, found, schedule, plan, checkpoint=checkpoint, label=label)
     if plan.fold == "at_end":
         model.fused.update(weights)
@@ -118,7 +130,9 @@ def tune_group(
         group=list(group),
         rows=rows,
         trainable_parameters=sum(p.numel() for w in weights.values() for p in w.parameters()),
-        tokens=sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs,
+        tokens=tokens,
+        optimizer_steps=schedule.steps,
+        flops=spent,
     )
 
 
@@ -149,6 +163,19 @@ def _examples(
     return found
 
 
+def _reached(group: Sequence[int], calls: Sequence[Call], label: str) -> list[int]:
+    """The group's blocks that the data run through; the others stay as they are (D24)."""
+    blocks = [
+        block for block, call in zip(group, calls, strict=True) if call.hidden_key is not None
+    ]
+    if not blocks:
+        raise ArchitectureError(f"{label}: the data run through none of blocks {list(group)}")
+    if len(blocks) < len(group):
+        idle = ", ".join(str(block) for block in group if block not in blocks)
+        logger.info("%s: the data do not run through blocks %s; they stay as they are", label, idle)
+    return blocks
+
+
 def _original(model: Model) -> Model:
     dtype = str(model.dtype).removeprefix("torch.")
     return load(model.source, dtype=dtype, device=str(model.device))
@@ -168,7 +195,8 @@ def _fit(
     """Train the factors; the blocks' own parameters end with the formed weights.
 
     Each weight is formed into the block's parameter once per optimiser step and the parameter's
-    gradient is pulled back onto the factors, so the blocks run as they are.
+    gradient is pulled back onto the factors, so the blocks run as they are. When the loss over
+    all batches ends higher than it began, the factors go back to where they began (D23).
     """
     blocks = [model.block(index) for index in group]
     leaves = {name: model.parameter(name) for name in weights}
@@ -190,6 +218,9 @@ def _fit(
             weight.pull(gradient)
             leaves[name].grad = None
 
+    begun = [parameter.detach().clone() for w in weights.values() for parameter in w.parameters()]
+    form()
+    before = _total(loss_of, schedule.num_batches)
     with _trainable(leaves.values()), torch.enable_grad():
         rows = train(
             [
@@ -207,7 +238,24 @@ def _fit(
             label=label,
         )
     form()
+    after = _total(loss_of, schedule.num_batches)
+    if after > before:
+        logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
+        _put_back(weights, begun)
+        form()
     return rows
+
+
+@torch.no_grad()
+def _total(loss_of: Callable[[int], Tensor], num_batches: int) -> float:
+    return math.fsum(loss_of(number).item() for number in range(num_batches))
+
+
+@torch.no_grad()
+def _put_back(weights: Mapping[str, FusedWeight], values: Sequence[Tensor]) -> None:
+    parameters = [parameter for weight in weights.values() for parameter in weight.parameters()]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def fused_weights(
     model: Model,
     group: Sequence[int],
     *,
-    update_rank: int,
+    update_rank: int | Literal["full"],
     train_norms: bool,
     dtype: str,
     seed: int,
@@ -29,7 +30,7 @@ def fused_weights(
     Args:
         model: Weights it already carries in ``model.fused`` are taken up (fold: at_end).
         group: Dense indices.
-        update_rank: Rank of the low-rank update; 0 leaves it out.
+        update_rank: Rank of the low-rank update; 0 leaves it out, ``full`` trains every value.
         train_norms: Also tune the blocks' norms.
         dtype: Of the trainable factors.
         seed: Of the run.

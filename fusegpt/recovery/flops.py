@@ -1,0 +1,51 @@
+"""An estimate of the arithmetic a recovery costs, by one rule for every method.
+
+A block's forward pass over T tokens in windows of S takes T·(2P + 2·S·d): P values in its
+matrices, two operations each, and causal attention over half of S on average, d wide. Training
+every matrix takes T·(6P + 7·S·d): forward, both gradients, and 2.5 forwards of attention back.
+Adapters leave out the gradient of the frozen matrices: T·(4P + 7·S·d). Norms, softmax and the
+optimiser are left out; all experts count, though a token visits few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusegpt.models.model import Model
+
+__all__ = ["forward_flops", "training_flops"]
+
+
+def forward_flops(model: Model, blocks: Sequence[int], tokens: int, length: int) -> float:
+    """FLOPs of running ``tokens`` tokens, in windows of ``length``, through some blocks.
+
+    Args:
+        model: Unchanged.
+        blocks: Dense indices of living blocks.
+        tokens: Of all windows together.
+        length: Of a window.
+    """
+    return _flops(model, blocks, tokens, 2, 2 * length)
+
+
+def training_flops(
+    model: Model, blocks: Sequence[int], tokens: int, length: int, *, adapters: bool = False
+) -> float:
+    """FLOPs of training some blocks on ``tokens`` tokens, all epochs counted.
+
+    Args:
+        model: Unchanged.
+        blocks: Dense indices of living blocks.
+        tokens: Of all windows and epochs together.
+        length: Of a window.
+        adapters: The matrices themselves are frozen and need no gradient.
+    """
+    return _flops(model, blocks, tokens, 4 if adapters else 6, 7 * length)
+
+
+def _flops(
+    model: Model, blocks: Sequence[int], tokens: int, per_value: int, per_feature: int
+) -> float:
+    values = sum(p.numel() for index in blocks for p in model.matrices(index).values())
+    width = model.text_config.hidden_size * len(blocks)
+    return float(tokens) * (per_value * values + per_feature * width)

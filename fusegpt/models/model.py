@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Model"]
 
+RATES = frozenset({"A_log", "D", "dt_bias"})
+"""How state-space models call what decides how fast a state fades; no linear maps."""
+
 
 @dataclass(eq=False)
 class Model:
@@ -108,16 +111,19 @@ class Model:
         return self.block_list[self.position(index)]
 
     def matrices(self, index: int) -> dict[str, nn.Parameter]:
-        """What fusion pairs by name: parameters with two or more axes (experts have three)."""
-        return {name: p for name, p in self.block(index).named_parameters() if p.dim() >= 2}
+        """What fusion pairs by name: linear maps, two or more axes (stacked experts have three)."""
+        return self._parameters(index, "matrix")
 
     def biases(self, index: int) -> dict[str, nn.Parameter]:
         """1-D parameters of the modules that also own a matrix."""
-        return {name: p for name, p, biased in _vectors(self.block(index)) if biased}
+        return self._parameters(index, "bias")
 
     def norms(self, index: int) -> dict[str, nn.Parameter]:
-        """The remaining 1-D parameters: weights and biases of norms, gates, sinks."""
-        return {name: p for name, p, biased in _vectors(self.block(index)) if not biased}
+        """The rest: norms, gates, sinks, convolution kernels, rates of recurrences (D23)."""
+        return self._parameters(index, "rest")
+
+    def _parameters(self, index: int, role: str) -> dict[str, nn.Parameter]:
+        return {name: p for name, p, its_role in _roles(self.block(index)) if its_role == role}
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter called ``blocks.<dense index>.<param name inside the block>``."""
@@ -149,13 +155,21 @@ def split_name(name: str) -> tuple[int, str]:
     return int(parts[1]), parts[2]
 
 
-def _vectors(block: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+def _roles(block: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Every parameter of a block with its role in fusion: matrix, bias or rest."""
     for prefix, module in block.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        biased = any(p.dim() >= 2 for p in own.values())
+        linear = {name: p for name, p in own.items() if name not in RATES and not _filters(module)}
+        biased = any(p.dim() >= 2 for p in linear.values())
         for name, parameter in own.items():
-            if parameter.dim() < 2:
-                yield f"{prefix}.{name}" if prefix else name, parameter, biased
+            role = "rest"
+            if name in linear and biased:
+                role = "matrix" if parameter.dim() >= 2 else "bias"
+            yield f"{prefix}.{name}" if prefix else name, parameter, role
+
+
+def _filters(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def _line(error: BaseException) -> str:

@@ -176,7 +176,7 @@ class _Watch:
     last: int
     keep_states: bool = False
     calls: dict[int, Call] = field(default_factory=dict)
-    states: list[Tensor] = field(default_factory=list)
+    states: dict[int, Tensor] = field(default_factory=dict)
     hidden_in: Tensor | None = None
     hidden_out: Tensor | None = None
 
@@ -196,7 +196,7 @@ class _Watch:
                 )
             self.calls[position] = call
             if self.keep_states:
-                self.states.append(hidden)
+                self.states[position] = hidden
 
         return hook
 
@@ -216,7 +216,15 @@ class _Watch:
             )
         absent = Call((), {}, None)
         calls = [self.calls.get(i, absent) for i in range(self.first, self.last + 1)]
-        return Recording(self.hidden_in, calls, self.hidden_out, self.states)
+        return Recording(self.hidden_in, calls, self.hidden_out, self._states())
+
+    def _states(self) -> list[Tensor]:
+        """What enters each block; a block that was passed over gets what the next one got."""
+        following, found = self.hidden_out, []
+        for position in range(self.last, self.first - 1, -1) if self.keep_states else ():
+            following = self.states.get(position, following)
+            found.append(following)
+        return found[::-1]  # type: ignore[return-value]
 
     def _name(self, position: int) -> str:
         return f"{type(self.model.module).__name__}: block {self.model.kept[position]}"

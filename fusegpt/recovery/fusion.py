@@ -9,7 +9,8 @@ frozen; B·A is a low-rank update; ⊙ multiplies element by element. ``FusedWei
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -25,6 +26,8 @@ from fusegpt.recovery.weights import donor_tensors, fused_weights
 from fusegpt.runtime import generator
 
 __all__ = ["fusion"]
+
+logger = logging.getLogger(__name__)
 
 
 def fusion(
@@ -106,6 +109,7 @@ def fusion(
             if tensor is not None and tensor.shape == weight.base.shape:
                 draw = generator(seed, len(model.removed), name, "coefficients")
                 weight.add_donor(str(unit.index), tensor, rank=rank, generator=draw)
+        _tell_unpaired(weights, unit)
         return weights
 
     label = f"fusion of {unit} into its neighbours"
@@ -113,3 +117,17 @@ def fusion(
         model, unit, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
     )
     return dataclasses.replace(report, fused_into=report.group)
+
+
+def _tell_unpaired(weights: Mapping[str, FusedWeight], unit: Unit) -> None:
+    """Say which weights the removed block, being of another kind, has no counterpart of (D23)."""
+    alone = [name for name, weight in weights.items() if str(unit.index) not in weight.donors]
+    if alone:
+        logger.info(
+            "fusion of %s: %d of %d weights have no counterpart in it and get an update only,"
+            " %s first",
+            unit,
+            len(alone),
+            len(weights),
+            alone[0],
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,8 +73,6 @@ class Example:
     calls: list[Call]
 
 
-logger = logging.getLogger(__name__)
-
 Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
 
 
@@ -115,7 +112,7 @@ def tune_group(
         raise ArchitectureError(f"{label}: only whole blocks have a group, got {unit}")
     group = neighbours(model.kept, unit.index, plan.group_size)
     found = _examples(model, unit.index, group, windows, plan)
-    weights = build(group)
+    weights = build(_reached(group, found[0].calls, label))
     last = max(model.position(block) for block in (*group, unit.index))
     spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
     remove(model, unit)
@@ -196,7 +193,7 @@ def _fit(
 
     Each weight is formed into the block's parameter once per optimiser step and the parameter's
     gradient is pulled back onto the factors, so the blocks run as they are. When the loss over
-    all batches ends higher than it began, the factors go back to where they began (D23).
+    all batches ends higher than it began, the factors go back to where they began (D25).
     """
     blocks = [model.block(index) for index in group]
     leaves = {name: model.parameter(name) for name in weights}

@@ -31,10 +31,13 @@ __all__ = [
     "builtin_config_dir",
     "defaults",
     "explain",
+    "runtime_parameters",
     "settings_schema",
 ]
 
-RUNTIME = frozenset({"seed", "progress", "checkpoint", "device", "report"})
+RUNTIME = frozenset(
+    {"seed", "progress", "checkpoint", "device", "report", "run", "original", "details"}
+)
 """Keyword-only parameters that belong to the run and are never settings."""
 
 
@@ -82,6 +85,12 @@ def settings_schema(entry: Entry) -> type[BaseModel]:
         assert argument.annotation is not None, f"{entry.target}: {argument.arg} has no annotation"
         fields[argument.arg] = (_evaluate(argument.annotation, entry), _evaluate(default, entry))
     return pydantic.create_model(entry.name, __base__=Strict, **fields)
+
+
+@functools.cache
+def runtime_parameters(entry: Entry) -> frozenset[str]:
+    """Which of ``RUNTIME`` a function takes; read like its settings."""
+    return RUNTIME & {argument.arg for argument in _function(entry).args.kwonlyargs}
 
 
 def defaults(entry: Entry) -> dict[str, Any]:

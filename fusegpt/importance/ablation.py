@@ -1,4 +1,4 @@
-"""The last hidden states without each unit, sharing the work before the missing unit.
+"""The last hidden states without some units, sharing the work before the first missing one.
 
 Leaving out block i changes nothing before it, so its stream starts from the state that entered
 it: n(n+1)/2 block passes in place of n² (with the reference pass), bit for bit the same states.
@@ -6,15 +6,15 @@ it: n(n+1)/2 block passes in place of n² (with the reference pass), bit for bit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.replay import record, run_blocks
+from fusegpt.models.replay import Recording, record, run_blocks
 from fusegpt.models.units import Unit
 
-__all__ = ["states_without"]
+__all__ = ["state_without", "states_without"]
 
 
 def states_without(
@@ -32,15 +32,29 @@ def states_without(
         ``(unit, hidden states without it)`` in model order; each is computed when asked for.
     """
     recording = record(model, batch, keep_states=True)
-    wanted = {unit.index: unit for unit in units}
+    ordered = sorted(units, key=lambda unit: model.position(unit.index))
+    return recording.hidden_out, (
+        (unit, state_without(model, recording, [unit])) for unit in ordered
+    )
 
-    def ablations() -> Iterator[tuple[Unit, Tensor]]:
-        for position, index in enumerate(model.kept):
-            if index in wanted:
-                rest = slice(position + 1, None)
-                hidden_states = run_blocks(
-                    model.blocks[rest], recording.calls[rest], recording.states[position]
-                )
-                yield wanted[index], hidden_states
 
-    return recording.hidden_out, ablations()
+def state_without(model: Model, recording: Recording, units: Collection[Unit]) -> Tensor:
+    """Run the model without some units, from what one whole pass recorded.
+
+    Args:
+        model: As it was when recorded. Unchanged.
+        recording: Of all living blocks, with ``keep_states``.
+        units: Living blocks that are left out together; at least one.
+
+    Returns:
+        ``[batch, seq, hidden]`` after the last block, before the final norm.
+    """
+    missing = {model.position(unit.index) for unit in units}
+    first = min(missing)
+    rest = [place for place in range(first, len(model.kept)) if place not in missing]
+    blocks = model.blocks
+    return run_blocks(
+        [blocks[place] for place in rest],
+        [recording.calls[place] for place in rest],
+        recording.states[first],
+    )

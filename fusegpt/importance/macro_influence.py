@@ -8,16 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusegpt.errors import NumericsError
 from fusegpt.importance.ablation import states_without
+from fusegpt.importance.checks import finite
 from fusegpt.models.model import Model
+from fusegpt.models.replay import record
 from fusegpt.models.units import Unit
 
 __all__ = ["macro_influence"]
 
 
 @torch.no_grad()
-def macro_influence(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def macro_influence(
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    *,
+    original: Model | None = None,
+) -> Tensor:
     """Score each unit by what the model's last hidden states lose without it.
 
     MI_i = 1 - mean over tokens of cos(h, h_i): h leaves the last block, h_i does without unit i.
@@ -27,6 +34,7 @@ def macro_influence(model: Model, batches: Sequence[Tensor], units: Sequence[Uni
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
+        original: The model whose states h are, in place of ``model``'s own.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, in [0, 2] up to rounding. 0: no effect.
@@ -38,6 +46,8 @@ def macro_influence(model: Model, batches: Sequence[Tensor], units: Sequence[Uni
     tokens = 0
     for batch in batches:
         reference, ablations = states_without(model, batch, units)
+        if original is not None:
+            reference = record(original, batch).hidden_out
         tokens += reference[..., 0].numel()
         for unit, hidden_states in ablations:
             similarity = functional.cosine_similarity(
@@ -45,7 +55,4 @@ def macro_influence(model: Model, batches: Sequence[Tensor], units: Sequence[Uni
             )  # [batch, seq]
             total[unit] += similarity.sum(dtype=torch.float64).cpu()
     scores = torch.stack([1 - total[unit] / tokens for unit in units])
-    for unit, score in zip(units, scores, strict=True):
-        if not torch.isfinite(score):
-            raise NumericsError(f"macro_influence of {unit}: score is {score.item()}")
-    return scores
+    return finite("macro_influence", units, scores)

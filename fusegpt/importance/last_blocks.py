@@ -1,0 +1,29 @@
+"""Last blocks: the highest block goes first; no data is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+
+__all__ = ["last_blocks"]
+
+
+def last_blocks(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Score each unit by how deep it is not: the lowest blocks are kept.
+
+    Minus the index. Paper: Why Lift so Heavy?, arXiv 2402.11700.
+
+    Args:
+        model: Not used.
+        batches: Not used.
+        units: The units still present.
+
+    Returns:
+        ``[units]`` float64 on the CPU, 0 or less.
+    """
+    return torch.tensor([-unit.index for unit in units], dtype=torch.float64)

@@ -1,0 +1,53 @@
+"""The language-modelling loss from last hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fusegpt.importance.ablation import states_without
+from fusegpt.models.model import Model
+from fusegpt.models.replay import head_logits
+from fusegpt.models.units import Unit
+
+__all__ = ["losses_without", "sequence_loss"]
+
+
+def sequence_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy of one sequence's next tokens, in nats; differentiable.
+
+    Args:
+        logits: ``[1, seq, vocab]``.
+        tokens: ``[1, seq]`` int64.
+
+    Returns:
+        A float32 scalar on the device of the logits.
+    """
+    return functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:].to(logits.device))
+
+
+@torch.no_grad()
+def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Mean loss over all sequences, without each unit.
+
+    Logits are formed for one sequence at a time: for a whole batch they would be far larger than
+    its hidden states.
+
+    Args:
+        model: In eval mode. Unchanged.
+        batches: Token ids, each ``[batch, seq]``.
+        units: Living units.
+
+    Returns:
+        ``[units]`` float64 on the CPU, nats per token.
+    """
+    total = {unit: torch.zeros((), dtype=torch.float64) for unit in units}
+    for batch in batches:
+        for unit, hidden_states in states_without(model, batch, units)[1]:
+            for tokens, states in zip(batch.split(1), hidden_states.split(1), strict=True):
+                loss = sequence_loss(head_logits(model, tokens, states), tokens)
+                total[unit] += loss.double().cpu()
+    return torch.stack([total[unit] for unit in units]) / sum(len(batch) for batch in batches)

@@ -1,0 +1,35 @@
+"""Perplexity without one unit (Shortened LLaMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fusegpt.importance.checks import finite
+from fusegpt.importance.losses import losses_without
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+
+__all__ = ["perplexity"]
+
+
+def perplexity(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Score each unit by the model's perplexity without it.
+
+    exp of the mean cross-entropy of the next token over all sequences.
+    Paper: Shortened LLaMA, arXiv 2402.02834, Section 3.1: scored once; with "+" the first four
+    and last two blocks stay (decision D26).
+
+    Args:
+        model: The model as pruned so far, in eval mode. Unchanged on return.
+        batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
+        units: The units still present.
+
+    Returns:
+        ``[units]`` float64 on the CPU, at least 1.
+
+    Raises:
+        NumericsError: A perplexity is NaN or infinite. The message names the unit.
+    """
+    return finite("perplexity", units, losses_without(model, batches, units).exp())

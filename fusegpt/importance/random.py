@@ -1,0 +1,33 @@
+"""Random: a seeded order, the baseline that every metric has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+from fusegpt.runtime import generator
+
+__all__ = ["random"]
+
+
+def random(model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, seed: int) -> Tensor:
+    """Score each unit by a number drawn for it; the same whichever others are present.
+
+    Args:
+        model: Not used.
+        batches: Not used.
+        units: The units still present.
+        seed: Of the draw.
+
+    Returns:
+        ``[units]`` float64 on the CPU, uniform in [0, 1).
+    """
+    draws = [
+        torch.rand((), dtype=torch.float64, generator=generator(seed, "random", str(unit)))
+        for unit in units
+    ]
+    return torch.stack(draws)

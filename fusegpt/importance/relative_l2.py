@@ -1,0 +1,39 @@
+"""Relative L2: how large a unit's update is beside what it is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from fusegpt.importance.updates import mean_update
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+
+__all__ = ["relative_l2"]
+
+
+def relative_l2(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Score each unit by the Euclidean length of its update, relative to its input's.
+
+    Mean over tokens of ||h_{i+1} - h_i||_2 / ||h_i||_2.
+    Paper: A deeper look at depth pruning of LLMs, arXiv 2407.16286 (decision D24).
+
+    Args:
+        model: The model as pruned so far, in eval mode. Unchanged on return.
+        batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
+        units: The units still present.
+
+    Returns:
+        ``[units]`` float64 on the CPU, dimensionless, 0 or more.
+
+    Raises:
+        NumericsError: A hidden state is NaN or infinite. The message names the unit.
+    """
+
+    def size(before: Tensor, after: Tensor) -> Tensor:
+        before, after = before.float(), after.float()
+        return vector_norm(after - before, 2, dim=-1) / vector_norm(before, 2, dim=-1)
+
+    return mean_update("relative_l2", model, batches, units, size)

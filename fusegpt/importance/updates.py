@@ -1,0 +1,59 @@
+"""What enters and what leaves a unit, or a run of neighbouring units, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fusegpt.importance.checks import finite
+from fusegpt.models.model import Model
+from fusegpt.models.replay import record
+from fusegpt.models.units import Unit
+
+__all__ = ["mean_update"]
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def mean_update(
+    metric: str,
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    measure: Measure,
+    run: int = 1,
+) -> Tensor:
+    """Average a distance between the states before and after each run of units.
+
+    Args:
+        metric: For messages.
+        model: In eval mode. Unchanged.
+        batches: Token ids, each ``[batch, seq]``.
+        units: Living blocks; neighbours, when ``run`` is more than 1.
+        measure: From the states before and after, ``[batch, seq, hidden]``, to any number of
+            distances in float32 or float64; they all count alike.
+        run: Units in a run, at most ``len(units)``.
+
+    Returns:
+        ``[units - run + 1]`` float64 on the CPU: entry i is of the run that starts at ``units[i]``.
+
+    Raises:
+        NumericsError: A distance is NaN or infinite. The message names the first unit of the run.
+    """
+    starts = [model.position(unit.index) for unit in units[: len(units) - run + 1]]
+    if run > 1:
+        places = [model.position(unit.index) for unit in units]
+        assert places == list(range(places[0], places[0] + len(units))), places
+    total = torch.zeros(len(starts), dtype=torch.float64)
+    count = 0
+    for batch in batches:
+        recording = record(model, batch, keep_states=True)
+        states = [*recording.states, recording.hidden_out]
+        for place, start in enumerate(starts):
+            distances = measure(states[start], states[start + run])
+            total[place] += distances.sum(dtype=torch.float64).cpu()
+        count += distances.numel()
+    return finite(metric, units[: len(starts)], total / count)

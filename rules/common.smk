@@ -40,6 +40,8 @@ def every_score(wildcards):
         paths.scores(model, recipe, k)
         for model, recipe, last in furthest_points()
         for k in range(1, last + 1)
+        if PLAN.recipes[recipe].selection != "contiguous"
+        or (model, recipe, k) in PLAN.evaluated
     ]
 
 
@@ -93,7 +95,23 @@ def evaluations_of_checkpoint(wildcards):
 
 def previous_manifest(wildcards):
     """The step before; never asked for step 000, which the rules' constraints leave out."""
-    return paths.manifest(wildcards.model, wildcards.recipe, int(wildcards.k) - 1)
+    contiguous = PLAN.recipes[wildcards.recipe].selection == "contiguous"
+    previous = 0 if contiguous else int(wildcards.k) - 1
+    return paths.manifest(wildcards.model, wildcards.recipe, previous)
+
+
+def first_scores(wildcards):
+    """What a one-shot selection keeps at later steps."""
+    if PLAN.recipes[wildcards.recipe].selection != "one_shot" or int(wildcards.k) == 1:
+        return []
+    return [paths.scores(wildcards.model, wildcards.recipe, 1)]
+
+
+def selection_flags(wildcards, input):
+    """``--first-scores FILE``, ``--count K``, or nothing."""
+    if PLAN.recipes[wildcards.recipe].selection == "contiguous":
+        return ["--count", str(int(wildcards.k))]
+    return ["--first-scores", *input.first] if input.first else []
 
 
 def calibration_windows(wildcards):
@@ -151,11 +169,14 @@ def windows_flags(wildcards):
     flags = {
         "--corpus": windows.corpus,
         "--split": windows.split,
-        "--sequences": windows.sequences,
         "--length": windows.length,
         "--seed": windows.seed,
         "--corpora": json.dumps(windows.corpora),
     }
+    if windows.rows is None:
+        flags["--sequences"] = windows.sequences
+    else:
+        flags["--rows"] = windows.rows
     return [str(part) for pair in flags.items() for part in pair]
 
 

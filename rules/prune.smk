@@ -1,4 +1,7 @@
-"""Algorithm 1, one artifact at a time: step k needs step k-1, and a sparsity is a step's name."""
+"""Algorithm 1, one artifact at a time: step k needs step k-1, and a sparsity is a step's name.
+
+Only a contiguous selection is no chain: its step k removes k blocks of the dense model at once.
+"""
 
 
 rule start:
@@ -30,6 +33,7 @@ rule score:
         model=previous_manifest,
         recipe="results/runs/{model}/{recipe}/recipe.json",
         calibration=calibration_windows,
+        first=first_scores,
     output:
         scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
     log:
@@ -44,10 +48,11 @@ rule score:
     resources:
         device="cpu",
     params:
+        selection=selection_flags,
         version=STAGE_VERSION["score"],
     shell:
         "fusegpt score --model {input.model:q} --recipe {input.recipe:q}"
-        " --calibration {input.calibration:q} --device {resources.device:q}"
+        " --calibration {input.calibration:q} {params.selection:q} --device {resources.device:q}"
         " --output {output.scores:q} >{log:q} 2>&1"
 
 

@@ -18,7 +18,8 @@ at_least_one = click.IntRange(min=1)
 @click.option("--model", type=input_path, required=True, help="A model's directory: its tokenizer.")
 @click.option("--corpus", required=True, help="A corpus by name, or a parquet, jsonl or txt file.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--sequences", type=at_least_one, required=True, help="How many windows.")
+@click.option("--sequences", type=at_least_one, help="How many windows, at random places.")
+@click.option("--rows", type=at_least_one, help="Or: rows to draw, cut into all windows they fill.")
 @click.option("--length", type=at_least_one, required=True, help="Tokens per window.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -32,7 +33,8 @@ def sample(
     model: Path,
     corpus: str,
     split: str,
-    sequences: int,
+    sequences: int | None,
+    rows: int | None,
     length: int,
     seed: int,
     corpora: dict[str, Any],
@@ -40,15 +42,22 @@ def sample(
 ) -> None:
     """Write seeded random windows of a corpus, for calibration or fine-tuning."""
     from fusegpt.artifacts import provenance
-    from fusegpt.data.corpora import load_text
+    from fusegpt.data.corpora import draw_rows, load_text
     from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
+    from fusegpt.data.windows import consecutive, write_windows
     from fusegpt.data.windows import sample as cut
-    from fusegpt.data.windows import write_windows
 
+    if (sequences is None) == (rows is None):
+        raise click.UsageError("Give one of '--sequences' and '--rows'.")
     tokenizer = load_tokenizer(model)
     text = load_text(corpus, split, corpora)
+    if rows is not None:
+        text = draw_rows(text, rows, seed)
     tokens = encode(tokenizer, text.text)
-    windows = cut(tokens, sequences, length, seed)
+    if sequences is None:
+        windows = consecutive(tokens, length)
+    else:
+        windows = cut(tokens, sequences, length, seed)
     meta = {
         "corpus": text.name,
         "split": text.split,
@@ -57,7 +66,8 @@ def sample(
         "documents": text.documents,
         "join": text.join,
         "tokens": len(tokens),
-        "sequences": sequences,
+        "sequences": len(windows),
+        **({} if rows is None else {"rows": rows}),
         "length": length,
         "seed": seed,
         "tokenizer_sha256": fingerprint(tokenizer),

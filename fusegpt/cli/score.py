@@ -17,6 +17,14 @@ from fusegpt.cli.options import JsonObject, device_option, input_file, input_pat
 @click.option("--settings", type=JsonObject(), default="{}", help="Settings of the metric.")
 @click.option("--dtype", help="Of the model; bfloat16 unless given.")
 @click.option("--recipe", help="Name or file of a recipe; says metric, settings and dtype.")
+@click.option("--first-scores", type=input_file, help="Of step 1: a one_shot selection keeps them.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Blocks that a contiguous selection takes at once.",
+)
 @click.option("--output", required=True, type=output_path, help="JSON to write.")
 @device_option
 def score(
@@ -26,11 +34,14 @@ def score(
     settings: dict[str, Any],
     dtype: str | None,
     recipe: str | None,
+    first_scores: Path | None,
+    count: int,
     output: Path,
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
     from fusegpt.artifacts import STAGE_VERSION, provenance, read_json, sha256, write_json
+    from fusegpt.errors import ConfigError
     from fusegpt.pruning.recipe import Recipe, resolve
 
     if recipe is not None and (metric is not None or settings or dtype is not None):
@@ -45,10 +56,7 @@ def score(
         )
     else:
         chosen = Recipe.read(recipe)
-    earlier = None
-    if chosen.selection == "one_shot" and model.name == "manifest.json":
-        first = model.parent.parent / "step-001" / "scores.json"
-        earlier = read_json(first) if first.is_file() else None
+    earlier = read_json(first_scores) if first_scores else None
 
     from fusegpt.data.windows import read_windows
     from fusegpt.pruning.step import score_step
@@ -56,11 +64,19 @@ def score(
 
     windows = read_windows(calibration)
     loaded = load_step(model, chosen, device)
-    record = score_step(loaded, chosen, windows, earlier)
+    if (
+        chosen.selection == "one_shot"
+        and loaded.removed
+        and model.suffix == ".json"
+        and not earlier
+    ):
+        raise ConfigError(f"recipe {chosen.name!r} scores once: give step 1's with --first-scores")
+    record = score_step(loaded, chosen, windows, earlier, count)
     record |= {
         "recipe": chosen.id,
         "stage_version": STAGE_VERSION["score"],
-        "inputs": {"calibration": sha256(calibration)},
+        "inputs": {"calibration": sha256(calibration)}
+        | ({"first_scores": sha256(first_scores)} if first_scores else {}),
         "provenance": provenance(loaded.device),
     }
     write_json(output, record)

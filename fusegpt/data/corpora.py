@@ -6,7 +6,7 @@ import hashlib
 import logging
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fusegpt.data.hub import dataset_file
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.registry import lookup
 
-__all__ = ["Text", "c4", "load_text", "python_docs", "wikitext2"]
+__all__ = ["Text", "c4", "draw_rows", "load_text", "python_docs", "wikitext2"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Text:
         source: Where it came from, with the revision or the Python version.
         variant: Which of several texts of that name this is, e.g. ``c4-new``.
         documents: How many documents were joined.
+        rows: The documents one by one.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Text:
     source: str
     variant: str
     documents: int
+    rows: list[str] = field(default_factory=list, repr=False)
 
 
 def load_text(
@@ -82,6 +84,28 @@ def load_text(
     if not text.text.strip():
         raise DataError(f"corpus {corpus!r}, split {split!r}: no text in {text.source}")
     return replace(text, variant=entry.get("variant", text.variant))
+
+
+def draw_rows(text: Text, count: int, seed: int) -> Text:
+    """Draw documents without replacement and join them in the order drawn.
+
+    Document i has the rank of sha256("seed:i"), so fewer are the first of more, with any version
+    of any library.
+
+    Raises:
+        DataError: There are fewer documents.
+    """
+    if count > len(text.rows):
+        raise DataError(
+            f"corpus {text.name!r}, split {text.split!r}: {count} rows asked,"
+            f" {len(text.rows)} there"
+        )
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{seed}:{index}".encode()).digest()
+
+    drawn = [text.rows[index] for index in sorted(range(len(text.rows)), key=rank)[:count]]
+    return replace(text, text=text.join.join(drawn), documents=count, rows=drawn)
 
 
 def wikitext2(split: str, join: str = "\n\n", documents: int | None = None) -> Text:
@@ -144,7 +168,7 @@ def _from_file(path: Path, name: str, split: str, entry: Mapping[str, Any]) -> T
 
 def _joined(rows: list[str], name: str, split: str, join: str, source: str, variant: str) -> Text:
     logger.info("corpus %s, split %s: %d documents from %s", name, split, len(rows), source)
-    return Text(join.join(rows), name, split, join, source, variant, len(rows))
+    return Text(join.join(rows), name, split, join, source, variant, len(rows), rows)
 
 
 def _known_split(splits: Mapping[str, Any], corpus: str, split: str) -> Any:

@@ -43,10 +43,10 @@ def read_chain(manifest: Path) -> Chain:
     units: list[Unit] = []
     deltas: list[Path] = []
     while True:
-        parent, unit, files = _read(manifest)
-        if unit is None:
-            return Chain(parent.parent, units[::-1], deltas[::-1])
-        units.append(unit)
+        parent, gone, files = _read(manifest)
+        if not gone:
+            return Chain(parent.parent, units, deltas[::-1])
+        units = gone + units
         if DELTA in files:
             check_file(manifest.parent / DELTA, files[DELTA])
             deltas.append(manifest.parent / DELTA)
@@ -65,15 +65,19 @@ def replay_chain(model: Model, chain: Chain) -> None:
     apply_deltas(model, chain.deltas)
 
 
-def _read(path: Path) -> tuple[Path, Unit | None, dict[str, Any]]:
-    """The parent's manifest, compared with its checksum; the unit; the step's files."""
+def _read(path: Path) -> tuple[Path, list[Unit], dict[str, Any]]:
+    """The parent's manifest, compared with its checksum; the step's units; its files.
+
+    A step that removed several units at once names them in ``units``, any other one in ``unit``.
+    """
     notes = read_json(path)
     try:
         kind, parent = notes["kind"], notes["parent"]
         # by name, as the path was made: a symbolic link on the way changes nothing
         place = Path(os.path.normpath(path.parent / parent["path"]))
         record = {"sha256": parent["sha256"]}
-        unit = None if kind == "start" else Unit.from_json(notes["unit"])
+        removed = [] if kind == "start" else notes.get("units") or [notes["unit"]]
+        units = [Unit.from_json(unit) for unit in removed]
         files = dict(notes.get("files", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
@@ -83,4 +87,4 @@ def _read(path: Path) -> tuple[Path, Unit | None, dict[str, Any]]:
     if kind not in ("start", "step"):
         raise ArtifactError(f"{path}: kind must be 'start' or 'step', got {kind!r}")
     check_file(place, record)
-    return place, unit, files
+    return place, units, files

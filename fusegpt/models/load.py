@@ -19,7 +19,7 @@ from fusegpt.models.quiet import quiet
 from fusegpt.models.units import Unit
 from fusegpt.runtime import torch_dtype
 
-__all__ = ["load"]
+__all__ = ["load", "load_original"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,12 @@ def load(
         model = _load_directory(path, dtype, trust_remote_code)
     model.module.to(device)
     return model
+
+
+def load_original(model: Model) -> Model:
+    """Load the model that ``model`` was before anything was removed, in its dtype, beside it."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return load(model.source, dtype=dtype, device=str(model.device))
 
 
 def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: bool) -> Model:

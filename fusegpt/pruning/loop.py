@@ -20,7 +20,7 @@ def prune(
     calibration: Tensor,
     finetune: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Remove ``count`` units, one after the other.
+    """Remove ``count`` units, one after the other; a contiguous selection takes them at once.
 
     On the CPU, with as many threads, the weights are those of the workflow to the last bit.
 
@@ -35,9 +35,10 @@ def prune(
         One record per step: the unit, its score, the group, losses, seconds; with ``scores``.
     """
     steps: list[dict[str, Any]] = []
-    for _ in range(count):
+    at_once = count if recipe.selection == "contiguous" else 1
+    for _ in range(0, count, max(at_once, 1)):
         first = steps[0]["scores"] if steps else None
-        scores = score_step(model, recipe, calibration, first)
+        scores = score_step(model, recipe, calibration, first, at_once)
         record, report = fuse_step(model, recipe, scores, finetune)
         steps.append({**record, "scores": scores, "training": report.rows})
     return steps

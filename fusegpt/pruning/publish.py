@@ -65,7 +65,8 @@ def publish(
 def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
     names = ("unit", "score", "next_score", "group", "fused_into", "first_loss", "last_loss")
     spent = ("trainable_parameters", "tokens", "optimizer_steps", "flops", "seconds", "memory_gib")
-    return {name: step.get(name) for name in ("step", *names, *spent)}
+    found = {name: step.get(name) for name in ("step", *names, *spent)}
+    return found | ({"units": step["units"]} if "units" in step else {})
 
 
 def _base(model: Model) -> dict[str, Any]:
@@ -73,6 +74,6 @@ def _base(model: Model) -> dict[str, Any]:
     if model.source is None:
         return {}
     files = [model.source / name for name in ("source.json", "fusegpt.json")]
-    notes = next((read_json(file) for file in files if file.is_file()), {})
+    notes: dict[str, Any] = next((read_json(file) for file in files if file.is_file()), {})
     known = {name: notes[name] for name in ABOUT_BASE if notes.get(name)}
     return {"base_model": model.source.name, **known}

@@ -16,7 +16,6 @@ from fusegpt.artifacts import read_json
 from fusegpt.config import (
     Dtype,
     NonNegativeInt,
-    PositiveInt,
     Strict,
     bind,
     builtin_config_dir,
@@ -25,6 +24,8 @@ from fusegpt.config import (
 )
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
+from fusegpt.pruning.checks import check_together
+from fusegpt.pruning.sections import Calibration, Common, WindowsSpec
 from fusegpt.recovery import RECOVERIES
 from fusegpt.registry import lookup
 
@@ -34,39 +35,14 @@ SCHEMA_VERSION = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
-class WindowsSpec(Strict):
-    """Which windows of token ids to sample.
-
-    Attributes:
-        corpus: A name from the configuration.
-        split: Of the corpus.
-        sequences: Windows.
-        length: Tokens of one window.
-        batch_size: Sequences scored at once. Changes scores by rounding only.
-        seed: Of the draw; the recipe's seed when absent.
-    """
-
-    corpus: str = "wikitext2"
-    split: str = "train"
-    sequences: PositiveInt = 1024
-    length: PositiveInt = 2048
-    batch_size: PositiveInt = 8
-    seed: NonNegativeInt | None = None
-
-
-class Calibration(WindowsSpec):
-    """The windows that blocks are scored on: the first 32 of the tuning windows (D12)."""
-
-    sequences: PositiveInt = 32
-
-
 class Recipe(Strict):
     """A pruning method with every setting that its result depends on.
 
     Attributes:
         name: Of the file it came from.
-        importance: ``metric`` and its settings, ``protect_first`` and ``protect_last``.
-        selection: ``iterative`` scores anew before each removal; ``one_shot`` scores once.
+        importance: ``metric`` and its settings, and the settings of ``Common``.
+        selection: ``iterative`` scores anew before each removal; ``one_shot`` scores once;
+            ``contiguous`` takes one run of neighbours of the dense model, as long as needed.
         recovery: ``method`` and its settings.
         calibration: Windows for scoring.
         finetune: Windows for recovery.
@@ -76,7 +52,7 @@ class Recipe(Strict):
 
     name: str
     importance: dict[str, Any]
-    selection: Literal["iterative", "one_shot"] = "iterative"
+    selection: Literal["iterative", "one_shot", "contiguous"] = "iterative"
     recovery: dict[str, Any]
     calibration: Calibration = Calibration()
     finetune: WindowsSpec = WindowsSpec()
@@ -119,7 +95,7 @@ class Recipe(Strict):
 
     def metric_settings(self) -> dict[str, Any]:
         """Keyword arguments of the metric."""
-        common = {"metric", "protect_first", "protect_last"}
+        common = {"metric", *Common.model_fields}
         return {key: value for key, value in self.importance.items() if key not in common}
 
     def recovery_settings(self) -> dict[str, Any]:
@@ -200,6 +176,8 @@ def resolve(
     merged = {**settings, **_plain(overrides)}
     for role in ("calibration", "finetune"):
         merged[role] = {**_table(settings, role, where), **_table(overrides, role, where)}
+        if merged[role].get("rows") is not None:
+            merged[role].pop("sequences", None)
     merged["importance"] = _method(where, "importance", "metric", METRICS, settings, overrides)
     merged["recovery"] = _method(where, "recovery", "method", RECOVERIES, settings, overrides)
     if seed is not None:
@@ -208,15 +186,12 @@ def resolve(
         recipe = Recipe.model_validate({"name": name, **merged})
     except ValidationError as error:
         raise ConfigError(explain(error, where, Recipe)) from None
-    _check_together(recipe, where)
+    check_together(recipe, where)
     return recipe
 
 
-COMMON = {
-    "importance": {"protect_first": 0, "protect_last": 0},
-    "recovery": {},
-}
-"""Settings of a section that every method shares, with their defaults."""
+COMMON: dict[str, type[Strict]] = {"importance": Common, "recovery": Strict}
+"""Settings of a section that every method shares."""
 
 
 def _method(
@@ -235,32 +210,22 @@ def _method(
     if key in over:
         raise ConfigError(f"{where}.{section}.{key}: an experiment cannot change it; make a recipe")
     entry = lookup(table, own.pop(key), f"{section} {key}")
-    common = {name: own.pop(name, value) for name, value in COMMON[section].items()}
-    common |= {name: over.pop(name) for name in list(over) if name in common}
-    for name, value in common.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"{where}.{section}.{name}: must be 0 or more, got {value!r}")
+    shared = COMMON[section]
+    given = {**own, **over}
+    try:
+        common = shared.model_validate({k: given[k] for k in shared.model_fields if k in given})
+    except ValidationError as error:
+        raise ConfigError(explain(error, f"{where}.{section}", shared)) from None
+    for name in shared.model_fields:
+        own.pop(name, None)
+        over.pop(name, None)
     everywhere = {name for other in table.values() for name in defaults(other)}
     mine = defaults(entry)
     unknown = {name: value for name, value in over.items() if name not in everywhere}
     applied = {name: value for name, value in over.items() if name in mine}
     bound = bind(entry, {**own, **unknown, **applied}, f"{where}.{section}")
     chosen = next(name for name, other in table.items() if other is entry)
-    return {key: chosen, **common, **bound}
-
-
-def _check_together(recipe: Recipe, where: str) -> None:
-    recovery = recipe.recovery
-    if recovery.get("loss") == "kl_batch" and recovery["batch_size"] < 2:
-        raise ConfigError(
-            f"{where}.recovery.batch_size: must be at least 2, got {recovery['batch_size']};"
-            " Eq. 7 normalises over the batch"
-        )
-    if recipe.trains and recipe.finetune.sequences < recovery.get("batch_size", 1):
-        raise ConfigError(
-            f"{where}.finetune.sequences: must fill one batch of {recovery['batch_size']},"
-            f" got {recipe.finetune.sequences}"
-        )
+    return {key: chosen, **common.model_dump(), **bound}
 
 
 def _table(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
@@ -276,8 +241,8 @@ def _plain(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     blank = Recipe(name=recipe.name, importance={}, recovery={}).to_json()
-    blank["importance"] = {**COMMON["importance"], **defaults(METRICS[recipe.metric])}
-    blank["recovery"] = {**COMMON["recovery"], **defaults(RECOVERIES[recipe.method])}
+    blank["importance"] = {**Common().model_dump(), **defaults(METRICS[recipe.metric])}
+    blank["recovery"] = defaults(RECOVERIES[recipe.method])
     return blank
 
 

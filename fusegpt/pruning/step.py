@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from fusegpt.config import runtime_parameters
 from fusegpt.data.windows import batches
-from fusegpt.errors import ConfigError, DataError, NumericsError
+from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
+from fusegpt.models.load import load_original
 from fusegpt.models.model import Model
-from fusegpt.models.reached import reached
 from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.select import candidates, check_run, select_run
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.runtime import Timer, peak_memory_gib
 
-__all__ = ["fuse_step", "score_step", "select"]
+__all__ = ["fuse_step", "score_step"]
 
 logger = logging.getLogger(__name__)
 
 
 def score_step(
-    model: Model, recipe: Recipe, windows: Tensor, earlier: Mapping[str, Any] | None = None
+    model: Model,
+    recipe: Recipe,
+    windows: Tensor,
+    earlier: Mapping[str, Any] | None = None,
+    count: int = 1,
 ) -> dict[str, Any]:
     """Score every living unit that may go.
 
@@ -36,49 +43,64 @@ def score_step(
         windows: Calibration token ids ``[sequences, length]`` int64.
         earlier: What this function returned for the first step; a ``one_shot`` selection scores
             only once and keeps those scores.
+        count: Units that a ``contiguous`` selection takes at once; every other takes one.
 
     Returns:
         A record: metric, settings, ``units`` (granularity, index, score, high = keep) and the
-        ``selected`` unit, seconds and peak memory.
+        ``selected`` unit, seconds and peak memory. Of a contiguous selection, each score is of
+        the run that starts at its unit, and ``selected_units`` are the whole chosen run.
 
     Raises:
-        ConfigError: Every unit is protected.
+        ArchitectureError: A contiguous selection, and the units are no neighbours.
+        ConfigError: Too many units are protected.
         NumericsError: A score is NaN or infinite.
     """
-    units = _candidates(model, recipe, windows)
+    units = candidates(model, recipe, windows)
+    contiguous = recipe.selection == "contiguous"
+    run = count if contiguous else 1
+    if contiguous:
+        check_run(model, recipe, units, run)
     with Timer() as timer:
         if recipe.selection == "one_shot" and earlier is not None:
-            known = {Unit.from_json(row): row["score"] for row in earlier["units"]}
-            scores = [known[unit] for unit in units]
+            known = {Unit.from_json(row): row for row in earlier["units"]}
+            rows = [known[unit] for unit in units]
         else:
-            metric = METRICS[recipe.metric].load()
-            pieces = batches(windows, recipe.calibration.batch_size)
-            scores = metric(model, pieces, units, **recipe.metric_settings()).tolist()
-    chosen = select(units, scores)
+            rows = _rows(model, recipe, windows, units, run)
+    chosen = select_run(units, [row["score"] for row in rows], run)
     return {
         "kind": "scores",
-        "step": len(model.removed) + 1,
+        "step": len(model.removed) + run,
         "metric": recipe.metric,
         "settings": recipe.metric_settings(),
-        "units": [
-            {**unit.to_json(), "score": score} for unit, score in zip(units, scores, strict=True)
-        ],
-        "selected": chosen.to_json(),
+        "units": rows,
+        "selected": chosen[0].to_json(),
+        **({"selected_units": [unit.to_json() for unit in chosen]} if contiguous else {}),
         "seconds": round(timer.seconds, 3),
         "memory_gib": round(peak_memory_gib(), 3),
     }
 
 
-def select(units: Sequence[Unit], scores: Sequence[float]) -> Unit:
-    """Return the unit with the lowest score; among equals the first.
-
-    Raises:
-        NumericsError: A score is NaN; the message names the unit.
-    """
-    for unit, score in zip(units, scores, strict=True):
-        if score != score:
-            raise NumericsError(f"score of {unit} is nan")
-    return min(zip(scores, units, strict=True))[1]
+def _rows(
+    model: Model, recipe: Recipe, windows: Tensor, units: Sequence[Unit], run: int
+) -> list[dict[str, Any]]:
+    """Score now: one row a unit, or a run of them, with what else the metric says about it."""
+    metric = METRICS[recipe.metric]
+    details: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {"seed": recipe.seed, "run": run, "details": details}
+    if recipe.importance["reference"] == "original":
+        settings["original"] = load_original(model)
+    taken = runtime_parameters(metric)
+    settings = {name: value for name, value in settings.items() if name in taken}
+    pieces = batches(windows, recipe.calibration.batch_size)
+    scores = metric.load()(model, pieces, units, **settings, **recipe.metric_settings()).tolist()
+    rows = [
+        {**unit.to_json(), "score": score}
+        for unit, score in zip(units[: len(scores)], scores, strict=True)
+    ]
+    for name, values in details.items():
+        for row, value in zip(rows, values.tolist(), strict=True):
+            row[name] = value if math.isfinite(value) else None
+    return rows
 
 
 def fuse_step(
@@ -89,10 +111,10 @@ def fuse_step(
     *,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, Any], RecoveryReport]:
-    """Remove the selected unit and recover.
+    """Remove the selected unit, or the selected run of them, and recover.
 
     Args:
-        model: Loses the unit; the recovery changes its neighbours.
+        model: Loses them; the recovery changes its neighbours.
         recipe: Names the recovery and its settings.
         scores: What ``score_step`` returned for this step.
         windows: Fine-tuning token ids ``[sequences, length]`` int64; None when nothing trains.
@@ -105,7 +127,7 @@ def fuse_step(
         DataError: The recovery trains and there are no windows.
         NumericsError: A loss is NaN or infinite.
     """
-    unit = Unit.from_json(scores["selected"])
+    units = [Unit.from_json(row) for row in scores.get("selected_units", [scores["selected"]])]
     recovery = RECOVERIES[recipe.method]
     settings: dict[str, Any] = {"seed": recipe.seed, **recipe.recovery_settings()}
     if recovery.trains:
@@ -113,36 +135,24 @@ def fuse_step(
             raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
         settings["checkpoint"] = checkpoint
     with Timer() as timer:
-        report = recovery.load()(model, unit, windows, **settings)
-    record = _record(model, unit, scores, report)
+        gone = units[0] if len(units) == 1 else units
+        report = recovery.load()(model, gone, windows, **settings)
+    record = _record(model, units, scores, report)
     record["seconds"] = round(timer.seconds, 3)
     record["memory_gib"] = round(peak_memory_gib(), 3)
     logger.info("%s", _line(record, recipe, model))
     return record, report
 
 
-def _candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
-    """Units that are not protected and that the data run through (decisions D4, D24)."""
-    first, last = recipe.importance["protect_first"], recipe.importance["protect_last"]
-    units = model.units()
-    seen = reached(model, windows[:1])
-    allowed = [unit for unit in units[first : len(units) - last] if unit.index in seen]
-    if not allowed:
-        raise ConfigError(
-            f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
-            f" leave none of {len(units)} blocks to remove"
-        )
-    return allowed
-
-
 def _record(
-    model: Model, unit: Unit, scores: Mapping[str, Any], report: RecoveryReport
+    model: Model, units: Sequence[Unit], scores: Mapping[str, Any], report: RecoveryReport
 ) -> dict[str, Any]:
     ordered = sorted(row["score"] for row in scores["units"])
     losses = [row["loss"] for row in report.rows]
     return {
         "step": len(model.removed),
-        "unit": unit.to_json(),
+        "unit": units[0].to_json(),
+        **({"units": [unit.to_json() for unit in units]} if len(units) > 1 else {}),
         "score": ordered[0],
         "next_score": ordered[1] if len(ordered) > 1 else None,
         "removed": [gone.to_json() for gone in model.removed],
@@ -159,10 +169,11 @@ def _record(
 
 
 def _line(record: Mapping[str, Any], recipe: Recipe, model: Model) -> str:
-    unit = Unit.from_json(record["unit"])
+    units = [Unit.from_json(row) for row in record.get("units", [record["unit"]])]
     following = record["next_score"]
     text = (
-        f"step {record['step']}: removed {unit} ({recipe.metric} {record['score']:.4g}"
+        f"step {record['step']}: removed {', '.join(map(str, units))}"
+        f" ({recipe.metric} {record['score']:.4g}"
         f"{'' if following is None else f', next {following:.4g}'}), {len(model.kept)} left"
     )
     if record["group"]:

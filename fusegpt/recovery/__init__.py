@@ -19,14 +19,16 @@ class Recovery(Entry):
     Attributes:
         when: ``step``: after each removal. ``end``: once, after the last one.
         trains: Whether it needs windows of text to tune on.
+        runs: Whether it also takes a run of neighbouring units, removed at once.
     """
 
     when: Literal["step", "end"] = "step"
     trains: bool = True
+    runs: bool = False
 
 
 RECOVERIES: dict[str, Recovery] = {
-    "none": Recovery("fusegpt.recovery.none:none", trains=False),
+    "none": Recovery("fusegpt.recovery.none:none", trains=False, runs=True),
     "finetune": Recovery("fusegpt.recovery.finetune:finetune"),
     "fusion": Recovery("fusegpt.recovery.fusion:fusion"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from fusegpt.models.model import Model
@@ -12,14 +14,16 @@ from fusegpt.recovery.report import RecoveryReport
 __all__ = ["none"]
 
 
-def none(model: Model, unit: Unit, windows: Tensor | None = None, *, seed: int) -> RecoveryReport:
-    """Remove the unit for good.
+def none(
+    model: Model, unit: Unit | Sequence[Unit], windows: Tensor | None = None, *, seed: int
+) -> RecoveryReport:
+    """Remove the unit, or a run of units, for good.
 
     Args:
-        model: Loses the unit.
-        unit: A living unit.
+        model: Loses them.
+        unit: Living.
         windows: Not used.
         seed: Not used.
     """
-    remove(model, unit)
+    remove(model, *([unit] if isinstance(unit, Unit) else unit))
     return RecoveryReport()

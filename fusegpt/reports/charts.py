@@ -50,7 +50,7 @@ def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.Laye
 
 
 def _stack_rows(label: str, steps: Sequence[Step], num_blocks: int) -> list[dict[str, Any]]:
-    removed = {step.unit["index"]: step.number for step in steps}
+    removed = {unit["index"]: step.number for step in steps for unit in step.units}
     rows = []
     for block in range(num_blocks):
         fusions = sum(block in step.fused_into for step in steps)

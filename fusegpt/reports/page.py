@@ -135,7 +135,7 @@ def _step_cells(step: Step) -> list[str]:
     losses = [row["loss"] for row in step.training]
     return [
         str(step.number),
-        f"{step.unit['granularity']} {step.unit['index']}",
+        ", ".join(f"{unit['granularity']} {unit['index']}" for unit in step.units),
         "-" if step.score is None else f"{step.score:.4g}",
         "-" if step.next_score is None else f"{step.next_score:.4g}",
         ", ".join(map(str, step.fused_into or step.group)) or "-",

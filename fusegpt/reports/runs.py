@@ -18,7 +18,9 @@ class Step:
 
     Attributes:
         number: 1 for the first removal.
-        unit: ``{"granularity", "index"}`` of what was removed; the index is the dense one.
+        unit: ``{"granularity", "index"}`` of what was removed; the index is the dense one. Of a
+            run of neighbours the first.
+        units: All that was removed: one, or a whole run.
         score: The removed unit's importance, and that of the runner-up.
         group: Dense indices of the blocks that were tuned.
         fused_into: Dense indices of the blocks that received the removed unit's weights.
@@ -28,6 +30,7 @@ class Step:
 
     number: int
     unit: dict[str, Any]
+    units: list[dict[str, Any]]
     score: float | None
     next_score: float | None
     metric: str
@@ -41,7 +44,7 @@ class Step:
 
 
 def read_steps(run: str | Path, last: int) -> list[Step]:
-    """Read steps 1 to ``last`` of a run.
+    """Read the steps that lead to step ``last`` of a run, the first one first.
 
     Args:
         run: ``results/runs/{model}/{recipe}``.
@@ -50,7 +53,11 @@ def read_steps(run: str | Path, last: int) -> list[Step]:
     Raises:
         ArtifactError: A manifest or a score file is missing or corrupt.
     """
-    return [_read_step(Path(run) / f"step-{number:03d}", number) for number in range(1, last + 1)]
+    steps: list[Step] = []
+    while last > 0:
+        steps.append(_read_step(Path(run) / f"step-{last:03d}", last))
+        last -= len(steps[-1].units)
+    return steps[::-1]
 
 
 def _read_step(directory: Path, number: int) -> Step:
@@ -62,6 +69,7 @@ def _read_step(directory: Path, number: int) -> Step:
         return Step(
             number=number,
             unit=manifest["unit"],
+            units=manifest.get("units") or [manifest["unit"]],
             score=manifest.get("score"),
             next_score=manifest.get("next_score"),
             metric=scores["metric"],

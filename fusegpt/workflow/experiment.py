@@ -38,6 +38,7 @@ class Windows:
     Attributes:
         id: ``<corpus>-<split>-<8 hex>``, part of the file's path.
         corpora: The configuration's entry of the corpus, ``{}`` for a built-in one as it is.
+        rows: Rows of the corpus to draw, in place of ``sequences`` windows.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Windows:
     length: int
     seed: int
     corpora: Mapping[str, Any]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -254,9 +256,10 @@ def _windows(
     entry = _corpus_entry(spec.corpus, spec.split, corpora)
     assert spec.seed is not None
     values = (spec.corpus, spec.split, spec.sequences, spec.length, spec.seed)
-    content = json.dumps([*values, entry], sort_keys=True)
+    drawn = [] if spec.rows is None else [{"rows": spec.rows}]
+    content = json.dumps([*values, entry, *drawn], sort_keys=True)
     short = hashlib.sha256(content.encode()).hexdigest()[:8]
-    return Windows(f"{spec.corpus}-{spec.split}-{short}", *values, entry)
+    return Windows(f"{spec.corpus}-{spec.split}-{short}", *values, entry, spec.rows)
 
 
 def _corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_overrides_go_to_the_methods_that_have_them():
         ({"recovery": {"batch_size": 1}}, "batch_size: must be at least 2, got 1; Eq. 7"),
         ({"recovery": {"method": "none"}}, "recovery.method: an experiment cannot change it"),
         ({"recovery": 3}, "recipes.a.recovery: must be a table of settings, got 3"),
-        ({"importance": {"protect_last": -1}}, "protect_last: must be 0 or more, got -1"),
+        ({"importance": {"protect_last": -1}}, "protect_last: must be at least 0, got -1"),
         ({"finetune": {"sequences": 4}}, "finetune.sequences: must fill one batch of 8, got 4"),
         ({"dtype": "f16"}, "recipes.a.dtype: must be 'float32'"),
         ({"selection": "random"}, "recipes.a.selection: must be"),

@@ -1,0 +1,72 @@
+"""Settings of a recipe that are right alone and wrong together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusegpt.config import runtime_parameters
+from fusegpt.errors import ConfigError
+from fusegpt.importance import METRICS
+from fusegpt.recovery import RECOVERIES
+
+if TYPE_CHECKING:
+    from fusegpt.pruning.recipe import Recipe
+
+__all__ = ["check_together"]
+
+
+def check_together(recipe: Recipe, where: str) -> None:
+    """Refuse combinations that cannot work, before anything runs.
+
+    Raises:
+        ConfigError: One is there; the message says which and what would do.
+    """
+    _check_data(recipe, where)
+    _check_importance(recipe, where)
+    _check_selection(recipe, where)
+
+
+def _check_data(recipe: Recipe, where: str) -> None:
+    recovery = recipe.recovery
+    if recovery.get("loss") == "kl_batch" and recovery["batch_size"] < 2:
+        raise ConfigError(
+            f"{where}.recovery.batch_size: must be at least 2, got {recovery['batch_size']};"
+            " Eq. 7 normalises over the batch"
+        )
+    spec = recipe.finetune
+    if recipe.trains and not spec.rows and spec.sequences < recovery.get("batch_size", 1):
+        raise ConfigError(
+            f"{where}.finetune.sequences: must fill one batch of {recovery['batch_size']},"
+            f" got {spec.sequences}"
+        )
+
+
+def _check_importance(recipe: Recipe, where: str) -> None:
+    compares = _metrics_with("original")
+    if recipe.importance["reference"] == "original" and recipe.metric not in compares:
+        raise ConfigError(
+            f"{where}.importance.reference: {recipe.metric} compares with no other model;"
+            f" 'original' is for {', '.join(compares)}"
+        )
+    if recipe.importance["reference"] == "original" and recipe.importance.get("target") == "loss":
+        raise ConfigError(f"{where}.importance.reference: 'original' needs target 'logits'")
+
+
+def _check_selection(recipe: Recipe, where: str) -> None:
+    if recipe.selection != "contiguous":
+        return
+    if recipe.metric not in _metrics_with("run"):
+        raise ConfigError(
+            f"{where}.selection: {recipe.metric} scores no runs of blocks; 'contiguous' is for"
+            f" {', '.join(_metrics_with('run'))}"
+        )
+    able = [name for name, entry in RECOVERIES.items() if entry.runs or entry.when == "end"]
+    if recipe.method not in able:
+        raise ConfigError(
+            f"{where}.selection: {recipe.method} recovers one block at a time; with 'contiguous'"
+            f" the recovery must be {' or '.join(able)}"
+        )
+
+
+def _metrics_with(parameter: str) -> list[str]:
+    return [name for name, entry in METRICS.items() if parameter in runtime_parameters(entry)]

@@ -1,0 +1,80 @@
+"""Which units may go, and which of them do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
+from fusegpt.models.model import Model
+from fusegpt.models.reached import reached
+from fusegpt.models.units import Unit
+from fusegpt.pruning.recipe import Recipe
+
+__all__ = ["candidates", "check_run", "select", "select_run"]
+
+
+def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
+    """Units that are not protected and that the data run through (decisions D4, D24).
+
+    Raises:
+        ConfigError: There are none.
+    """
+    first, last = recipe.importance["protect_first"], recipe.importance["protect_last"]
+    units = model.units()
+    seen = reached(model, windows[:1])
+    allowed = [unit for unit in units[first : len(units) - last] if unit.index in seen]
+    if not allowed:
+        raise ConfigError(
+            f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
+            f" leave none of {len(units)} blocks to remove"
+        )
+    return allowed
+
+
+def check_run(model: Model, recipe: Recipe, units: Sequence[Unit], count: int) -> None:
+    """Refuse a run of ``count`` units that cannot be had from ``units``.
+
+    Raises:
+        ArchitectureError: The units are no neighbours.
+        ConfigError: There are fewer of them.
+    """
+    if count > len(units):
+        raise ConfigError(
+            f"recipes.{recipe.name}: a run of {count} blocks must fit into the {len(units)} that"
+            " may go; lower the sparsity, or protect fewer"
+        )
+    places = [model.position(unit.index) for unit in units]
+    if places != list(range(places[0], places[0] + len(places))):
+        raise ArchitectureError(
+            f"recipes.{recipe.name}: a contiguous selection needs neighbouring blocks, but the"
+            f" data pass over some between {units[0]} and {units[-1]}"
+        )
+
+
+def select(units: Sequence[Unit], scores: Sequence[float]) -> Unit:
+    """Return the unit with the lowest score; among equals the first.
+
+    Raises:
+        NumericsError: A score is NaN; the message names the unit.
+    """
+    for unit, score in zip(units, scores, strict=True):
+        if score != score:
+            raise NumericsError(f"score of {unit} is nan")
+    return min(zip(scores, units, strict=True))[1]
+
+
+def select_run(units: Sequence[Unit], scores: Sequence[float], count: int) -> list[Unit]:
+    """Return the run of ``count`` neighbours with the lowest score; among equals the first.
+
+    Args:
+        units: All that may go, in order.
+        scores: ``[units - count + 1]``, each of the run that starts at the unit of its place.
+        count: Units in a run.
+
+    Raises:
+        NumericsError: A score is NaN; the message names the first unit of the run.
+    """
+    start = units.index(select(units[: len(scores)], scores))
+    return list(units[start : start + count])

@@ -41,7 +41,7 @@ STAGE_VERSION: dict[str, int] = {
     "fuse": 1,
     "merge": 1,
     "card": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "table": 1,
     "figure": 1,
     "report": 1,

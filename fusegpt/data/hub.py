@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from fusegpt.errors import ArtifactError, DataError
 
-__all__ = ["dataset_file", "model_snapshot"]
+__all__ = ["dataset_file", "model_snapshot", "offline_reason"]
 
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 ADVICE = "name a local file in the config's corpora, or use the corpus python_docs"
@@ -32,7 +32,7 @@ def dataset_file(repository: str, revision: str, name: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     what = f"{repository}/{name}"
-    if reason := _offline():
+    if reason := offline_reason():
         raise DataError(f"{what}: not in the hub's cache, and {reason}; {ADVICE}")
     try:
         return Path(hf_hub_download(repository, name, revision=revision, repo_type="dataset"))
@@ -50,7 +50,7 @@ def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     what = f"{repository}@{revision or 'newest'}"
-    reason = _offline()
+    reason = offline_reason()
     try:
         return Path(
             snapshot_download(
@@ -68,7 +68,7 @@ def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str
         raise ArtifactError(f"{what}: the hub did not give it ({_line(error)})") from error
 
 
-def _offline() -> str | None:
+def offline_reason() -> str | None:
     """Why the hub cannot be asked, if so; its own client would retry for half a minute first."""
     from huggingface_hub import constants
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fusegpt.registry import Entry
 
@@ -14,15 +15,22 @@ class Evaluation(Entry):
     """One evaluation: a plan, made before any weight is loaded, and the measurement itself.
 
     Attributes:
-        target: ``plan(directory, corpora, *, settings...) -> plan``. It refuses what cannot work
+        target: ``plan(directory, reads, *, settings...) -> plan``. It refuses what cannot work
             (a corpus too short, a window too long, no tokenizer). Its keyword-only parameters are
-            the evaluation's settings. ``directory`` holds the model's config and tokenizer;
-            ``corpora`` are the config's, for evaluations that read text.
+            the evaluation's settings. ``directory`` holds the model's config and tokenizer.
         measure: ``measure(model, plan) -> rows``, each a dict with the keys task, metric, value,
-            unit, higher_is_better, num_samples, protocol.
+            unit, higher_is_better, num_samples, protocol; and where there are items, items (their
+            values, for paired comparisons). With ``in_parts``: ``measure(model, part) -> result``.
+        reads: What the plan's second argument is: the config's ``corpora``, its ``tasks``, or the
+            places of the model and of the dense model (``models``).
+        in_parts: The plan has ``parts``, each measured and stored by itself, and
+            ``rows(results)``. A part has ``name`` and ``identity``, which is all that decides its
+            result besides the model.
     """
 
     measure: str = ""
+    reads: Literal["corpora", "tasks", "models"] = "corpora"
+    in_parts: bool = False
 
     @property
     def measurement(self) -> Entry:
@@ -34,5 +42,11 @@ EVALS: dict[str, Evaluation] = {
     "perplexity": Evaluation(
         "fusegpt.evaluation.perplexity:plan",
         measure="fusegpt.evaluation.perplexity:perplexity",
+    ),
+    "zero_shot": Evaluation(
+        "fusegpt.evaluation.zero_shot:plan",
+        measure="fusegpt.evaluation.zero_shot:zero_shot",
+        reads="tasks",
+        in_parts=True,
     ),
 }

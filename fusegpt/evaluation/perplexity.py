@@ -21,6 +21,9 @@ from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta, read_windows
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
+from fusegpt.evaluation.items import fingerprint as items_fingerprint
+from fusegpt.evaluation.items import pack
+from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.models.model import Model
 from fusegpt.models.replay import head_logits, record
 
@@ -122,7 +125,8 @@ def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[d
             not change the result beyond rounding.
 
     Returns:
-        One row: task, metric, value, unit, higher_is_better, num_samples, protocol.
+        One row: task, metric, value, unit, higher_is_better, num_samples, protocol, items (the
+        windows' losses).
 
     Raises:
         NumericsError: A window's loss is NaN or infinite (the message names the window), or the
@@ -148,6 +152,7 @@ def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[d
         "higher_is_better": False,
         "num_samples": len(losses),
         "protocol": {**windows.protocol, "dtype": dtype},
+        "items": pack(losses.tolist(), _items(windows.ids), statistic="exp_mean"),
     }
     logger.info("perplexity %s: %.4f on %d windows", row["task"], row["value"], len(losses))
     return [row]
@@ -192,13 +197,9 @@ def _try_batch(model: Model, batch: Tensor) -> Tensor | None:
     """Losses of a batch of windows ``[batch]``, or None when memory ran out."""
     try:
         return _batch_losses(model, batch)
-    except torch.OutOfMemoryError:
-        pass
-    except RuntimeError as error:  # the CPU's allocator has no class of its own
-        if "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not out_of_memory(error, model.device):
             raise
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
     return None
 
 
@@ -227,6 +228,10 @@ def _logit_chunks(model: Model, batch: Tensor) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, batch.shape[1] - 1, chunk):
         piece = slice(start, start + chunk)
         yield start, head_logits(model, batch[:, piece], hidden[:, piece])
+
+
+def _items(ids: Tensor) -> str:
+    return items_fingerprint(window.numpy().tobytes().hex() for window in ids)
 
 
 def _from_file(path: Path, digest: str, limit: int | None) -> Windows:

@@ -155,12 +155,22 @@ def test_the_row_says_what_decides_the_number(model, windows):
     (row,) = perplexity(model, windows)
     assert set(row) == {
         "task", "metric", "value", "unit", "higher_is_better", "num_samples", "protocol",
+        "items",
     }  # fmt: skip
     assert (row["task"], row["metric"], row["num_samples"]) == ("python_docs", "perplexity", 7)
     assert row["higher_is_better"] is False
     expected = {"corpus": "python_docs", "split": "test", "length": 64, "windows": 7}
     expected |= {"join": "\n\n", "bos": "stream", "cut": "consecutive", "dtype": "float32"}
     assert expected.items() <= row["protocol"].items()
+
+
+def test_the_windows_losses_are_kept(model, windows):
+    from fusegpt.evaluation.items import unpack
+
+    (row,) = perplexity(model, windows)
+    losses = unpack(row["items"])
+    assert row["items"]["statistic"] == "exp_mean" and len(losses) == 7
+    assert math.exp(losses.mean()) == pytest.approx(row["value"], rel=1e-8)
 
 
 def test_windows_follow_each_other_from_the_start(tiny_llama_dir, windows):

@@ -50,7 +50,7 @@ rule scores:
 rule checkpoints:
     """The pruned models as plain transformers directories."""
     input:
-        every_checkpoint,
+        asked_checkpoints,
 
 
 rule tables:

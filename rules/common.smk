@@ -54,13 +54,21 @@ def furthest_points():
 
 
 def every_checkpoint(wildcards):
-    """The pruned models of every experiment."""
-    return [paths.checkpoint(*point) for point in PLAN.evaluated if point[1] != DENSE]
+    """The pruned models of every experiment that keeps them."""
+    return [paths.checkpoint(*point) for point in PLAN.kept]
+
+
+def asked_checkpoints(wildcards):
+    """The same for those who ask for nothing else; there must be one."""
+    if not PLAN.kept:
+        logger.error("checkpoints: no experiment says keep_checkpoints: true")
+        sys.exit(1)
+    return every_checkpoint(wildcards)
 
 
 def every_card(wildcards):
     """Their model cards, with what was measured."""
-    return [paths.card(*point) for point in PLAN.evaluated if point[1] != DENSE]
+    return [paths.card(*point) for point in PLAN.kept]
 
 
 def every_table(wildcards):
@@ -134,10 +142,10 @@ def finetune_flag(wildcards, input):
 
 
 def evaluated_model(wildcards):
-    """The file that says a model directory is complete: of the dense model, or of a checkpoint."""
+    """What is measured: the dense model, or a step; results need no merged checkpoint."""
     if wildcards.recipe == DENSE:
         return paths.model(wildcards.model)
-    return paths.checkpoint(wildcards.model, wildcards.recipe, int(wildcards.k))
+    return paths.manifest(wildcards.model, wildcards.recipe, int(wildcards.k))
 
 
 # The settings of a verb, as JSON on its command line.

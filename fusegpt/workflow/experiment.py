@@ -122,6 +122,15 @@ class Plan:
                 names += [x for x in self.experiments[name].evaluations if x not in names]
         return found
 
+    @functools.cached_property
+    def kept(self) -> list[Point]:
+        """The pruned models whose checkpoints any experiment keeps."""
+        found: dict[Point, None] = {}
+        for name, experiment in self.experiments.items():
+            if experiment.keep_checkpoints:
+                found |= {point: None for point in self.points[name] if point[1] != DENSE}
+        return list(found)
+
     def describe(self, experiment: str) -> dict[str, Any]:
         """What the table of an experiment needs to find its files."""
         models = self.experiments[experiment].models

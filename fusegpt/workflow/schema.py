@@ -112,6 +112,7 @@ class Experiment(Strict):
 
     Attributes:
         recipes: Names of recipes; ``dense`` is the unpruned model.
+        keep_checkpoints: Write the pruned models as checkpoints; results need none.
         settings: Laid over every recipe of this experiment.
     """
 
@@ -120,6 +121,7 @@ class Experiment(Strict):
     sparsities: Sparsities
     seeds: Seeds = Field(default_factory=lambda: [0])
     evaluations: Names
+    keep_checkpoints: bool = False
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -30,6 +30,7 @@ def configuration() -> dict[str, Any]:
                 "recipes": ["dense", "macro_influence", "fusegpt"],
                 "sparsities": [0.25],
                 "evaluations": ["docs", "short"],
+                "keep_checkpoints": True,
                 "settings": {
                     "calibration": {"corpus": "python_docs", "sequences": 2, "length": 16},
                     "finetune": {"corpus": "python_docs", "sequences": 8, "length": 16},
@@ -46,6 +47,7 @@ class Project:
         self.directory = directory
         self.config = configuration()
         self.ledger = directory / "ledger"
+        self.root = ROOT
         self.environment = os.environ | {
             "STUB_LEDGER": str(self.ledger),
             "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -59,10 +61,10 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         file = self.directory / "study.json"
         file.write_text(json.dumps(self.config), encoding="utf-8")
-        profile = ROOT / "config" / "profiles" / "default"
+        profile = self.root / "config" / "profiles" / "default"
         return [
             *(sys.executable, "-m", "snakemake", *arguments),
-            *("--snakefile", str(ROOT / "Snakefile"), "--profile", str(profile)),
+            *("--snakefile", str(self.root / "Snakefile"), "--profile", str(profile)),
             *("--cores", "2", "--configfile", str(file)),
         ]
 

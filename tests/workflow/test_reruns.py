@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
-from tests.workflow.conftest import Project, verbs
+from tests.workflow.conftest import ROOT, Project, verbs
 
 AFTER_EVALUATION = {"card": 2, "table": 1, "figure": 1, "report": 1}
 
@@ -82,11 +83,50 @@ def test_a_recipes_setting_computes_beside_the_old_result(finished):
 
 
 def test_a_raised_stage_version_reruns_the_stage_and_what_follows(finished):
-    finished.environment["STUB_RAISE"] = "merge"
+    finished.environment["STUB_RAISE"] = "fuse"
 
     started = finished.started()
 
-    assert verbs(started) == {"merge": 2, "evaluate": 4, **AFTER_EVALUATION}
+    assert verbs(started) == {"fuse": 2, "merge": 2, "evaluate": 4, **AFTER_EVALUATION}
+    assert finished.started() == []
+
+
+def test_a_raised_version_of_merging_leaves_the_results(finished):
+    finished.environment["STUB_RAISE"] = "merge"
+
+    assert verbs(finished.started()) == {"merge": 2, "card": 2}
+
+
+def test_a_raised_version_of_scoring_reruns_scoring_and_what_follows(finished):
+    finished.environment["STUB_RAISE"] = "score"
+
+    started = finished.started()
+
+    assert verbs(started)["score"] == verbs(started)["fuse"] == 2
+    assert not {"fetch", "sample", "start"} & set(verbs(started))
+
+
+def test_checkpoints_are_written_only_where_an_experiment_keeps_them(project):
+    project.study["keep_checkpoints"] = False
+    assert not {"merge", "card"} & set(verbs(project.started()))
+    project.study["keep_checkpoints"] = True
+
+    assert verbs(project.started()) == {"merge": 2, "card": 2}
+    project.study["keep_checkpoints"] = False
+    assert project.started() == []
+
+
+def test_an_edit_of_the_package_reruns_nothing(finished, tmp_path):
+    """The code that ran is not what a result follows from; its stage's version is."""
+    clone = tmp_path / "clone"
+    for part in ("fusegpt", "rules", "config"):
+        shutil.copytree(ROOT / part, clone / part)
+    shutil.copy(ROOT / "Snakefile", clone)
+    for name in ("pruning/step.py", "cli/evaluate.py", "artifacts.py"):
+        with open(clone / "fusegpt" / name, "a", encoding="utf-8") as file:
+            file.write("# edited\n")
+    finished.root = clone
+
     assert finished.started() == []
 
 

@@ -70,10 +70,8 @@ def test_a_wrong_name_is_one_line_without_a_trace(project):
     done = project.snakemake("-n")
 
     assert done.returncode == 1
-    assert said(done)[-1] == (
-        "experiments.study.recipes: unknown recipe 'fusgpt'; did you mean 'fusegpt'?"
-        " known: dense, fusegpt, macro_influence, macro_influence_finetune"
-    )
+    expected = "experiments.study.recipes: unknown recipe 'fusgpt'; did you mean 'fusegpt'? known: "
+    assert said(done)[-1].startswith(expected)
     assert not any("Traceback" in line or ".smk" in line for line in said(done))
 
 

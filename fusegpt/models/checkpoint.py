@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from fusegpt.artifacts import atomic_directory, atomic_path, write_json
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.quiet import quiet
 
@@ -120,8 +121,10 @@ def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
 
 def _overwrite(model: Model, name: str, value: Tensor, path: Path) -> None:
     try:
+        if name.endswith(".bias"):
+            give_bias(model, name)
         parameter = model.parameter(name)
-    except AttributeError:
+    except (AttributeError, ArchitectureError):
         raise ArtifactError(f"{path}: the model has no parameter {name!r}") from None
     if parameter.shape != value.shape:
         raise ArtifactError(

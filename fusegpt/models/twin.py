@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.quiet import quiet
 
-__all__ = ["twin_check"]
+__all__ = ["twin_check", "twin_of"]
 
 IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 """Attributes that say how a model is used, not what it is."""
@@ -28,7 +28,7 @@ def twin_check(module: PreTrainedModel) -> None:
     Raises:
         ArchitectureError: They differ; the message names the first differences.
     """
-    twin = _twin(module)
+    twin = twin_of(module)
     differences = _modules(module, twin) or _parameters(module, twin) or _attributes(module, twin)
     if differences:
         shown = "; ".join(differences[:3])
@@ -38,7 +38,8 @@ def twin_check(module: PreTrainedModel) -> None:
         )
 
 
-def _twin(module: PreTrainedModel) -> PreTrainedModel:
+def twin_of(module: PreTrainedModel) -> PreTrainedModel:
+    """Build the model its config describes, without memory."""
     try:
         with quiet(), torch.device("meta"):
             return type(module)(_reloaded(module.config))
@@ -83,7 +84,7 @@ def _attributes(module: nn.Module, twin: nn.Module) -> list[str]:
 
 
 def _more_kinds(have: dict[str, Any], built: dict[str, Any], name: str) -> bool:
-    """Whether a module merely serves kinds of blocks (a set, not a list of blocks) that are gone."""
+    """Whether a module merely serves kinds of blocks, in a set, of which some are gone."""
     if name != "layer_types" or not isinstance(have[name], list):
         return False
     kinds = set(have[name])

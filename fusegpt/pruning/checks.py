@@ -24,6 +24,7 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_data(recipe, where)
     _check_importance(recipe, where)
     _check_selection(recipe, where)
+    _check_recovery(recipe, where)
 
 
 def _check_data(recipe: Recipe, where: str) -> None:
@@ -65,6 +66,22 @@ def _check_selection(recipe: Recipe, where: str) -> None:
         raise ConfigError(
             f"{where}.selection: {recipe.method} recovers one block at a time; with 'contiguous'"
             f" the recovery must be {' or '.join(able)}"
+        )
+
+
+def _check_recovery(recipe: Recipe, where: str) -> None:
+    protected, recovery = recipe.importance["protect_first"], recipe.recovery
+    needs_before = RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel"
+    if needs_before and not protected:
+        raise ConfigError(
+            f"{where}.importance.protect_first: must be at least 1, got {protected};"
+            f" {recipe.method} folds into the block before the removed one"
+        )
+    spec = recipe.finetune
+    if "holdout" in recovery and not spec.rows and spec.sequences < 2:
+        raise ConfigError(
+            f"{where}.finetune.sequences: must be at least 2, got {spec.sequences};"
+            f" {recipe.method} compares on windows that it did not fit"
         )
 
 

@@ -20,15 +20,26 @@ class Recovery(Entry):
         when: ``step``: after each removal. ``end``: once, after the last one.
         trains: Whether it needs windows of text to tune on.
         runs: Whether it also takes a run of neighbouring units, removed at once.
+        needs_before: Whether it folds into the block before, so that the first cannot go.
     """
 
     when: Literal["step", "end"] = "step"
     trains: bool = True
     runs: bool = False
+    needs_before: bool = False
 
 
 RECOVERIES: dict[str, Recovery] = {
     "none": Recovery("fusegpt.recovery.none:none", trains=False, runs=True),
     "finetune": Recovery("fusegpt.recovery.finetune:finetune"),
     "fusion": Recovery("fusegpt.recovery.fusion:fusion"),
+    "additive_bias": Recovery(
+        "fusegpt.recovery.additive_bias:additive_bias", runs=True, needs_before=True
+    ),
+    "low_rank": Recovery("fusegpt.recovery.low_rank:low_rank", runs=True, needs_before=True),
+    "least_squares": Recovery(
+        "fusegpt.recovery.least_squares:least_squares", runs=True, needs_before=True
+    ),
+    "magnitude": Recovery("fusegpt.recovery.magnitude:magnitude", runs=True),
+    "streamline": Recovery("fusegpt.recovery.streamline:streamline", runs=True),
 }

@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["neighbours"]
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+
+__all__ = ["neighbours", "run_of"]
+
+
+def run_of(model: Model, unit: Unit | Sequence[Unit], label: str) -> list[Unit]:
+    """Return one block, or several that follow each other among the living, in order.
+
+    Raises:
+        ArchitectureError: A unit is no block, or they do not follow each other.
+    """
+    run = [unit] if isinstance(unit, Unit) else sorted(unit)
+    for one in run:
+        if one.granularity != "block":
+            raise ArchitectureError(f"{label}: only whole blocks have neighbours, got {one}")
+    places = [model.position(one.index) for one in run]
+    if places != list(range(places[0], places[0] + len(run))):
+        raise ArchitectureError(
+            f"{label}: blocks must follow each other, got {list(map(str, run))}"
+        )
+    return run
 
 
 def neighbours(kept: Sequence[int], index: int, group_size: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.data.windows import batches as split
-from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.errors import ArchitectureError, ConfigError, DataError
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.replay import Call, record, run_blocks, share_calls
@@ -21,7 +21,7 @@ from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
 from fusegpt.recovery.flops import forward_flops, training_flops
-from fusegpt.recovery.group import neighbours
+from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train
@@ -57,6 +57,12 @@ class Plan:
     shuffle: bool
     fold: str
 
+    @classmethod
+    def mse(cls, *, epochs: int, batch_size: int, rate: float, teacher: str) -> Plan:
+        """The plan of a neighbour that learns one thing by mean squared error."""
+        rates = {"learning_rate": rate, "coefficient_learning_rate": rate}
+        return cls(1, "mse", teacher, epochs, batch_size, **rates, shuffle=False, fold="each_step")
+
 
 @dataclass
 class Example:
@@ -78,7 +84,7 @@ Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
 
 def tune_group(
     model: Model,
-    unit: Unit,
+    unit: Unit | Sequence[Unit],
     windows: Tensor,
     build: Build,
     plan: Plan,
@@ -95,7 +101,7 @@ def tune_group(
 
     Args:
         model: Loses the block; its neighbours end with the tuned weights.
-        unit: A living block.
+        unit: A living block, or several that follow each other.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the fused weights of a group, by parameter name. Called before the removal.
         plan: How to tune.
@@ -104,18 +110,19 @@ def tune_group(
         label: Names the work in messages.
 
     Raises:
-        ArchitectureError: The unit is not a block.
+        ArchitectureError: A unit is not a block, or they do not follow each other.
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
-    if unit.granularity != "block":
-        raise ArchitectureError(f"{label}: only whole blocks have a group, got {unit}")
-    group = neighbours(model.kept, unit.index, plan.group_size)
-    found = _examples(model, unit.index, group, windows, plan)
+    run = run_of(model, unit, label)
+    gone = [one.index for one in run]
+    kept = [index for index in model.kept if index not in gone[1:]]
+    group = neighbours(kept, gone[0], plan.group_size)
+    found = _examples(model, gone, group, windows, plan)
     weights = build(_reached(group, found[0].calls, label))
-    last = max(model.position(block) for block in (*group, unit.index))
+    last = max(model.position(block) for block in (*group, *gone))
     spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
-    remove(model, unit)
+    remove(model, *run)
     schedule = Schedule(plan.epochs, len(found), plan.shuffle, seed)
     tokens = sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs
     spent += training_flops(model, group, tokens, windows.shape[1])
@@ -135,16 +142,16 @@ def tune_group(
 
 @torch.no_grad()
 def _examples(
-    model: Model, index: int, group: Sequence[int], windows: Tensor, plan: Plan
+    model: Model, gone: Sequence[int], group: Sequence[int], windows: Tensor, plan: Plan
 ) -> list[Example]:
     """Record what enters the group and what should leave it, batch by batch, on the CPU."""
     if len(windows) < plan.batch_size:
         raise DataError(
             f"finetune data: {len(windows)} sequences do not fill one batch of {plan.batch_size}"
         )
-    first = min(model.position(block) for block in (*group, index))
-    last = max(model.position(block) for block in (*group, index))
-    leaves = max(*group, index)
+    first = min(model.position(block) for block in (*group, *gone))
+    last = max(model.position(block) for block in (*group, *gone))
+    leaves = max(*group, *gone)
     original = None if plan.teacher == "current" else _original(model)
     found: list[Example] = []
     for batch in split(windows, plan.batch_size, drop_last=True):
@@ -152,8 +159,8 @@ def _examples(
         target = recording.hidden_out
         if original is not None:
             target = record(original, batch, 0, original.position(leaves)).hidden_out
-        calls = list(recording.calls)
-        del calls[model.position(index) - first]
+        places = {model.position(index) - first for index in gone}
+        calls = [call for place, call in enumerate(recording.calls) if place not in places]
         if found:
             calls = share_calls(calls, found[-1].calls)
         found.append(Example(recording.hidden_in.cpu(), target.cpu(), calls))
@@ -174,6 +181,8 @@ def _reached(group: Sequence[int], calls: Sequence[Call], label: str) -> list[in
 
 
 def _original(model: Model) -> Model:
+    if model.source is None:
+        raise ConfigError("teacher 'original' needs a model that came from a directory")
     dtype = str(model.dtype).removeprefix("torch.")
     return load(model.source, dtype=dtype, device=str(model.device))
 
@@ -256,8 +265,8 @@ def _put_back(weights: Mapping[str, FusedWeight], values: Sequence[Tensor]) -> N
 
 
 @contextmanager
-def _trainable(leaves: Sequence[nn.Parameter] | object) -> Iterator[None]:
-    leaves = list(leaves)  # type: ignore[call-overload]
+def _trainable(leaves: Iterable[nn.Parameter]) -> Iterator[None]:
+    leaves = list(leaves)
     for leaf in leaves:
         leaf.requires_grad_(True)
     try:

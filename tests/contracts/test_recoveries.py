@@ -43,13 +43,13 @@ def test_the_unit_is_gone_and_the_model_runs(recovery):
 
 def test_what_it_names_as_changed_is_all_that_changed(recovery):
     model = tiny.model("llama")
-    before = {i: copy.deepcopy(model.block(i)) for i in model.kept}
+    before = {i: dict(copy.deepcopy(model.block(i)).named_parameters()) for i in model.kept}
     report = recover(recovery, model)
     changed = {
         f"blocks.{index}.{name}"
         for index in model.kept
         for name, parameter in model.block(index).named_parameters()
-        if not torch.equal(parameter, before[index].get_parameter(name))
+        if not torch.equal(parameter, before[index].get(name, torch.zeros_like(parameter)))
     }
     assert changed <= set(report.changed)
 
@@ -62,7 +62,7 @@ def test_it_never_ends_worse_on_its_own_training_loss(recovery):
     losses = [
         [row["loss"] for row in report.rows if row["epoch"] == epoch] for epoch in (0, last)
     ]
-    assert sum(losses[1]) < sum(losses[0])
+    assert sum(losses[1]) <= sum(losses[0])
 
 
 def test_a_seed_reproduces_every_bit(recovery):

@@ -1,0 +1,278 @@
+"""What the closed forms share: a removed block's update, as the matrix before the gap sees it.
+
+A is what the last matrix before the gap adds to the hidden states, R what the gap adds after it.
+A map D of features, folded into that matrix, makes it add A·(I + D); plain removal is D = 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fusegpt.errors import ArchitectureError, ConfigError, DataError
+from fusegpt.models.load import load
+from fusegpt.models.model import Model, split_name
+from fusegpt.models.replay import record
+from fusegpt.models.stream import Writer, last_writer, watch_output
+from fusegpt.models.surgery import remove
+from fusegpt.models.units import Unit
+from fusegpt.recovery.flops import forward_flops
+from fusegpt.recovery.report import RecoveryReport
+
+__all__ = [
+    "Gap",
+    "Moments",
+    "block_before",
+    "find_gap",
+    "fold",
+    "moments",
+    "next_token_loss",
+    "ridge_map",
+    "settle",
+    "split_holdout",
+]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8
+"""Sequences that run at once; changes results by rounding only."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is left out between two living blocks, in the model that still computes it.
+
+    Attributes:
+        source: The current model, or the dense one.
+        before: Dense index of the living block before the gap.
+        last: Dense index of the last block of the gap.
+        writer: The last matrix before the gap, in ``source``.
+    """
+
+    source: Model
+    before: int
+    last: int
+    writer: Writer
+
+    def flops(self, windows: Tensor) -> float:
+        """Estimate of the FLOPs of seeing what is missing, twice: for clipping, and to sum."""
+        run = self.source.kept[: self.source.position(self.last) + 1]
+        return 2 * forward_flops(self.source, run, windows.numel(), windows.shape[1])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted sums over tokens, float64.
+
+    Attributes:
+        gram: AᵀA, ``[hidden, hidden]``.
+        cross: AᵀR, ``[hidden, hidden]``.
+        update: Weighted mean of R, ``[hidden]``.
+        tokens: How many there were.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    update: Tensor
+    tokens: int
+
+
+def block_before(model: Model, run: Sequence[Unit], label: str) -> int:
+    """Return the dense index of the living block before a run of blocks.
+
+    Raises:
+        ArchitectureError: There is none.
+    """
+    place = model.position(run[0].index)
+    if place == 0:
+        raise ArchitectureError(
+            f"{label}: no block before {run[0]} could take over its work;"
+            " set importance.protect_first to 1"
+        )
+    return model.kept[place - 1]
+
+
+def find_gap(model: Model, run: Sequence[Unit], windows: Tensor, teacher: str, label: str) -> Gap:
+    """Return the gap that removing a run of blocks leaves.
+
+    Args:
+        model: The run is still in it.
+        run: Living blocks that follow each other, in order.
+        windows: Token ids ``[sequences, length]``.
+        teacher: ``current``: the gap is the run, its inputs come from the current model.
+            ``original``: the gap is all that is gone around it, in the dense model.
+        label: Names the work in messages.
+    """
+    before = block_before(model, run, label)
+    if teacher == "current":
+        return Gap(model, before, run[-1].index, last_writer(model, before, windows[:1]))
+    if model.source is None:
+        raise ConfigError(f"{label}: teacher 'original' needs a model that came from a directory")
+    dtype = str(model.dtype).removeprefix("torch.")
+    dense = load(model.source, dtype=dtype, device=str(model.device))
+    following = [index for index in model.kept if index > run[-1].index]
+    end = following[0] if following else dense.kept[-1] + 1
+    last = max(index for index in dense.kept if index < end)
+    return Gap(dense, before, last, last_writer(dense, before, windows[:1]))
+
+
+def moments(gap: Gap, windows: Tensor, clip: float) -> Moments:
+    """Sum AᵀA, AᵀR and R over all tokens, none of which counts for more than ``clip`` usual ones.
+
+    Tokens with massive activations would decide a least-squares fit alone. A token whose A or R is
+    longer than ``clip`` times the median is weighed as if it were that long; 0 weighs all alike.
+
+    Args:
+        gap: Where.
+        windows: Token ids ``[sequences, length]``.
+        clip: In medians.
+    """
+    limits = _limits(gap, windows, clip) if clip else None
+    width = gap.writer.weight.shape[1 if gap.writer.transposed else 0]
+    gram, cross = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
+    update, total, tokens = torch.zeros(width, dtype=torch.float64), 0.0, 0
+    for added, missing in _samples(gap, windows):
+        weight = torch.ones(len(added), 1, dtype=torch.float64)
+        for rows, limit in zip((added, missing), limits or (), strict=False):
+            weight = weight.minimum(limit / rows.norm(dim=1, keepdim=True).clamp_min(1e-300))
+        scaled = added * weight**2
+        gram += scaled.T @ added
+        cross += scaled.T @ missing
+        update += (missing * weight).sum(0)
+        total += weight.sum().item()
+        tokens += len(added)
+    return Moments(gram, cross, update / total, tokens)
+
+
+def ridge_map(sums: Moments, ridge: float) -> Tensor:
+    """Return D with the least |A·D - R|² + λ·|D|², λ = ridge · mean diagonal of AᵀA; float64.
+
+    Drawn towards 0, so I + D towards the plain removal: directions that the data do not show stay.
+    """
+    level = ridge * sums.gram.diagonal().mean()
+    return torch.linalg.solve(sums.gram + level * torch.eye(len(sums.gram)).double(), sums.cross)
+
+
+def fold(model: Model, gap: Gap, change: Tensor) -> dict[str, Tensor]:
+    """Return the parameters of the matrix before the gap with I + D folded in, model dtype.
+
+    Args:
+        model: Its parameters' names and dtypes.
+        gap: Its writer lends the weights that are changed.
+        change: D, ``[hidden, hidden]`` float64.
+    """
+    weight, bias = gap.writer.weight.detach().cpu().double(), gap.writer.bias
+    folded = weight + (weight @ change if gap.writer.transposed else change.T @ weight)
+    new = {f"{gap.writer.name}.weight": folded}
+    if bias is not None:
+        plain = bias.detach().cpu().double()
+        new[f"{gap.writer.name}.bias"] = plain + plain @ change
+    return {name: value.to(model.dtype) for name, value in new.items()}
+
+
+def settle(
+    model: Model,
+    run: Sequence[Unit],
+    new: dict[str, Tensor],
+    holdout: Tensor,
+    fitted: Tensor,
+    spent: float,
+    label: str,
+) -> RecoveryReport:
+    """Remove the run and take ``new`` over, unless text that was held out is better without it.
+
+    Args:
+        model: Loses the run; gains the parameters ``new``.
+        run: Living blocks.
+        new: Values by parameter name.
+        holdout: Token ids ``[sequences, length]`` to compare on, by the mean loss of a next token.
+        fitted: The windows that were fitted on.
+        spent: FLOPs of the fit.
+        label: Names the work in messages.
+    """
+    remove(model, *run)
+    spent += 2 * forward_flops(model, model.kept, holdout.numel(), holdout.shape[1])
+    old = {name: model.parameter(name).detach().clone() for name in new}
+    plain = next_token_loss(model, holdout)
+    _write(model, new)
+    reached = next_token_loss(model, holdout)
+    keep = reached <= plain
+    if not keep:
+        logger.warning("%s: held-out loss %.4g -> %.4g; not folded", label, plain, reached)
+        _write(model, old)
+    rows = [
+        {"step": 0, "epoch": 0, "loss": plain, "learning_rate": 0.0},
+        {
+            "step": 1,
+            "epoch": 1,
+            "loss": reached if keep else plain,
+            "learning_rate": 0.0,
+            "fitted_loss": reached,
+            "folded": keep,
+        },
+    ]
+    return RecoveryReport(
+        changed=list(new),
+        group=sorted({split_name(name)[0] for name in new}),
+        rows=rows,
+        tokens=fitted.numel(),
+        flops=spent,
+    )
+
+
+def split_holdout(windows: Tensor, holdout: float) -> tuple[Tensor, Tensor]:
+    """Split windows into those to fit on and, the last ones, those to compare on.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if len(windows) < 2:
+        raise DataError(
+            f"finetune data: must have 2 sequences, one to compare on, got {len(windows)}"
+        )
+    count = min(max(1, round(len(windows) * holdout)), len(windows) - 1)
+    return windows[:-count], windows[-count:]
+
+
+@torch.no_grad()
+def next_token_loss(model: Model, windows: Tensor) -> float:
+    """Return the mean loss of the next token in nats, one sequence at a time; float64 sums."""
+    total, count = 0.0, 0
+    for window in windows:
+        ids = window[None].to(model.device)
+        logits = model.module(**model.inputs(ids), use_cache=False).logits[0, :-1].float()
+        total += nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").double().item()
+        count += ids.shape[1] - 1
+    return total / count
+
+
+def _limits(gap: Gap, windows: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    lengths: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for pair in _samples(gap, windows):
+        for found, rows in zip(lengths, pair, strict=True):
+            found.append(rows.norm(dim=1))
+    added, missing = (clip * torch.cat(found).median() for found in lengths)
+    return added, missing
+
+
+@torch.no_grad()
+def _samples(gap: Gap, windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield A and R of one batch after the other, ``[tokens, hidden]`` float64 on the CPU."""
+    first, last = gap.source.position(gap.before), gap.source.position(gap.last)
+    for batch in windows.split(BATCH):
+        with watch_output(gap.writer.module) as outputs:
+            seen = record(gap.source, batch, first, last, keep_states=True)
+        width = seen.hidden_out.shape[-1]
+        added = outputs[-1].reshape(-1, width).cpu().double() * gap.writer.factor
+        missing = seen.hidden_out.cpu().double() - seen.states[1].cpu().double()
+        yield added, missing.reshape(-1, width)
+
+
+@torch.no_grad()
+def _write(model: Model, values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        model.parameter(name).copy_(value)

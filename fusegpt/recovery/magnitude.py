@@ -1,0 +1,87 @@
+"""Rescaling at the gap: hidden states keep the size that the removed block gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fusegpt.config import Fraction
+from fusegpt.models.model import Model
+from fusegpt.models.replay import record
+from fusegpt.models.stream import check_head, rescaled_writers
+from fusegpt.models.units import Unit
+from fusegpt.recovery.closed_form import BATCH, find_gap, fold, moments, settle, split_holdout
+from fusegpt.recovery.flops import forward_flops
+from fusegpt.recovery.group import run_of
+from fusegpt.recovery.report import RecoveryReport
+
+__all__ = ["growth", "magnitude"]
+
+
+def magnitude(
+    model: Model,
+    unit: Unit | Sequence[Unit],
+    windows: Tensor,
+    *,
+    seed: int,
+    scale: Literal["stream", "channel"] = "stream",
+    holdout: Fraction = 0.25,
+) -> RecoveryReport:
+    """Remove a block and rescale by what it made the hidden states grow; nothing is trained.
+
+    ``stream``: one factor s for all features, the mean over tokens of |after| / |before|. Times s
+    at the gap is the same as 1/s for all that is added behind it, since norms do not see s: what
+    the blocks behind add is divided by s, exactly but for the norms' epsilon.
+    ``channel``: a factor for each feature of the last addition before the gap, by least squares;
+    it folds exactly into that matrix's rows.
+    Source: Prune&Comp, LinearPatch (decision D29).
+
+    Args:
+        model: Loses the block, or run of blocks; blocks behind it, or the one before, change.
+        unit: Living; not the first for ``channel``.
+        windows: Token ids ``[sequences, length]`` int64.
+        seed: Not used; nothing is drawn.
+        scale: What is rescaled.
+        holdout: Part of the windows, the last, on which the result must beat plain removal.
+
+    Raises:
+        ArchitectureError: The rescale does not fold into this model.
+    """
+    run = run_of(model, unit, "magnitude")
+    label = f"rescale for {', '.join(map(str, run))}"
+    fitted, held = split_holdout(windows, holdout)
+    if scale == "channel":
+        gap = find_gap(model, run, windows, "current", label)
+        sums = moments(gap, fitted, 0)
+        change = sums.cross.diagonal() / sums.gram.diagonal().clamp_min(1e-300)
+        new = fold(model, gap, change.diag())
+        return settle(model, run, new, held, fitted, gap.flops(fitted), label)
+    last = model.position(run[-1].index)
+    factor = growth(model, model.position(run[0].index), last, fitted)
+    check_head(model, windows[:1])
+    new = {}
+    for index in model.kept[last + 1 :]:
+        new |= rescaled_writers(model, index, windows[:1], factor)
+    spent = forward_flops(model, model.kept[: last + 1], fitted.numel(), fitted.shape[1])
+    return settle(model, run, new, held, fitted, spent, label)
+
+
+@torch.no_grad()
+def growth(model: Model, first: int, last: int, windows: Tensor) -> float:
+    """Return the mean over tokens of |what leaves block ``last``| / |what enters ``first``|.
+
+    Args:
+        model: Unchanged.
+        first: Position among the living blocks.
+        last: Likewise, inclusive.
+        windows: Token ids ``[sequences, length]``.
+    """
+    total = 0.0
+    for batch in windows.split(BATCH):
+        seen = record(model, batch, first, last)
+        ratio = seen.hidden_out.double().norm(dim=-1) / seen.hidden_in.double().norm(dim=-1)
+        total += ratio.sum().item()
+    return total / windows.numel()

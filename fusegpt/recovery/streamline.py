@@ -1,0 +1,83 @@
+"""LLM-Streamline: one block is trained to do the work of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from fusegpt.config import LearningRate, PositiveInt
+from fusegpt.models.model import Model
+from fusegpt.models.units import Unit
+from fusegpt.nn.fused import FusedWeight
+from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.tuning import Plan, tune_group
+from fusegpt.recovery.weights import fused_weights
+
+__all__ = ["streamline"]
+
+
+def streamline(
+    model: Model,
+    unit: Unit | Sequence[Unit],
+    windows: Tensor,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine"] = "mse",
+    teacher: Literal["current", "original"] = "current",
+    epochs: PositiveInt = 1,
+    batch_size: PositiveInt = 8,
+    learning_rate: LearningRate = 2e-4,
+    shuffle: bool = False,
+) -> RecoveryReport:
+    """Remove a block, or a run, and train all of the block before to give what both gave.
+
+    The published method takes a run of n+1 blocks out and puts in one, which starts as the first
+    of the run: n fewer blocks. Here the first of the run stays where it is, so that each step
+    removes one block, and a run cut step by step ends as the published one. Before the first
+    block there is none; then the block after it is trained.
+    Source: LLM-Streamline (decision D28).
+
+    Args:
+        model: Loses the block, or run of blocks; its neighbour ends trained.
+        unit: Living.
+        windows: Token ids ``[sequences, length]`` int64.
+        seed: Of the order of batches.
+        checkpoint: For resuming inside the step.
+        loss: Between the neighbour's output and the removed block's; see ``fusegpt.nn.losses``.
+        teacher: The current model, or the original one.
+        epochs: Passes over the windows.
+        batch_size: Sequences of one batch.
+        learning_rate: Peak, along a cosine to zero.
+        shuffle: Draw a new order of the batches for each epoch.
+    """
+    plan = Plan(
+        group_size=1,
+        loss=loss,
+        teacher=teacher,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        coefficient_learning_rate=learning_rate,
+        shuffle=shuffle,
+        fold="each_step",
+    )
+
+    def build(group: Sequence[int]) -> dict[str, FusedWeight]:
+        return fused_weights(
+            model,
+            group,
+            update_rank="full",
+            train_norms=True,
+            dtype="float32",
+            seed=seed,
+            step=len(model.removed),
+        )
+
+    label = f"replacing {unit}" if isinstance(unit, Unit) else "replacing a run"
+    return tune_group(
+        model, unit, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
+    )

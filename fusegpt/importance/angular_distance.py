@@ -22,7 +22,8 @@ def angular_distance(
     """Score each run of units by the angle between the states that enter and leave it.
 
     d(h_l, h_{l+n}) = mean over sequences of arccos(cos(h_l, h_{l+n})) / pi, at the last token.
-    Paper: The Unreasonable Ineffectiveness of the Deeper Layers, arXiv 2403.17887, Eq. 7 (D23).
+    Paper: The Unreasonable Ineffectiveness of the Deeper Layers, arXiv 2403.17887, Eq. 7
+    (decision D40).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

@@ -15,6 +15,7 @@ from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.step import score_step
 from fusegpt.pruning.trajectory import fused_map
+from fusegpt.reports.runs import read_steps
 from tests import tiny
 
 RECOVERY = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 2, "batch_size": 4}
@@ -103,6 +104,80 @@ def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
     for key in ("removed", "kept", "fused", "recipe_id", "parameters"):
         assert notes[0][key] == notes[1][key]
     assert len(notes[0]["kept"]) == 3
+
+
+def test_a_contiguous_cut_is_a_step_of_its_own_and_loads_anywhere(
+    strong_llama_dir, windows_file, tmp_path
+):
+    settings = {
+        "importance": {"metric": "angular_distance"},
+        "selection": "contiguous",
+        "recovery": {"method": "none"},
+        "dtype": "float32",
+    }
+    recipe = tmp_path / "run" / "recipe.json"
+    start = tmp_path / "run" / "step-000" / "manifest.json"
+    step = tmp_path / "run" / "step-003"
+    common = ["--model", str(start), "--recipe", str(recipe)]
+    assert not run(command, [
+        "start", "--model", str(strong_llama_dir / "source.json"), "--recipe-settings",
+        json.dumps({"name": "cut", **settings}), "--output", str(start),
+        "--recipe-output", str(recipe),
+    ])  # fmt: skip
+    scores = ["--calibration", str(windows_file), "--output", str(step / "scores.json")]
+    assert not run(command, ["score", *common, *scores, "--count", "3"])
+    fuse = ["--scores", str(step / "scores.json"), "--output", str(step)]
+    assert not run(command, ["fuse", *common, *fuse])
+    merge = ["--model", str(step / "manifest.json"), "--recipe", str(recipe)]
+    assert not run(command, ["merge", *merge, "--output", str(tmp_path / "m")])
+    (tmp_path / "cut.yaml").write_text(json.dumps(settings))
+    assert not run(command, [
+        "prune", "--model", str(strong_llama_dir), "--recipe", str(tmp_path / "cut.yaml"),
+        "--sparsity", "0.5",
+        "--calibration", str(windows_file), "--output", str(tmp_path / "whole"),
+    ])  # fmt: skip
+
+    notes = json.loads((tmp_path / "m" / "fusegpt.json").read_text())
+    removed = [unit["index"] for unit in notes["removed"]]
+    assert removed == list(range(removed[0], removed[0] + 3))
+    assert notes["steps"][0]["step"] == 3
+    assert load(step / "manifest.json").kept == notes["kept"]
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "m")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").config.num_hidden_layers == 3
+    found = read_steps(tmp_path / "run", 3)
+    assert [(found[0].number, [unit["index"] for unit in found[0].units])] == [(3, removed)]
+
+
+def test_a_later_one_shot_step_needs_the_first_scores(
+    strong_llama_dir, windows_file, tmp_path, capsys
+):
+    settings = {"importance": {"metric": "sleb"}, "selection": "one_shot"}
+    recipe = tmp_path / "run" / "recipe.json"
+    manifest = tmp_path / "run" / "step-000" / "manifest.json"
+    assert not run(command, [
+        "start", "--model", str(strong_llama_dir / "source.json"), "--recipe-settings",
+        json.dumps({"name": "once", **settings, "recovery": {"method": "none"}}),
+        "--output", str(manifest), "--recipe-output", str(recipe),
+    ])  # fmt: skip
+    first = tmp_path / "run" / "step-001" / "scores.json"
+
+    def score(manifest, output, *more):
+        return run(command, [
+            "score", "--model", str(manifest), "--recipe", str(recipe), "--calibration",
+            str(windows_file), "--output", str(output), *more,
+        ])  # fmt: skip
+
+    assert not score(manifest, first)
+    fuse = ["--scores", str(first), "--output", str(first.parent)]
+    assert not run(command, ["fuse", "--model", str(manifest), "--recipe", str(recipe), *fuse])
+    second = tmp_path / "run" / "step-002" / "scores.json"
+    assert score(first.parent / "manifest.json", second) == 2
+    assert "'once' scores once: give step 1's with --first-scores" in capsys.readouterr().err
+    assert not score(first.parent / "manifest.json", second, "--first-scores", str(first))
+    kept, before = (json.loads(file.read_text())["units"] for file in (second, first))
+    assert [row for row in before if row in kept] == kept
+    assert len(kept) == len(before) - 1
 
 
 def test_a_checkpoint_is_an_ordinary_one(strong_llama_dir, windows_file, tmp_path):

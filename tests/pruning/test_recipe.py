@@ -108,3 +108,56 @@ def test_a_recipe_file_is_read_and_a_complete_record_gives_the_same_id(tmp_path)
     file.write_text("recovery: [")
     with pytest.raises(ConfigError, match="not a YAML file"):
         load_recipe(file)
+
+
+def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
+    plain = {"importance": {"metric": "sleb"}, "recovery": {"method": "none"}}
+    rows = {**plain, "calibration": {"rows": 128}}
+    recipe = resolve("a", rows, {"calibration": {"sequences": 8, "length": 64}})
+    assert recipe.calibration.rows == 128
+    assert recipe.calibration.length == 64
+    assert recipe.id == resolve("a", rows, {"calibration": {"length": 64}}).id
+    assert recipe.id != resolve("a", plain, {"calibration": {"length": 64}}).id
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"importance": {"metric": "sleb"}, "selection": "contiguous"},
+            "recipes.a.selection: sleb scores no runs of blocks; 'contiguous' is for"
+            " block_influence, angular_distance",
+        ),
+        (
+            {
+                "importance": {"metric": "angular_distance"},
+                "selection": "contiguous",
+                "recovery": {"method": "finetune"},
+            },
+            "recipes.a.selection: finetune recovers one block at a time; with 'contiguous' the"
+            " recovery must be none",
+        ),
+        (
+            {"importance": {"metric": "sleb", "reference": "original"}},
+            "importance.reference: sleb compares with no other model; 'original' is for"
+            " macro_influence, shapley",
+        ),
+        (
+            {"importance": {"metric": "shapley", "reference": "original"}},
+            "importance.reference: 'original' needs target 'logits'",
+        ),
+        (
+            {"importance": {"metric": "macro_influence", "reference": "dense"}},
+            "importance.reference: must be 'current' or 'original', got 'dense'",
+        ),
+        (
+            {"importance": {"metric": "shapley", "kept": 1.0}},
+            "importance.kept: must be less than 1, got 1.0",
+        ),
+        ({"importance": {"metric": "random", "seed": 1}}, "unknown setting 'seed'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_runs(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve("a", {"recovery": {"method": "none"}, **settings})
+    assert message in str(caught.value)

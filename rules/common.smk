@@ -194,12 +194,22 @@ def corpus_files(wildcards):
 
 
 def evaluation_files(wildcards):
-    """The local file that an evaluation reads, if its corpus is one."""
-    return files_of(PLAN.corpora_of(wildcards.evaluation))
+    """The local files that an evaluation reads: its corpus, or the items of its tasks."""
+    tasks = PLAN.tasks_of(wildcards.evaluation)
+    local = {name: entry for name, entry in tasks.items() if "package" not in entry}
+    return files_of(PLAN.corpora_of(wildcards.evaluation)) + files_of(local)
+
+
+def dense_model(wildcards):
+    """The dense model's last file, for evaluations that measure it beside the pruned one."""
+    beside = PLAN.compares_with_dense(wildcards.evaluation)
+    return (
+        [paths.model(wildcards.model)] if beside and wildcards.recipe != DENSE else []
+    )
 
 
 def files_of(corpora):
-    """The files in entries of ``corpora``."""
+    """The files in entries of ``corpora`` or ``tasks``."""
     return [
         file for entry in corpora.values() for file in entry.get("splits", {}).values()
     ]
@@ -213,8 +223,14 @@ def evaluation_flags(wildcards):
         "--dtype": entry.dtype,
         "--settings": json.dumps(entry.settings),
         "--corpora": json.dumps(PLAN.corpora_of(wildcards.evaluation)),
+        "--tasks": json.dumps(PLAN.tasks_of(wildcards.evaluation)),
     }
     return [part for pair in flags.items() for part in pair]
+
+
+def dense_flag(wildcards, input):
+    """``--dense DIRECTORY``, or nothing."""
+    return ["--dense", str(Path(input.dense[0]).parent)] if input.dense else []
 
 
 def experiment_description(wildcards):

@@ -5,7 +5,8 @@ rule evaluate:
     """One evaluation of one model; its settings are parameters, so only its own change reruns it."""
     input:
         model=evaluated_model,
-        corpus=evaluation_files,
+        data=evaluation_files,
+        dense=dense_model,
     output:
         result="results/evaluations/{model}/{recipe}/step-{k}/{evaluation}.json",
     log:
@@ -20,7 +21,9 @@ rule evaluate:
     params:
         model=model_directory,
         flags=evaluation_flags,
+        dense=dense_flag,
         version=STAGE_VERSION["evaluate"],
     shell:
         "fusegpt evaluate --model {params.model:q} {params.flags:q}"
+        " {params.dense:q} --store results/.evalcache"
         " --device {resources.device:q} --output {output.result:q} >{log:q} 2>&1"

@@ -7,7 +7,10 @@ from typing import Literal
 
 from fusegpt.registry import Entry
 
-__all__ = ["EVALS", "Evaluation"]
+__all__ = ["EVALS", "FIVE", "Evaluation"]
+
+FIVE = ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
+"""The zero-shot tasks of the paper's Table II, in its order."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,7 @@ import numpy as np
 
 from fusegpt.evaluation.items import fingerprint, pack, unpack
 
-__all__ = ["FIVE", "Summary", "paper_metric"]
-
-FIVE = ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
-"""The tasks of the paper's Table II, in its order."""
+__all__ = ["Summary", "paper_metric"]
 
 
 def paper_metric(metrics: Sequence[str]) -> str:

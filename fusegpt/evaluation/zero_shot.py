@@ -20,9 +20,10 @@ from lm_eval.models.huggingface import HFLM
 from fusegpt.config import NonNegativeInt, PositiveInt
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ConfigError
+from fusegpt.evaluation import FIVE
 from fusegpt.evaluation.items import fingerprint, pack
 from fusegpt.evaluation.memory import out_of_memory
-from fusegpt.evaluation.summary import FIVE, Summary
+from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.task_files import aggregates, leaves, load_task, quiet
 from fusegpt.models.model import Model
 

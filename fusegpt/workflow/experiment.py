@@ -16,11 +16,11 @@ from fusegpt.config import bind, explain
 from fusegpt.data import CORPORA
 from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
-from fusegpt.evaluation import EVALS
+from fusegpt.evaluation import EVALS, FIVE
 from fusegpt.pruning.budget import removals
 from fusegpt.pruning.recipe import Recipe, load_recipe, resolve
 from fusegpt.registry import lookup
-from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model
+from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
 
 __all__ = ["DENSE", "Member", "Plan", "Windows", "make_plan"]
 
@@ -65,7 +65,7 @@ class Plan:
     """Everything the rules ask for.
 
     Attributes:
-        models, evaluations, experiments: Of the configuration, by name.
+        models, tasks, evaluations, experiments: Of the configuration, by name.
         corpora: Likewise, also those that no entry changes.
         recipes: By id; ``dense`` is not among them.
         members: Experiment to its recipes, ``dense`` included.
@@ -74,6 +74,7 @@ class Plan:
 
     models: Mapping[str, Model]
     corpora: Mapping[str, Corpus]
+    tasks: Mapping[str, Task]
     evaluations: Mapping[str, Evaluation]
     experiments: Mapping[str, Experiment]
     recipes: Mapping[str, Recipe]
@@ -90,6 +91,22 @@ class Plan:
         if "corpus" not in settings:
             return {}
         return _corpus_entry(settings["corpus"], settings["split"], self.corpora)
+
+    def tasks_of(self, evaluation: str) -> dict[str, dict[str, Any]]:
+        """The configuration's entries of the tasks that an evaluation reads, if it reads any."""
+        entry = self.evaluations[evaluation]
+        if EVALS[entry.eval].reads != "tasks":
+            return {}
+        named = tuple(entry.settings.get("tasks") or FIVE)
+        return {
+            name: task.model_dump(exclude_none=True)
+            for name, task in self.tasks.items()
+            if name in named or name.startswith(tuple(f"{group}_" for group in named))
+        }
+
+    def compares_with_dense(self, evaluation: str) -> bool:
+        """Whether an evaluation measures the dense model beside the pruned one."""
+        return EVALS[self.evaluations[evaluation].eval].reads == "models"
 
     def steps(self, experiment: str, model: str) -> dict[str, int]:
         """Sparsity, as text, to the step that reaches it. The only place where they meet."""
@@ -181,7 +198,14 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         members[name] = _members(experiment, available, resolved)
     windows = _all_windows(resolved, corpora)
     plan = Plan(
-        checked.models, corpora, evaluations, checked.experiments, resolved, members, windows
+        checked.models,
+        corpora,
+        checked.tasks,
+        evaluations,
+        checked.experiments,
+        resolved,
+        members,
+        windows,
     )
     for name, experiment in checked.experiments.items():
         for used in experiment.models:

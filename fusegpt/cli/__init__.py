@@ -23,6 +23,7 @@ VERBS: dict[str, Entry] = {
     "score": Entry("fusegpt.cli.score:score"),
     "prune": Entry("fusegpt.cli.prune:prune"),
     "evaluate": Entry("fusegpt.cli.evaluate:evaluate"),
+    "compare": Entry("fusegpt.cli.compare:compare"),
     "info": Entry("fusegpt.cli.info:info"),
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),

@@ -1,0 +1,60 @@
+"""`fusegpt compare`: which differences between evaluated models are real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusegpt.cli.options import input_file, output_path
+
+if TYPE_CHECKING:
+    from fusegpt.evaluation.comparison import Difference
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("first", type=input_file)
+@click.argument("others", type=input_file, nargs=-1, required=True)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of each interval by itself.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--output", type=output_path, help="A JSON file to write too.")
+def compare(
+    first: Path, others: tuple[Path, ...], confidence: float, seed: int, output: Path | None
+) -> None:
+    """Compare results of `fusegpt evaluate` with the FIRST, item by item."""
+    from fusegpt.artifacts import read_json, write_json
+    from fusegpt.evaluation import comparison
+
+    reference = read_json(first)
+    found = {}
+    for other in others:
+        differences = comparison.compare(
+            reference, read_json(other), confidence=confidence, seed=seed
+        )
+        found[str(other)] = [asdict(difference) for difference in differences]
+        click.echo(f"{other} against {first}, {confidence:.0%} paired bootstrap")
+        _print(differences)
+    if output is not None:
+        write_json(output, {"first": str(first), "confidence": confidence, "others": found})
+
+
+def _print(differences: Iterable[Difference]) -> None:
+    head = ("task", "metric", "first", "other", "difference", "interval", "verdict", "samples")
+    layout = "{:<22} {:<18} {:>9} {:>9} {:>10} {:>20}  {:<12} {:>7}"
+    click.echo(layout.format(*head))
+    for one in differences:
+        verdict = {None: "not resolved", True: "better", False: "worse"}[one.better]
+        values = [f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference:+.4f}"]
+        interval = f"[{one.low:+.4f}, {one.high:+.4f}]"
+        click.echo(layout.format(one.task, one.metric, *values, interval, verdict, one.num_samples))

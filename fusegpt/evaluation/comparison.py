@@ -1,0 +1,166 @@
+"""Two models on the same items: is the difference real, or within what chance gives?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusegpt.errors import ArtifactError, DataError
+from fusegpt.evaluation.items import unpack
+
+__all__ = ["Difference", "compare"]
+
+logger = logging.getLogger(__name__)
+
+RESAMPLES = 9999
+AT_ONCE = 1 << 22
+"""Numbers drawn at one time, 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a second model's value is more than a first one's, on the same items.
+
+    Attributes:
+        task, metric: Of the row.
+        first, second: The two values.
+        difference: second - first.
+        low, high: Bounds of the interval of the difference.
+        better: Whether the second is better; None when the interval holds 0.
+        num_samples: Items.
+    """
+
+    task: str
+    metric: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    better: bool | None
+    num_samples: int
+
+
+def compare(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Difference]:
+    """Paired bootstrap of the difference of every value that two results have in common.
+
+    Items are drawn with replacement, each with both models' values; for a mean over tasks, within
+    each task. The interval is the percentile interval of the differences.
+
+    Args:
+        first: A result of ``fusegpt evaluate``.
+        second: Another, of the same evaluation.
+        confidence: Of each interval by itself; many comparisons at once need more.
+        seed: Of the draws.
+
+    Returns:
+        One difference per common row that kept its items, in the first result's order.
+
+    Raises:
+        ArtifactError: A result is of another kind, or nothing can be compared.
+        DataError: The results were measured on other items.
+    """
+    others = {(row["task"], row["metric"]): row for row in _rows(second)}
+    found = []
+    for row in _rows(first):
+        other = others.get((row["task"], row["metric"]))
+        if other is None or "items" not in row or "items" not in other:
+            continue
+        found.append(_compare_rows(row, other, confidence, seed))
+    if not found:
+        raise ArtifactError(
+            "nothing to compare: the results have no task, metric and items in common;"
+            " evaluate both with the same settings"
+        )
+    return found
+
+
+def _compare_rows(
+    row: Mapping[str, Any], other: Mapping[str, Any], confidence: float, seed: int
+) -> Difference:
+    name = f"{row['task']} {row['metric']}"
+    if row["items"]["of"] != other["items"]["of"]:
+        raise DataError(f"{name}: the two results were measured on different items")
+    pairs = np.stack([unpack(row["items"]), unpack(other["items"])])  # [2, items]
+    sizes = row["items"].get("strata") or [pairs.shape[1]]
+    strata = np.split(pairs, np.cumsum(sizes)[:-1], axis=1)
+    combine = {"mean": lambda means: means, "exp_mean": np.exp}[row["items"]["statistic"]]
+    low, high = _interval(strata, combine, confidence, seed)
+    better = None
+    if low > 0 or high < 0:
+        better = (low > 0) == row["higher_is_better"]
+    return Difference(
+        task=row["task"],
+        metric=row["metric"],
+        first=row["value"],
+        second=other["value"],
+        difference=other["value"] - row["value"],
+        low=low,
+        high=high,
+        better=better,
+        num_samples=pairs.shape[1],
+    )
+
+
+def _interval(
+    strata: Sequence[np.ndarray],
+    combine: Callable[[np.ndarray], np.ndarray],
+    confidence: float,
+    seed: int,
+) -> tuple[float, float]:
+    """Percentile bounds of ``combine(mean second) - combine(mean first)``.
+
+    Args:
+        strata: Each ``[2, items]``; resampled one by one, their means averaged.
+        combine: From the mean of the items to the value.
+        confidence: Of the interval.
+        seed: Of the draws.
+    """
+    if all(np.array_equal(*pairs) for pairs in strata):
+        return 0.0, 0.0
+    from scipy.stats import bootstrap
+
+    means = np.zeros((2, RESAMPLES))
+    for number, pairs in enumerate(strata):
+        for side, values in enumerate(_resampled_means(bootstrap, pairs, seed + number)):
+            means[side] += values / len(strata)
+    differences = combine(means[1]) - combine(means[0])  # [resamples]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resampled_means(
+    bootstrap: Callable[..., Any], pairs: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of both sides in each resample, the same items on both: ``[resamples]`` each."""
+    sides = []
+    for values in pairs:
+        result = bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            batch=max(1, AT_ONCE // len(values)),
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),  # equal seeds draw equal items
+        )
+        sides.append(result.bootstrap_distribution)
+    return sides[0], sides[1]
+
+
+def _rows(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    rows = result.get("rows") if isinstance(result, Mapping) else None
+    if not isinstance(rows, list):
+        raise ArtifactError("not a result of fusegpt evaluate: it has no rows")
+    return rows

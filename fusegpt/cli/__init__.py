@@ -25,9 +25,12 @@ VERBS: dict[str, Entry] = {
     "evaluate": Entry("fusegpt.cli.evaluate:evaluate"),
     "compare": Entry("fusegpt.cli.compare:compare"),
     "info": Entry("fusegpt.cli.info:info"),
+    "check": Entry("fusegpt.cli.check:check"),
+    "build-llava": Entry("fusegpt.cli.build_llava:build_llava"),
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
+    "plan": Entry("fusegpt.cli.plan:plan"),
     "card": Entry("fusegpt.cli.card:card"),
     "table": Entry("fusegpt.cli.table:table"),
     "figure": Entry("fusegpt.cli.figure:figure"),
@@ -47,7 +50,21 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one verb's module, which holds a click command."""
-        return lookup(VERBS, cmd_name, "verb").load()  # type: ignore[return-value]
+        from fusegpt.cli.guard import guarded
+
+        return guarded(cmd_name, lookup(VERBS, cmd_name, "verb").load())  # type: ignore[arg-type]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a library's out-of-memory error becomes one of ours."""
+        from fusegpt.cli.guard import in_words
+
+        try:
+            return super().invoke(ctx)
+        except (RuntimeError, MemoryError) as error:
+            known = in_words(ctx.invoked_subcommand, error)
+            if known is None:
+                raise
+            raise known from error
 
 
 @click.group(
@@ -62,7 +79,11 @@ def fusegpt_command(verbose: bool, quiet: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb and exit: 0 done, 1 the numbers went wrong, 2 something to mend, 130 stopped."""
+    """Run one verb and exit.
+
+    0: done. 1: the numbers went wrong. 2: something to mend. 75: another process holds the output
+    or every GPU. 77: out of memory. 130: stopped.
+    """
     sys.exit(run(fusegpt_command, arguments))
 
 

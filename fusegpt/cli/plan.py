@@ -1,0 +1,34 @@
+"""``fusegpt plan``: what experiments will run, what is there, what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import output_path
+
+
+@click.command()
+@click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
+@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Whose past seconds count.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def plan(experiments: tuple[str, ...], directory: Path, device: str, as_json: bool) -> None:
+    """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
+    from fusegpt.config import builtin_config_dir
+    from fusegpt.workflow.experiment import make_plan
+    from fusegpt.workflow.files import experiment_files, merged
+    from fusegpt.workflow.outlook import as_text, outlook
+
+    config = merged(experiment_files(experiments))
+    made = make_plan(config, builtin_config_dir() / "recipes")
+    notes = outlook(made, config, directory, device)
+    click.echo(json.dumps(notes, indent=1) if as_json else as_text(notes))

@@ -1,0 +1,77 @@
+"""What Snakemake would run, asked of Snakemake itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusegpt.config import builtin_config_dir
+from fusegpt.errors import ConfigError
+
+__all__ = ["Job", "jobs", "snakefile"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a dry run."""
+
+    rule: str
+    wildcards: Mapping[str, str]
+
+
+def snakefile() -> Path:
+    """The project's Snakefile, which a clone has and an installed wheel has not.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    file = builtin_config_dir().parent / "Snakefile"
+    if not file.is_file():
+        raise ConfigError("the workflow lies in a clone of the project; run this there")
+    return file
+
+
+def jobs(config: Mapping[str, Any], directory: Path, *, everything: bool = False) -> list[Job]:
+    """The jobs of a dry run.
+
+    Args:
+        config: The merged configuration.
+        directory: Where results lie; made if it is not there.
+        everything: As if nothing had run.
+
+    Raises:
+        ConfigError: Snakemake refuses; its last line says why.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "merged.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--cores", "1"),
+            *("--snakefile", str(snakefile()), "--directory", str(directory)),
+            *("--configfile", str(file), "--nolock", "--rerun-incomplete"),
+            *(["--forceall"] if everything else []),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise ConfigError(f"snakemake --dry-run: {lines[-1] if lines else done.returncode}")
+    return _parse(done.stdout)
+
+
+def _parse(text: str) -> list[Job]:
+    found = []
+    for block in re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.MULTILINE)[1:]:
+        rule = re.match(r"(?:local)?rule (\w+):", block)
+        assert rule is not None
+        line = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
+        pairs = [pair.split("=", 1) for pair in line[1].split(", ")] if line else []
+        found.append(Job(rule[1], {pair[0]: pair[1] for pair in pairs}))
+    return [job for job in found if job.rule != "all"]

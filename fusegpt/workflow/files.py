@@ -1,0 +1,74 @@
+"""Experiments by name or file, merged as Snakemake merges its configuration files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusegpt.config import builtin_config_dir
+from fusegpt.errors import ConfigError
+from fusegpt.registry import lookup
+from fusegpt.workflow.experiment import Plan, make_plan
+
+__all__ = ["experiment_files", "merged", "plan_of", "read_config"]
+
+
+def experiment_files(names: Sequence[str]) -> list[Path]:
+    """The files behind names (``demo``) and paths (``mine/study.yaml``) of experiments.
+
+    Raises:
+        ConfigError: Neither a file nor the name of one in ``config/`` or ``config/experiments/``.
+    """
+    folder = builtin_config_dir()
+    known = {file.stem: file for file in sorted(folder.glob("experiments/*.yaml"))}
+    known["demo"] = folder / "demo.yaml"
+    return [
+        Path(name) if Path(name).is_file() else lookup(known, name, "experiment") for name in names
+    ]
+
+
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """``config.yaml`` with these files laid over it, in their order.
+
+    Raises:
+        ConfigError: A file cannot be read, or is no table.
+    """
+    result = read_config(builtin_config_dir() / "config.yaml")
+    for file in files:
+        _lay_over(result, read_config(file))
+    return result
+
+
+def plan_of(names: Sequence[str]) -> Plan:
+    """The checked plan of experiments by name or file; ConfigError says what is wrong."""
+    return make_plan(merged(experiment_files(names)), builtin_config_dir() / "recipes")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """One configuration file, YAML or JSON.
+
+    Raises:
+        ConfigError: It cannot be read, or is no table.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(value or {}, dict):
+        raise ConfigError(f"{file}: must be a table of keys and values, got {value!r:.60}")
+    return value or {}
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = value

@@ -1,0 +1,152 @@
+"""`fusegpt plan`: what it counts, what is there, and what past runs say about time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from fusegpt.cli import fusegpt_command
+from fusegpt.errors import ConfigError
+from fusegpt.pruning.recipe import resolve
+from fusegpt.workflow.cost import Shape, block_shape, fuse_work, score_work, total
+from fusegpt.workflow.dryrun import Job
+from fusegpt.workflow.files import experiment_files, merged, plan_of
+from fusegpt.workflow.measured import Measured
+
+DATA = {"corpus": "python_docs", "sequences": 32, "length": 2048}
+LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104, width=4096)
+
+
+def recipe(metric="macro_influence", method="fusion", **settings):
+    sections = {"importance": {"metric": metric}, "recovery": {"method": method}}
+    return resolve("mine", {**sections, "calibration": DATA, **settings})
+
+
+def test_scoring_runs_half_of_all_pairs_of_blocks():
+    assert score_work(recipe(), 32, 1, None).passes == 528
+    works = [score_work(recipe(), 30, step, None) for step in range(1, 9)]
+    assert total(works).passes == sum(n * (n + 1) // 2 for n in range(23, 31))
+
+
+def test_scoring_a_7b_model_costs_what_the_formula_says():
+    work = score_work(recipe(), 32, 1, LLAMA)
+
+    assert work.flops == pytest.approx(14.59e15, rel=1e-3)
+    assert score_work(recipe("block_influence"), 32, 1, LLAMA).passes == 32
+    assert score_work(recipe("last_blocks"), 32, 1, LLAMA).passes == 0
+    assert score_work(recipe("taylor"), 32, 1, LLAMA).passes is None
+    assert score_work(recipe(selection="one_shot"), 32, 2, LLAMA).passes == 0
+
+
+def test_tuning_a_7b_model_costs_what_the_formula_says():
+    work = fuse_work(recipe(), 32, 1, LLAMA)
+
+    assert work.optimizer_steps == 2560
+    assert work.flops == pytest.approx(2560 * 146.0e12, rel=1e-2)
+    assert work.trainable == 7 * LLAMA.sides * 256
+    assert fuse_work(recipe(method="none"), 32, 1, LLAMA).tokens == 0
+
+
+def test_what_one_method_does_not_count_is_not_counted_in_the_sum():
+    works = [score_work(recipe("taylor"), 4, 1, None), score_work(recipe(), 4, 2, None)]
+
+    assert total(works).passes is None
+
+
+def test_a_blocks_shape_is_read_from_headers(tmp_path):
+    tensors = {"embed.weight": np.zeros((9, 4), "float32")}
+    for index in range(3):
+        tensors[f"model.layers.{index}.up.weight"] = np.zeros((8, 4), "float32")
+        tensors[f"model.layers.{index}.norm.weight"] = np.zeros(4, "float32")
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"hidden_size": 4}')
+
+    assert block_shape(tmp_path, 3) == Shape(values=32, sides=12, width=4)
+    assert block_shape(tmp_path, 5) is None
+    assert block_shape(tmp_path / "absent", 3) is None
+
+
+def test_experiments_go_by_name_or_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("experiments: {demo: {seeds: [1, 2]}}\n")
+
+    assert experiment_files(["demo"])[0].name == "demo.yaml"
+    config = merged(experiment_files(["demo", str(file)]))
+    assert config["experiments"]["demo"]["seeds"] == [1, 2]
+    assert config["experiments"]["demo"]["evaluations"]
+    with pytest.raises(ConfigError, match="unknown experiment 'dmeo'; did you mean 'demo'"):
+        experiment_files(["dmeo"])
+
+
+@pytest.mark.parametrize("text", ["experiments: [", "- a", "{", "\x00"])
+def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        plan_of([str(file)])
+
+    assert "bad.yaml: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def outlook(project, *arguments: str) -> dict:
+    project.command()
+    line = ["plan", str(project.directory / "study.json"), "--directory", str(project.directory)]
+    done = CliRunner().invoke(fusegpt_command, [*line, *arguments])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.output) if "--json" in arguments else done.output
+
+
+def test_the_plan_of_a_longer_sweep_tells_new_from_there(finished):
+    finished.study["sparsities"] = [0.25, 0.5]
+
+    notes = outlook(finished, "--json")
+
+    assert notes["jobs"]["score"] == {"to_run": 2, "there": 2}
+    assert notes["jobs"]["fetch"] == {"to_run": 0, "there": 1}
+    assert notes["jobs"]["evaluate"] == {"to_run": 4, "there": 6}
+    row = notes["runs"][0]
+    assert (row["all_score"]["passes"], row["to_run_score"]["passes"]) == (10 + 6, 6)
+    started = [line.split()[0] for line in finished.started()]
+    assert {name: x["to_run"] for name, x in notes["jobs"].items() if x["to_run"]} == {
+        name: started.count(name) for name in started
+    }
+
+
+def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
+    text = outlook(finished)
+
+    assert "time: nothing to do" in text
+    assert "block passes                      10 / 0" in text
+
+
+def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
+    project.command()
+    made = plan_of([str(project.directory / "study.json")])
+    name = next(iter(made.recipes))
+    run = tmp_path / "results/runs/tiny" / name
+    (run / "step-001").mkdir(parents=True)
+    (run / "recipe.json").write_text(json.dumps(made.recipes[name].to_json()))
+    scores = {"step": 1, "seconds": 20.0, "provenance": {"device": "cpu"}}
+    (run / "step-001/scores.json").write_text(json.dumps(scores))
+    benchmark = tmp_path / "benchmarks/runs/score/tiny" / name / "step-001.tsv"
+    _tsv(benchmark, 23.0)
+    _tsv(tmp_path / "benchmarks/runs/fetch/tiny.tsv", 7.0)
+    wildcards = {"model": "tiny", "recipe": name, "k": "002"}
+
+    known = Measured(tmp_path, made, "cpu")
+
+    assert known.seconds(Job("score", wildcards)) == pytest.approx(20 * 6 / 10 + 3)
+    assert known.seconds(Job("fetch", {"model": "tiny"})) == 7.0
+    assert known.seconds(Job("merge", wildcards)) is None
+    assert Measured(tmp_path, made, "cuda").seconds(Job("score", wildcards)) is None
+
+
+def _tsv(file: Path, seconds: float) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(f"s\th:m:s\n{seconds}\t0\n")

@@ -6,6 +6,7 @@ rule merge:
     input:
         model="results/runs/{model}/{recipe}/step-{k}/manifest.json",
         recipe="results/runs/{model}/{recipe}/recipe.json",
+        finetune=finish_windows,
     output:
         record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
     log:
@@ -16,11 +17,16 @@ rule merge:
         k=r"(?!000)\d{3}",
     conda:
         "../environment.yml"
+    threads: 2
+    resources:
+        device="cpu",
     params:
         directory=directory_of,
+        finetune=finetune_flag,
         version=STAGE_VERSION["merge"],
     shell:
         "fusegpt merge --model {input.model:q} --recipe {input.recipe:q}"
+        " {params.finetune:q} --device {resources.device:q}"
         " --output {params.directory:q} >{log:q} 2>&1"
 
 

@@ -129,9 +129,19 @@ def calibration_windows(wildcards):
 
 
 def finetune_windows(wildcards):
-    """What recovery tunes on; nothing for a recovery that does not train."""
-    if not PLAN.recipes[wildcards.recipe].trains:
-        return []
+    """What a step tunes on; nothing for a recovery that does not train, or not yet."""
+    recipe = PLAN.recipes[wildcards.recipe]
+    return recovery_windows(wildcards) if recipe.trains and not recipe.recovers_at_end else []
+
+
+def finish_windows(wildcards):
+    """What a recovery after the last removal tunes on."""
+    recipe = PLAN.recipes[wildcards.recipe]
+    return recovery_windows(wildcards) if recipe.recovers_at_end else []
+
+
+def recovery_windows(wildcards):
+    """The recipe's fine-tuning windows, as a list of one file."""
     windows = PLAN.windows_of(wildcards.recipe, "finetune")
     return [paths.windows(wildcards.model, windows.id)]
 
@@ -142,9 +152,14 @@ def finetune_flag(wildcards, input):
 
 
 def evaluated_model(wildcards):
-    """What is measured: the dense model, or a step; results need no merged checkpoint."""
+    """What is measured: the dense model, or a step; results need no merged checkpoint.
+
+    A recovery after the last removal works on merging, so there the checkpoint is measured.
+    """
     if wildcards.recipe == DENSE:
         return paths.model(wildcards.model)
+    if PLAN.recipes[wildcards.recipe].recovers_at_end:
+        return paths.checkpoint(wildcards.model, wildcards.recipe, int(wildcards.k))
     return paths.manifest(wildcards.model, wildcards.recipe, int(wildcards.k))
 
 

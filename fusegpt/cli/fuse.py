@@ -15,9 +15,23 @@ from fusegpt.cli.options import device_option, input_file, output_path
 @click.option("--scores", required=True, type=input_file, help="What `fusegpt score` wrote.")
 @click.option("--finetune", type=input_file, help="Windows to recover on.")
 @click.option("--output", required=True, type=output_path, help="Directory of the step.")
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    envvar="FUSEGPT_CHECKPOINT_SECONDS",
+    help="Least time between two checkpoints inside the step; 0: after every optimiser step.",
+)
 @device_option
 def fuse(
-    model: Path, recipe: str, scores: Path, finetune: Path | None, output: Path, device: str
+    model: Path,
+    recipe: str,
+    scores: Path,
+    finetune: Path | None,
+    output: Path,
+    checkpoint_seconds: float,
+    device: str,
 ) -> None:
     """Remove the unit with the least importance and recover; write what changed.
 
@@ -34,12 +48,15 @@ def fuse(
     from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
     from fusegpt.recovery.resume import Checkpoint
 
-    windows = read_windows(finetune) if finetune and chosen.trains else None
+    tunes = chosen.trains and not chosen.recovers_at_end
+    windows = read_windows(finetune) if finetune and tunes else None
     checkpoint = Checkpoint(
-        output / "resume.safetensors", fingerprint(chosen, [model, scores, finetune])
+        output / "resume.safetensors",
+        fingerprint(chosen, [model, scores, finetune]),
+        every_seconds=checkpoint_seconds,
     )
     loaded = load_step(model, chosen, device)
     done, report = fuse_step(loaded, chosen, record, windows, checkpoint=checkpoint)
-    inputs = {"scores": scores, "finetune": finetune if chosen.trains else None}
+    inputs = {"scores": scores, "finetune": finetune if tunes else None}
     write_step(output, loaded, chosen, done, report, parent=model, inputs=inputs)
     checkpoint.remove()

@@ -6,18 +6,39 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import input_file, output_path
+from fusegpt.cli.options import device_option, input_file, output_path
 
 
 @click.command()
 @click.option("--model", required=True, type=input_file, help="Manifest of the step.")
 @click.option("--recipe", required=True, type=input_file, help="The run's recipe.json.")
+@click.option("--finetune", type=input_file, help="Windows, if recovery comes at the end.")
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
-def merge(model: Path, recipe: Path, output: Path) -> None:
-    """Write a step's model as a directory that plain transformers loads."""
+@device_option
+def merge(model: Path, recipe: Path, finetune: Path | None, output: Path, device: str) -> None:
+    """Write a step's model as a directory that plain transformers loads.
+
+    A recovery that works after the last removal works here, before the weights are written.
+    """
+    from fusegpt.data.windows import read_windows
+    from fusegpt.errors import DataError
+    from fusegpt.pruning.finish import finish
     from fusegpt.pruning.publish import publish
     from fusegpt.pruning.recipe import Recipe
-    from fusegpt.pruning.trajectory import history, load_step
+    from fusegpt.pruning.trajectory import fingerprint, history, load_step
+    from fusegpt.recovery.resume import Checkpoint
 
     chosen = Recipe.read(recipe)
-    publish(load_step(model, chosen, "cpu"), chosen, history(model), output)
+    steps = history(model)
+    loaded = load_step(model, chosen, device)
+    if not chosen.recovers_at_end:
+        publish(loaded, chosen, steps, output)
+        return
+    if finetune is None:
+        raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")
+    resume = output.with_name(f"{output.name}.resume.safetensors")
+    checkpoint = Checkpoint(resume, fingerprint(chosen, [model, finetune]))
+    record = finish(loaded, chosen, read_windows(finetune), checkpoint=checkpoint)
+    steps = [*steps[:-1], {**steps[-1], "finish": record}]
+    publish(loaded, chosen, steps, output)
+    checkpoint.remove()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusegpt.models.model import Model
+from fusegpt.pruning.finish import finish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.step import fuse_step, score_step
 
@@ -33,6 +34,7 @@ def prune(
 
     Returns:
         One record per step: the unit, its score, the group, losses, seconds; with ``scores``.
+        The last one has ``finish`` when the recovery comes at the end.
     """
     steps: list[dict[str, Any]] = []
     at_once = count if recipe.selection == "contiguous" else 1
@@ -41,4 +43,6 @@ def prune(
         scores = score_step(model, recipe, calibration, first, at_once)
         record, report = fuse_step(model, recipe, scores, finetune)
         steps.append({**record, "scores": scores, "training": report.rows})
+    if steps and recipe.recovers_at_end:
+        steps[-1]["finish"] = finish(model, recipe, finetune)
     return steps

@@ -53,6 +53,7 @@ def publish(
         "recipe_id": recipe.id,
         "recipe": recipe.to_json(),
         "steps": [_brief(step) for step in steps],
+        **({"finish": steps[-1]["finish"]} if steps and "finish" in steps[-1] else {}),
         "data": dict(data or {}),
         "stage_version": STAGE_VERSION["merge"],
         "provenance": provenance(model.device),

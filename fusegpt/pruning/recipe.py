@@ -75,6 +75,11 @@ class Recipe(Strict):
         return RECOVERIES[self.method].trains
 
     @property
+    def recovers_at_end(self) -> bool:
+        """Whether recovery works once, on the model as pruned to the end."""
+        return RECOVERIES[self.method].when == "end"
+
+    @property
     def id(self) -> str:
         """``<name>-<8 hex>``: equal ids mean equal results.
 

@@ -128,11 +128,13 @@ def fuse_step(
         NumericsError: A loss is NaN or infinite.
     """
     units = [Unit.from_json(row) for row in scores.get("selected_units", [scores["selected"]])]
-    recovery = RECOVERIES[recipe.method]
-    settings: dict[str, Any] = {"seed": recipe.seed, **recipe.recovery_settings()}
-    if recovery.trains:
-        if windows is None:
-            raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
+    recovery = RECOVERIES["none" if recipe.recovers_at_end else recipe.method]
+    settings: dict[str, Any] = {"seed": recipe.seed}
+    if not recipe.recovers_at_end:
+        settings |= recipe.recovery_settings()
+    if recovery.trains and windows is None:
+        raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
+    if "checkpoint" in runtime_parameters(recovery):
         settings["checkpoint"] = checkpoint
     with Timer() as timer:
         gone = units[0] if len(units) == 1 else units

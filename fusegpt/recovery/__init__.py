@@ -42,4 +42,5 @@ RECOVERIES: dict[str, Recovery] = {
     ),
     "magnitude": Recovery("fusegpt.recovery.magnitude:magnitude", runs=True),
     "streamline": Recovery("fusegpt.recovery.streamline:streamline", runs=True),
+    "lora": Recovery("fusegpt.recovery.lora:lora", when="end"),
 }

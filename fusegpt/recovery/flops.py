@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fusegpt.models.model import Model
 
-__all__ = ["forward_flops", "training_flops"]
+__all__ = ["forward_flops", "head_flops", "training_flops"]
 
 
 def forward_flops(model: Model, blocks: Sequence[int], tokens: int, length: int) -> float:
@@ -41,6 +41,12 @@ def training_flops(
         adapters: The matrices themselves are frozen and need no gradient.
     """
     return _flops(model, blocks, tokens, 4 if adapters else 6, 7 * length)
+
+
+def head_flops(model: Model, tokens: int) -> float:
+    """FLOPs of the logits of ``tokens`` tokens, forward."""
+    config = model.text_config
+    return 2.0 * config.vocab_size * config.hidden_size * tokens
 
 
 def _flops(

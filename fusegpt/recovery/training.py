@@ -74,7 +74,8 @@ def train(
 
     Args:
         parameters: Pairs of parameters and their learning rate. They are changed in place.
-        loss_of: Gives the loss of batch number i; scalar, with gradient.
+        loss_of: Gives the loss of batch number i; scalar, with gradient. Parts of it may have
+            been propagated back already.
         schedule: Length and order.
         before: Called before each forward pass, to form weights.
         after: Called after each backward pass, to pull gradients onto ``parameters``.
@@ -97,10 +98,10 @@ def train(
         factor = cosine_factor(step, schedule.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        optimizer.zero_grad(set_to_none=True)
         before()
         loss = loss_of(schedule.batch_of(step))
         rows.append(_row(step, schedule, loss, optimizer, rows, label))
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         after()
         optimizer.step()

@@ -1,0 +1,64 @@
+"""The recovery after the last removal, for the methods that work once on the whole model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from fusegpt.errors import DataError
+from fusegpt.models.model import Model
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.recovery import RECOVERIES
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.runtime import Timer, peak_memory_gib
+
+__all__ = ["finish"]
+
+logger = logging.getLogger(__name__)
+
+
+def finish(
+    model: Model, recipe: Recipe, windows: Tensor | None, *, checkpoint: Checkpoint | None = None
+) -> dict[str, Any]:
+    """Recover the model as pruned to the end.
+
+    Args:
+        model: Changed in place; nothing is removed.
+        recipe: Its recovery works at the end.
+        windows: Fine-tuning token ids ``[sequences, length]`` int64.
+        checkpoint: For resuming.
+
+    Returns:
+        A record: method, losses, trainable parameters, tokens, steps, FLOPs, seconds, memory; and
+        ``training``, a row per optimiser step.
+
+    Raises:
+        DataError: There are no windows.
+        NumericsError: A loss is NaN or infinite.
+    """
+    assert recipe.recovers_at_end, recipe.method
+    if windows is None:
+        raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
+    settings = {"seed": recipe.seed, **recipe.recovery_settings()}
+    with Timer() as timer:
+        recover = RECOVERIES[recipe.method].load()
+        report = recover(model, windows, checkpoint=checkpoint, **settings)
+    losses = [row["loss"] for row in report.rows]
+    logger.info(
+        "%s of %d blocks: loss %.4g -> %.4g, %.0f s",
+        *(recipe.method, len(model.kept), losses[0], losses[-1], timer.seconds),
+    )
+    return {
+        "method": recipe.method,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "trainable_parameters": report.trainable_parameters,
+        "tokens": report.tokens,
+        "optimizer_steps": report.optimizer_steps,
+        "flops": report.flops,
+        "seconds": round(timer.seconds, 3),
+        "memory_gib": round(peak_memory_gib(), 3),
+        "training": report.rows,
+    }

@@ -30,6 +30,9 @@ __all__ = [
 TOLERANCE = 0.05
 """Of the arriving shift; 16-bit rounding stays below, a shift through a norm far above."""
 
+NEAR_ONE = 0.01
+"""A factor this close to 1 is 1; in 16 bits it cannot be seen more exactly."""
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -232,14 +235,14 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _arriving(quiet: list[Tensor], pushed: list[Tensor], shift: Tensor) -> float | None:
     """Return by what factor the shift arrives at the first point it reaches unchanged, if any."""
-    shift = shift.float()
+    shift = shift.double()
     for one, other in zip(quiet, pushed, strict=True):
-        difference = other.float() - one.float()
+        difference = other.double() - one.double()
         factor = ((difference @ shift).mean() / (shift @ shift)).item()
         rest = (difference - factor * shift).square().mean().sqrt()
         if (
             abs(factor) > TOLERANCE
             and rest < TOLERANCE * abs(factor) * shift.square().mean().sqrt()
         ):
-            return factor
+            return 1.0 if abs(factor - 1) < NEAR_ONE else factor
     return None

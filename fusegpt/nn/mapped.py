@@ -26,9 +26,9 @@ class MappedWeight(FusedWeight):
         rows = base.mT if transposed else base
         super().__init__(rows, update_rank=0, generator=generator)
         self.transposed = transposed
-        out = rows.shape[0]
-        shape = torch.Size((out, out))
-        self.update = LowRank(shape, rank, dtype=torch.float32, generator=generator).to(base.device)
+        shape = torch.Size((rows.shape[0], rows.shape[0]))
+        update = LowRank(shape, rank, dtype=wide(rows[:0]).dtype, generator=generator)
+        self.update = update.to(base.device)
 
     @torch.no_grad()
     def form(self) -> Tensor:

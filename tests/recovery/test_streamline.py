@@ -1,0 +1,43 @@
+"""One block learns to do the work of two."""
+
+import pytest
+import torch
+
+from fusegpt.models.replay import record
+from fusegpt.models.units import Unit
+from fusegpt.recovery.streamline import streamline
+from tests import tiny
+
+SETTINGS = {"batch_size": 8, "epochs": 10, "learning_rate": 3e-3}
+
+
+@pytest.mark.parametrize("gone", [(2,), (2, 3)])
+@torch.no_grad()
+def test_it_starts_from_plain_removal_and_trains_the_whole_block_before(gone):
+    windows = tiny.ids(8, 12, seed=3)
+    model, plain = tiny.model("llama"), tiny.model("llama")
+    seen = record(plain, windows, 1, gone[-1], keep_states=True)
+    expected = (seen.states[1] - seen.hidden_out).square().mean().item()
+    run = [Unit("block", index) for index in gone]
+    report = streamline(model, run if len(run) > 1 else run[0], windows, seed=0, **SETTINGS)
+    assert report.rows[0]["loss"] == pytest.approx(expected, rel=1e-6)
+    assert report.rows[-1]["loss"] < 0.9 * expected
+    assert report.group == [1]
+    for index in model.kept:
+        for name, parameter in model.block(index).named_parameters():
+            same = torch.equal(parameter, plain.block(index).get_parameter(name))
+            assert same == (index != 1), (index, name)
+    assert report.trainable_parameters == sum(p.numel() for p in model.block(1).parameters())
+
+
+def test_before_the_first_block_there_is_none_so_the_one_behind_is_trained():
+    model = tiny.model("llama")
+    report = streamline(model, Unit("block", 0), tiny.ids(8, 12), seed=0, **SETTINGS)
+    assert report.group == [1] and model.kept == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_that_rises_is_undone():
+    model, plain = tiny.model("llama"), tiny.model("llama")
+    settings = {**SETTINGS, "epochs": 1, "learning_rate": 3.0}
+    streamline(model, Unit("block", 2), tiny.ids(8, 12), seed=0, **settings)
+    assert torch.equal(model.block(1).mlp.down_proj.weight, plain.block(1).mlp.down_proj.weight)

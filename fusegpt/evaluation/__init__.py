@@ -52,4 +52,9 @@ EVALS: dict[str, Evaluation] = {
         reads="tasks",
         in_parts=True,
     ),
+    "speed": Evaluation(
+        "fusegpt.evaluation.speed:plan",
+        measure="fusegpt.evaluation.speed:speed",
+        reads="models",
+    ),
 }

@@ -94,7 +94,7 @@ def _compare_rows(
     pairs = np.stack([unpack(row["items"]), unpack(other["items"])])  # [2, items]
     sizes = row["items"].get("strata") or [pairs.shape[1]]
     strata = np.split(pairs, np.cumsum(sizes)[:-1], axis=1)
-    combine = {"mean": lambda means: means, "exp_mean": np.exp}[row["items"]["statistic"]]
+    combine = {"mean": np.positive, "exp_mean": np.exp}[row["items"]["statistic"]]
     low, high = _interval(strata, combine, confidence, seed)
     better = None
     if low > 0 or high < 0:

@@ -97,8 +97,8 @@ def plan(
     names = list(FIVE) if tasks is None else tasks
     members = {name: leaves(name) for name in names}
     parts: dict[str, Part] = {}
-    for name, below in members.items():
-        for leaf in below:
+    for name in names:
+        for leaf in members[name]:
             if leaf in parts:
                 raise ConfigError(f"tasks: {leaf!r} is there twice, the second time in {name!r}")
             task = load_task(leaf, entries.get(leaf, entries.get(name)), shots=shots)

@@ -1,0 +1,95 @@
+import json
+
+import numpy as np
+import pytest
+
+from fusegpt.cli import fusegpt_command, run
+from fusegpt.errors import ArtifactError, DataError
+from fusegpt.evaluation.comparison import compare
+from fusegpt.evaluation.items import pack
+
+
+def result(values, *, task="piqa", metric="acc", better=True, of="these", **settings):
+    items = pack(list(values), of, **settings)
+    mean = float(np.mean(values))
+    value = float(np.exp(mean)) if settings.get("statistic") == "exp_mean" else mean
+    row = {"task": task, "metric": metric, "value": value, "higher_is_better": better}
+    return {"rows": [{**row, "items": items}]}
+
+
+def correct(count, right, seed):
+    values = np.zeros(count)
+    values[np.random.default_rng(seed).permutation(count)[:right]] = 1
+    return values
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_items():
+    first, second = correct(2000, 1000, 0), correct(2000, 1100, 1)
+    (found,) = compare(result(first), result(second))
+    difference = second - first
+    half = 1.96 * difference.std(ddof=1) / np.sqrt(2000)
+    assert found.difference == pytest.approx(0.05)
+    assert (found.low, found.high) == pytest.approx((0.05 - half, 0.05 + half), abs=0.002)
+    assert found.better is True
+
+
+def test_pairing_resolves_what_two_samples_cannot():
+    first = correct(200, 100, 0)
+    second = first.copy()
+    second[np.flatnonzero(first == 0)[:8]] = 1  # 8 more right, none lost
+    (paired,) = compare(result(first), result(second))
+    (shuffled,) = compare(result(first), result(np.random.default_rng(5).permutation(second)))
+    assert paired.better is True and shuffled.better is None
+
+
+def test_equal_models_do_not_differ():
+    values = correct(50, 20, 0)
+    (found,) = compare(result(values), result(values))
+    assert (found.difference, found.low, found.high, found.better) == (0, 0, 0, None)
+
+
+def test_perplexity_is_compared_as_perplexity():
+    losses = np.linspace(2, 3, 40)
+    settings = {"metric": "perplexity", "better": False, "statistic": "exp_mean"}
+    (found,) = compare(result(losses, **settings), result(losses + 0.1, **settings))
+    assert found.difference == pytest.approx(np.exp(2.6) - np.exp(2.5))
+    assert found.low > 0 and found.low < found.difference < found.high
+    assert found.better is False
+
+
+def test_a_mean_over_tasks_is_resampled_within_each():
+    first = np.concatenate([np.zeros(10), np.ones(1000)])
+    second = np.concatenate([np.ones(10), np.ones(1000)])
+    strata = {"strata": [10, 1000]}
+    one, two = result(first, **strata), result(second, **strata)
+    (found,) = compare(one, two)
+    assert (found.low, found.high) == (0.5, 0.5)  # every item of the small task, always
+
+
+def test_the_same_seed_draws_the_same():
+    one, two = result(correct(30, 10, 0)), result(correct(30, 15, 1))
+    assert compare(one, two) == compare(one, two)
+    assert compare(one, two, seed=1) != compare(one, two)
+
+
+def test_what_cannot_be_compared_is_refused():
+    values = [0.0, 1.0]
+    with pytest.raises(DataError, match="piqa acc: the two results were measured on different"):
+        compare(result(values), result(values, of="those"))
+    with pytest.raises(ArtifactError, match="nothing to compare"):
+        compare(result(values), result(values, task="winogrande"))
+    with pytest.raises(ArtifactError, match="it has no rows"):
+        compare({}, result(values))
+
+
+def test_the_verb_prints_which_differences_are_real(tmp_path, capsys):
+    first, second = correct(400, 200, 0), correct(400, 280, 1)
+    for name, values in (("dense", first), ("same", first), ("better", second)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result(values)))
+    paths = [str(tmp_path / f"{name}.json") for name in ("dense", "same", "better")]
+    assert run(fusegpt_command, ["compare", *paths, "--output", str(tmp_path / "c.json")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    verdicts = [line for line in out if line.startswith("piqa")]
+    assert "not resolved" in verdicts[0] and " better " in verdicts[1]
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["others"][paths[2]][0]["better"] is True

@@ -3,10 +3,12 @@
 __all__ = [
     "ArchitectureError",
     "ArtifactError",
+    "BusyError",
     "ConfigError",
     "DataError",
     "FuseGPTError",
     "NumericsError",
+    "OutOfMemory",
     "UnknownNameError",
 ]
 
@@ -41,3 +43,15 @@ class NumericsError(FuseGPTError):
     """A loss, score or hidden state became NaN or infinite."""
 
     exit_code = 1
+
+
+class BusyError(FuseGPTError):
+    """Another process holds what is asked for; nothing was touched, and later it will work."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class OutOfMemory(FuseGPTError):
+    """The device's or the machine's memory is too small; the message names what lowers it."""
+
+    exit_code = 77

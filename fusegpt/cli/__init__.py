@@ -31,6 +31,8 @@ VERBS: dict[str, Entry] = {
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
     "plan": Entry("fusegpt.cli.plan:plan"),
+    "gc": Entry("fusegpt.cli.gc:gc"),
+    "verify": Entry("fusegpt.cli.verify:verify"),
     "card": Entry("fusegpt.cli.card:card"),
     "table": Entry("fusegpt.cli.table:table"),
     "figure": Entry("fusegpt.cli.figure:figure"),

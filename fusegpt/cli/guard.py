@@ -1,0 +1,160 @@
+"""What surrounds a verb that writes: the lock of its output, a GPU of its own, memory in words."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import glob
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fusegpt
+from fusegpt.artifacts import STAGE_VERSION, check_file, read_json, sha256
+from fusegpt.devices import lease
+from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
+from fusegpt.locks import sole_writer
+
+__all__ = ["WRITERS", "guarded", "in_words"]
+
+logger = logging.getLogger(__name__)
+
+STEP_FILES = ("resume.safetensors", "delta.safetensors", "training.json", "manifest.json")
+WRITERS: dict[str, tuple[str, ...]] = {
+    "fetch": ("source.json",),
+    "sample": (),
+    "score": (),
+    "fuse": STEP_FILES,
+    "merge": ("fusegpt.json",),
+    "prune": ("fusegpt.json",),
+    "evaluate": (),
+}
+"""Verbs that hold their output's lock; the files of those that write a directory, last one last."""
+
+NOTES = ("source.json", "fusegpt.json", "manifest.json")
+LOWER = {
+    "score": "lower calibration.batch_size (changes scores by rounding only) or calibration.length",
+    "fuse": "lower finetune.length, recovery.rank or recovery.batch_size, or choose another"
+    " device; training changes nothing by itself, since each of these changes the result",
+    "prune": "lower finetune.length, recovery.rank or calibration.batch_size, or choose another"
+    " device",
+    "evaluate": "lower the length, or choose another device",
+}
+"""What a user can turn down when a verb runs out of memory."""
+
+
+def guarded(verb: str, command: click.Command) -> click.Command:
+    """Let a verb run as the only writer of its output, on a GPU of its own if it wants one."""
+    if verb not in WRITERS:
+        return command
+    inner = command.callback
+    assert inner is not None
+
+    @functools.wraps(inner)
+    def callback(**given: Any) -> Any:
+        job, output = _job(verb, given), Path(given["output"])
+        before = _state(verb, output)
+        with sole_writer(output, job=job, wait_seconds=_patience()) as waited_for:
+            done = waited_for == job and _state(verb, output) != before
+            if done and _is_whole(verb, output):
+                logger.info("%s: finished by the process waited for; nothing is left", output)
+                return None
+            _remove_leftovers(verb, output)
+            with lease(str(given.get("device", "cpu"))):
+                return inner(**given)
+
+    result = copy.copy(command)
+    result.callback = callback
+    return result
+
+
+def in_words(verb: str | None, error: BaseException) -> FuseGPTError | None:
+    """An out-of-memory error of a library as one of ours; None: it is something else."""
+    text = " ".join(str(error).split())
+    torch_class = type(error).__name__ == "OutOfMemoryError" and "torch" in sys.modules
+    if not (torch_class or isinstance(error, MemoryError) or "can't allocate memory" in text):
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    free = re.search(r"of which ([\d.]+ \w+) is free", text)
+    place = re.search(r"GPU (\d+) has a total capacity of ([\d.]+ \w+)", text)
+    parts = ["out of memory" if torch_class else "out of memory on this machine"]
+    if place:
+        parts[0] += f" on GPU {place[1]} ({place[2]})"
+    if asked:
+        parts.append(f"{asked[1]} more were needed")
+    if free:
+        parts.append(f"{free[1]} are free")
+    advice = LOWER.get(verb or "", "use a machine with more memory")
+    return OutOfMemory(f"{verb or 'fusegpt'}: {', '.join(parts)}; {advice}")
+
+
+def _patience() -> float | None:
+    """Seconds to wait for another writer: FUSEGPT_LOCK_WAIT; None: as long as it lives."""
+    text = os.environ.get("FUSEGPT_LOCK_WAIT", "")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ConfigError(f"FUSEGPT_LOCK_WAIT: must be seconds, got {text!r}") from None
+
+
+def _job(verb: str, given: Mapping[str, Any]) -> str:
+    """One string for what a verb was asked: code, options, contents of the files they name."""
+    matter = given.keys() - {"checkpoint_seconds"}
+    options = {name: _named(given[name]) for name in sorted(matter)}
+    parts = [verb, fusegpt.__version__, STAGE_VERSION.get(verb), options]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def _named(value: Any) -> Any:
+    """A path with the checksum of the file, or of the notes in the directory."""
+    if not isinstance(value, Path):
+        return value
+    files = [value] if value.is_file() else [value / name for name in NOTES]
+    return [os.path.abspath(value), *(sha256(file) for file in files if file.is_file())]
+
+
+def _last(verb: str, output: Path) -> Path:
+    return output / WRITERS[verb][-1] if WRITERS[verb] else output
+
+
+def _state(verb: str, output: Path) -> tuple[int, int] | None:
+    """What changes when an output is written."""
+    try:
+        status = os.stat(_last(verb, output))
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_whole(verb: str, output: Path) -> bool:
+    """Whether the last file is there, and every file that it lists."""
+    last = _last(verb, output)
+    if last.suffix != ".json":
+        return last.is_file()
+    try:
+        listed = read_json(last).get("files", {})
+        for name, record in listed.items():
+            check_file(last.parent / name, record)
+    except (ArtifactError, AttributeError):
+        return False
+    return True
+
+
+def _remove_leftovers(verb: str, output: Path) -> None:
+    """Delete what a killed writer left half-written; nobody else can be writing it now."""
+    inside = [path for name in WRITERS[verb] for path in output.glob(f"{name}.tmp-*")]
+    beside = output.parent.glob(f"{glob.escape(output.name)}.tmp-*")
+    for path in [*beside, *inside]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,265 @@
+"""One writer for each output: an orphan and its successor never write the same files.
+
+The kernel's lock (``flock``) decides between processes of one machine and is freed when its
+holder dies, however it dies. File systems shared by machines do not all keep such locks, so the
+lock file also says who holds it and is touched while its holder lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fusegpt.errors import ArtifactError, BusyError
+
+__all__ = ["holder", "lock_path", "sole_writer", "try_lock"]
+
+logger = logging.getLogger(__name__)
+
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+HEARTBEAT_SECONDS = 20.0
+SILENT_SECONDS = 120.0
+"""A holder on another machine whose lock file is untouched for so long is dead."""
+POLL_SECONDS = 0.5
+SETTLE_SECONDS = 1.0
+REMIND_SECONDS = 300.0
+
+
+def lock_path(output: str | Path) -> Path:
+    """Where the lock of an output lies: beside it, so that the output itself may be replaced."""
+    output = Path(output)
+    return output.with_name(f".{output.name}.lock")
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Take the kernel's lock on an open file; None where the file system has no such locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return None
+    return True
+
+
+def holder(output: str | Path) -> str | None:
+    """Who writes ``output`` now, in words; None: nobody on this machine, as far as can be told."""
+    path = lock_path(output)
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        owner = _read(descriptor)
+        if try_lock(descriptor) is False:
+            return _words(owner)
+        silent = time.time() - os.fstat(descriptor).st_mtime > SILENT_SECONDS
+        return None if _is_gone(owner) or silent else _words(owner)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def sole_writer(
+    output: str | Path, *, job: str = "", wait_seconds: float | None = None
+) -> Iterator[str | None]:
+    """Hold the lock of an output; wait for whoever holds it now.
+
+    Args:
+        output: A file or directory that is going to be written.
+        job: Names everything the output depends on.
+        wait_seconds: How long to wait; None: as long as the holder lives.
+
+    Yields:
+        What ``job`` the one waited for was doing; None when there was nobody.
+
+    Raises:
+        BusyError: Somebody else writes it and went on for ``wait_seconds``.
+        ArtifactError: The lock file cannot be written.
+    """
+    path = lock_path(output)
+    record = _me() | {"job": job}
+    descriptor, waited_for = _acquire(path, record, wait_seconds)
+    stop = threading.Event()
+    threading.Thread(target=_beat, args=(path, descriptor, record, stop), daemon=True).start()
+    try:
+        yield waited_for
+    finally:
+        stop.set()
+        if _token(path) == record["token"]:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(
+    path: Path, record: dict[str, Any], wait_seconds: float | None
+) -> tuple[int, str | None]:
+    """Open and lock the file, wait if need be; the descriptor, and the job waited for."""
+    began = reminded = time.monotonic()
+    watch = _Watch()
+    waited_for: str | None = None
+    while True:
+        descriptor, owner = _try_once(path, record, watch)
+        if descriptor is not None:
+            return descriptor, waited_for
+        now = time.monotonic()
+        if wait_seconds is not None and now - began >= wait_seconds:
+            raise BusyError(f"{path}: {_words(owner)} writes this output; try again when it ended")
+        if waited_for is None or now - reminded >= REMIND_SECONDS:
+            reminded = now
+            logger.info("%s: waiting for %s, which writes this output", path, _words(owner))
+        waited_for = str(owner.get("job", "")) or waited_for or ""
+        time.sleep(POLL_SECONDS)
+
+
+def _try_once(
+    path: Path, record: dict[str, Any], watch: _Watch
+) -> tuple[int | None, dict[str, Any]]:
+    """One attempt: the descriptor if the lock is ours now, and the record of the owner if not."""
+    descriptor, new = _open(path)
+    keep = False
+    try:
+        owner = {} if new else _read(descriptor)
+        locked = try_lock(descriptor)
+        if not _is_still(path, descriptor):
+            return None, owner  # its holder has just ended and removed it
+        takes_over = not new and not _is_gone(owner)
+        waits = takes_over and bool(owner) and not watch.is_silent(descriptor)
+        if locked is False or waits:
+            return None, owner
+        _write(path, descriptor, record)
+        if takes_over:  # another machine may be doing the same; the last to write has it
+            time.sleep(SETTLE_SECONDS)
+            if _token(path) != record["token"]:
+                return None, owner
+        keep = True
+        return descriptor, owner
+    finally:
+        if not keep:
+            os.close(descriptor)
+
+
+class _Watch:
+    """Tells how long a lock file has not been touched, by this machine's clock alone."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[int, int] | None = None
+        self.since = time.monotonic()
+
+    def is_silent(self, descriptor: int) -> bool:
+        status = os.fstat(descriptor)
+        if (status.st_ino, status.st_mtime_ns) != self.seen:
+            self.seen, self.since = (status.st_ino, status.st_mtime_ns), time.monotonic()
+        return time.monotonic() - self.since >= SILENT_SECONDS
+
+
+def _beat(path: Path, descriptor: int, record: dict[str, Any], stop: threading.Event) -> None:
+    """Touch the lock file while its holder lives; leave if another machine took it."""
+    while not stop.wait(HEARTBEAT_SECONDS):
+        if _token(path) != record["token"] and not stop.is_set():
+            logger.error("%s: another process took this lock; leaving", path)
+            os._exit(BusyError.exit_code)
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Open the lock file, making it if it is not there; and whether it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDWR), False
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the holder on record is certainly dead, provided the kernel's lock is free."""
+    here = socket.gethostname(), _boot()
+    if (owner.get("host"), owner.get("boot")) == here:
+        return _started(int(owner["pid"])) != owner.get("started") or owner["pid"] == os.getpid()
+    job = owner.get("slurm_job")  # a requeued job keeps its number
+    return job is not None and job == os.environ.get("SLURM_JOB_ID")
+
+
+def _boot() -> str:
+    """What tells one start of one machine from another."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine started, in ticks; None: there is none. Zombies are none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _write(path: Path, descriptor: int, record: dict[str, Any]) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(record).encode(), 0)
+        os.fsync(descriptor)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        reason = (error.strerror or str(error)).lower()
+        raise ArtifactError(f"{path}: cannot be written: {reason}") from error
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _token(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_bytes()).get("token")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _words(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
+    job = f" (slurm job {owner['slurm_job']})" if owner.get("slurm_job") else ""
+    return f"process {owner.get('pid')} on {owner.get('host')}{job}"

@@ -1,0 +1,106 @@
+"""A GPU for each process. Nothing here touches CUDA: a lease is a file lock and a name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fusegpt.devices import candidates, lease
+from fusegpt.errors import BusyError, ConfigError
+
+TAKE = """
+import os, time
+from fusegpt.devices import lease
+with lease("cuda"):
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _two_gpus(tmp_path, monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FUSEGPT_LEASES", str(tmp_path / "leases"))
+    monkeypatch.setenv("FUSEGPT_GPUS", "0,1")
+
+
+def start() -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen([sys.executable, "-c", TAKE], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_two_processes_get_different_devices_and_a_third_waits_until_one_is_killed():
+    first, one = start()
+    second, two = start()
+    with first, second:
+        assert {one, two} == {"0", "1"}
+        with pytest.raises(BusyError, match=r"every GPU is leased \(0, 1\)"):
+            with lease("cuda", wait_seconds=0):
+                pass
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        with lease("cuda", wait_seconds=5) as third:
+            assert third == one
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == one
+        second.kill()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda:1"])
+def test_a_device_that_says_which_one_needs_no_lease(name):
+    with lease(name) as taken:
+        assert taken is None
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_what_a_scheduler_gave_to_its_job_is_respected(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert candidates() == ["0", "1"]
+
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert candidates() == ["5"]
+    with lease("cuda") as taken:
+        assert taken == "5"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+def test_two_jobs_of_a_scheduler_that_both_call_their_device_0_do_not_wait(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with lease("cuda"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        monkeypatch.setenv("SLURM_JOB_ID", "13")
+        with lease("cuda", wait_seconds=0) as taken:
+            assert taken == "0"
+
+
+def test_visible_devices_are_shared_out_without_a_scheduler(monkeypatch):
+    monkeypatch.delenv("FUSEGPT_GPUS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3")
+    assert candidates() == ["2", "3"]
+
+
+@pytest.mark.parametrize("devices", ["", "-1"])
+def test_no_device_is_refused_with_the_variable_that_says_so(monkeypatch, devices):
+    monkeypatch.setenv("FUSEGPT_GPUS", devices)
+    with pytest.raises(ConfigError, match="no GPU may be used: FUSEGPT_GPUS names none"):
+        candidates()
+
+
+def test_a_machine_without_a_driver_has_no_devices(monkeypatch):
+    monkeypatch.delenv("FUSEGPT_GPUS")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="nvidia-smi names none; choose --device cpu"):
+        candidates()
+
+
+def test_devices_may_have_names(monkeypatch):
+    monkeypatch.setenv("FUSEGPT_GPUS", "GPU-8f2a/1")
+    with lease("cuda") as taken:
+        assert taken == "GPU-8f2a/1"

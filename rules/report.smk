@@ -7,6 +7,7 @@ rule table:
         evaluations=evaluations_of_experiment,
     output:
         csv="results/tables/{experiment}.csv",
+        record="results/tables/{experiment}.json",
     log:
         "logs/table/{experiment}.log",
     benchmark:

@@ -68,9 +68,10 @@ def evaluate(
         "models": {"model": model, "dense": dense},
     }
     result = _run(model, evaluation, bound, reads, store, dtype=dtype, device=device)
-    from fusegpt.artifacts import write_json
+    from fusegpt.artifacts import parent_record, write_json
 
-    write_json(output, {"eval": name, "settings": bound, **result})
+    parent = parent_record(model, output.parent)
+    write_json(output, {"eval": name, "settings": bound, "parent": parent, **result})
     _print_rows(result["rows"])
 
 

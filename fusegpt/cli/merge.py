@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ def merge(model: Path, recipe: Path, finetune: Path | None, output: Path, device
 
     A recovery that works after the last removal works here, before the weights are written.
     """
+    from fusegpt.artifacts import parent_record, sha256
     from fusegpt.data.windows import read_windows
     from fusegpt.errors import DataError
     from fusegpt.pruning.finish import finish
@@ -27,18 +29,22 @@ def merge(model: Path, recipe: Path, finetune: Path | None, output: Path, device
     from fusegpt.pruning.recipe import Recipe
     from fusegpt.pruning.trajectory import fingerprint, history, load_step
     from fusegpt.recovery.resume import Checkpoint
+    from fusegpt.runtime import Timer, peak_memory_gib
 
     chosen = Recipe.read(recipe)
     steps = history(model)
-    loaded = load_step(model, chosen, device)
-    if not chosen.recovers_at_end:
-        publish(loaded, chosen, steps, output)
-        return
-    if finetune is None:
-        raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")
+    made: dict[str, Any] = {"parent": parent_record(model, output)}
     resume = output.with_name(f"{output.name}.resume.safetensors")
-    checkpoint = Checkpoint(resume, fingerprint(chosen, [model, finetune]))
-    record = finish(loaded, chosen, read_windows(finetune), checkpoint=checkpoint)
-    steps = [*steps[:-1], {**steps[-1], "finish": record}]
-    publish(loaded, chosen, steps, output)
-    checkpoint.remove()
+    with Timer() as timer:
+        loaded = load_step(model, chosen, device)
+        if chosen.recovers_at_end:
+            if finetune is None:
+                raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")
+            checkpoint = Checkpoint(resume, fingerprint(chosen, [model, finetune]))
+            record = finish(loaded, chosen, read_windows(finetune), checkpoint=checkpoint)
+            steps = [*steps[:-1], {**steps[-1], "finish": record}]
+            made["inputs"] = {"finetune": sha256(finetune)}
+    made |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
+    publish(loaded, chosen, steps, output, made=made)
+    if chosen.recovers_at_end:
+        checkpoint.remove()

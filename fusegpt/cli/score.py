@@ -40,7 +40,14 @@ def score(
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
-    from fusegpt.artifacts import STAGE_VERSION, provenance, read_json, sha256, write_json
+    from fusegpt.artifacts import (
+        STAGE_VERSION,
+        parent_record,
+        provenance,
+        read_json,
+        sha256,
+        write_json,
+    )
     from fusegpt.errors import ConfigError
     from fusegpt.pruning.recipe import Recipe, resolve
 
@@ -74,7 +81,9 @@ def score(
     record = score_step(loaded, chosen, windows, earlier, count)
     record |= {
         "recipe": chosen.id,
+        "seed": chosen.seed,
         "stage_version": STAGE_VERSION["score"],
+        "parent": parent_record(model, output.parent),
         "inputs": {"calibration": sha256(calibration)}
         | ({"first_scores": sha256(first_scores)} if first_scores else {}),
         "provenance": provenance(loaded.device),

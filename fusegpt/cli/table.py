@@ -30,10 +30,25 @@ def table(
 
 
 def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
-    from fusegpt.reports.collect import collect, parse_experiment
+    from fusegpt.artifacts import file_record, parent_record, provenance, write_json
+    from fusegpt.reports.collect import collect, evaluation_files, parse_experiment
     from fusegpt.reports.tables import write_csv
+    from fusegpt.runtime import Timer, peak_memory_gib
 
-    write_csv(output, collect(parse_experiment(experiment), results))
+    asked = parse_experiment(experiment)
+    with Timer() as timer:
+        write_csv(output, collect(asked, results))
+    files = evaluation_files(asked, results)
+    record = {
+        "kind": "table",
+        "experiment": experiment,
+        "files": {output.name: file_record(output)},
+        "parents": [parent_record(file, output.parent) for file in files],
+        "seconds": round(timer.seconds, 3),
+        "memory_gib": round(peak_memory_gib(), 3),
+        "provenance": provenance(),
+    }
+    write_json(output.with_suffix(".json"), record)
 
 
 def _show(csv: Path) -> None:

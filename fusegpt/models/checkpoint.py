@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from fusegpt.artifacts import atomic_directory, atomic_path, write_json
+from fusegpt.artifacts import atomic_directory, atomic_path, file_record, write_json
 from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model, split_name
@@ -64,8 +64,9 @@ def save(model: Model, directory: str | Path, *, extra: Mapping[str, Any], card:
         _save_module(model, partial)
         for file in _copied(model.source):
             shutil.copyfile(file, partial / file.name)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        write_json(partial / "fusegpt.json", {**notes, **extra})
+        files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
+        (partial / "README.md").write_text(card, encoding="utf-8")  # written anew by evaluations
+        write_json(partial / "fusegpt.json", {**notes, **extra, "files": files})
 
 
 def write_delta(

@@ -25,6 +25,7 @@ def publish(
     output: Path,
     *,
     data: Mapping[str, Any] | None = None,
+    made: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the checkpoint: weights, tokenizer, ``fusegpt.json`` and the model card.
 
@@ -34,6 +35,7 @@ def publish(
         steps: Records of all steps, in order.
         output: Directory; must not exist or be empty.
         data: What was known of the windows that were used.
+        made: How: parent, seconds, memory_gib.
 
     Returns:
         The contents of ``fusegpt.json``.
@@ -55,6 +57,8 @@ def publish(
         "steps": [_brief(step) for step in steps],
         **({"finish": steps[-1]["finish"]} if steps and "finish" in steps[-1] else {}),
         "data": dict(data or {}),
+        "seed": recipe.seed,
+        **(made or {}),
         "stage_version": STAGE_VERSION["merge"],
         "provenance": provenance(model.device),
         **_base(model),

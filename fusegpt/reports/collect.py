@@ -15,7 +15,7 @@ from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.runs import read_steps
 
-__all__ = ["COLUMNS", "DENSE", "Experiment", "collect", "parse_experiment"]
+__all__ = ["COLUMNS", "DENSE", "Experiment", "collect", "evaluation_files", "parse_experiment"]
 
 DENSE = "dense"
 
@@ -111,6 +111,23 @@ def collect(experiment: Experiment, results: str | Path) -> pd.DataFrame:
     return frame
 
 
+def evaluation_files(experiment: Experiment, results: str | Path) -> list[Path]:
+    """Every result file that the table of an experiment reads, each once."""
+    found: dict[Path, None] = {}
+    for model, spec in experiment.models.items():
+        for run in experiment.recipes:
+            for step in [0] if run.name == DENSE else spec.steps.values():
+                for name in experiment.evaluations:
+                    found[_result_file(Path(results), model, run, step, name)] = None
+    return list(found)
+
+
+def _result_file(results: Path, model: str, run: RecipeRun, step: int, evaluation: str) -> Path:
+    """Where a result lies; that of step 0 is the dense model's, whatever the recipe."""
+    recipe = run.id if step else DENSE
+    return results / "evaluations" / model / recipe / f"step-{step:03d}" / f"{evaluation}.json"
+
+
 def refuse_mixed_settings(frame: pd.DataFrame) -> None:
     """Refuse rows that stand under one label but were not measured alike.
 
@@ -135,7 +152,7 @@ def _rows(experiment: Experiment, results: Path) -> Iterator[dict[str, Any]]:
             for sparsity, step in steps.items():
                 costs = _costs(results, model, run.id, step)
                 for evaluation in experiment.evaluations:
-                    file = f"evaluations/{model}/{run.id}/step-{step:03d}/{evaluation}.json"
+                    file = _result_file(results, model, run, step, evaluation)
                     common = {
                         "experiment": experiment.name,
                         "model": model,
@@ -148,7 +165,7 @@ def _rows(experiment: Experiment, results: Path) -> Iterator[dict[str, Any]]:
                         "evaluation": evaluation,
                         **costs,
                     }
-                    yield from _measured(results / file, common)
+                    yield from _measured(file, common)
 
 
 def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

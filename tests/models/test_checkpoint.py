@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fusegpt.artifacts import check_file
 from fusegpt.errors import ArtifactError
 from fusegpt.models.checkpoint import apply_delta, apply_deltas, save, write_delta
 from fusegpt.models.load import load
@@ -41,7 +42,10 @@ def test_plain_transformers_loads_a_checkpoint(pruned, tmp_path):
 
 def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
     save(pruned, tmp_path / "out", extra={"recipe": "x"}, card="")
-    assert json.loads((tmp_path / "out" / "fusegpt.json").read_text()) == {
+    notes = json.loads((tmp_path / "out" / "fusegpt.json").read_text())
+    for name, record in notes.pop("files").items():
+        check_file(tmp_path / "out" / name, record)
+    assert notes == {
         "num_blocks": 6,
         "kept": [0, 2, 3, 5],
         "removed": [Unit("block", 4).to_json(), Unit("block", 1).to_json()],

@@ -1,0 +1,32 @@
+"""``fusegpt gc``: remove results that no experiment names, and what crashes left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import output_path
+
+
+@click.command()
+@click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
+@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option("--delete", is_flag=True, help="Remove what is listed.")
+def gc(experiments: tuple[str, ...], directory: Path, delete: bool) -> None:
+    """List what lies in results/ and is named by none of EXPERIMENT... (names or files).
+
+    Give every experiment whose results are to stay. What a running job holds is never touched.
+    """
+    from fusegpt.workflow.files import plan_of
+    from fusegpt.workflow.garbage import find, remove
+
+    found = find(plan_of(experiments), directory)
+    for garbage in found:
+        click.echo(f"{garbage.size / 1e6:>10.1f} MB  {garbage.reason:<9} {garbage.path}")
+        if delete and not garbage.in_use:
+            remove(garbage)
+    gone = [garbage for garbage in found if not garbage.in_use]
+    megabytes = sum(garbage.size for garbage in gone) / 1e6
+    verb = "removed" if delete else "can go; remove with --delete"
+    click.echo(f"{len(gone)} artifacts, {megabytes:.1f} MB {verb}")

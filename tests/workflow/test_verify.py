@@ -1,0 +1,124 @@
+"""`fusegpt verify`: a real small chain is as its records say; each kind of damage is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fusegpt.artifacts import file_record, sha256, write_json
+from fusegpt.cli import fusegpt_command
+from fusegpt.errors import ArtifactError
+from fusegpt.workflow.verify import verify
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A model, its windows, two steps with scores, a checkpoint, an evaluation and a table."""
+    top = tmp_path / "results"
+    model = top / "models/tiny"
+    run = top / "runs/tiny/mine-00000000"
+    (top / "data/tiny").mkdir(parents=True)
+    windows = top / "data/tiny/w.parquet"
+    windows.write_bytes(b"windows")
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    write_json(model / "source.json", {"files": _files(model / "model.safetensors")})
+    _write(run / "step-000/manifest.json", {"kind": "start"}, model / "source.json")
+    for k in (1, 2):
+        step, before = run / f"step-{k:03d}", run / f"step-{k - 1:03d}/manifest.json"
+        calibration = {"inputs": {"calibration": sha256(windows)}}
+        _write(step / "scores.json", calibration, before)
+        (step / "delta.safetensors").write_bytes(b"delta %d" % k)
+        inputs = {"scores": sha256(step / "scores.json"), "finetune": sha256(windows)}
+        notes = {"kind": "step", "inputs": inputs, "files": _files(step / "delta.safetensors")}
+        _write(step / "manifest.json", notes, before)
+    last = run / "step-002/manifest.json"
+    checkpoint = top / "checkpoints/tiny/mine-00000000/step-002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"merged")
+    _write(checkpoint / "fusegpt.json", {"files": _files(checkpoint / "model.safetensors")}, last)
+    evaluation = top / "evaluations/tiny/mine-00000000/step-002/docs.json"
+    _write(evaluation, {"rows": []}, last)
+    (top / "tables").mkdir()
+    (top / "tables/study.csv").write_text("a\n")
+    parents = [{"path": f"../{evaluation.relative_to(top)}", "sha256": sha256(evaluation)}]
+    table = {"files": _files(top / "tables/study.csv"), "parents": parents}
+    write_json(top / "tables/study.json", table)
+    return top
+
+
+def _files(file: Path) -> dict:
+    return {file.name: file_record(file)}
+
+
+def _write(file: Path, notes: dict, parent: Path) -> None:
+    path = Path("/".join([".."] * (len(file.parent.relative_to(_top(file)).parts))))
+    parent_path = (path / parent.relative_to(_top(file))).as_posix()
+    write_json(file, {**notes, "parent": {"path": parent_path, "sha256": sha256(parent)}})
+
+
+def _top(file: Path) -> Path:
+    return next(parent for parent in file.parents if parent.name == "results")
+
+
+def test_whole_results_have_no_problem(results):
+    assert verify(results) == (9, [])
+    done = CliRunner().invoke(fusegpt_command, ["verify", str(results)])
+    assert "9 records, everything as they say" in done.output
+
+
+RUN = "runs/tiny/mine-00000000"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("models/tiny/model.safetensors", "model.safetensors: must have 7 bytes"),
+        ("models/tiny/source.json", "step-000/manifest.json: its parent"),
+        (f"{RUN}/step-001/delta.safetensors", "step-001/delta.safetensors: must have 7 bytes"),
+        (f"{RUN}/step-001/manifest.json", "step-002/manifest.json: its parent"),
+        (f"{RUN}/step-001/scores.json", "step-001/manifest.json: its scores"),
+        ("data/tiny/w.parquet", "are nowhere in data/"),
+        ("checkpoints/tiny/mine-00000000/step-002/model.safetensors", "model.safetensors: must have"),
+        (f"{RUN}/step-002/manifest.json", "docs.json: its parent"),
+        ("evaluations/tiny/mine-00000000/step-002/docs.json", "study.json: its parent"),
+        ("tables/study.csv", "study.csv: must have 2 bytes"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["changed", "deleted"])
+def test_damage_is_named(results, file, words, damage):
+    if damage == "deleted":
+        (results / file).unlink()
+        words = words.split(" must")[0]
+    elif file.endswith(".json"):
+        notes = json.loads((results / file).read_text())
+        write_json(results / file, {**notes, "more": 1})
+    else:
+        with open(results / file, "ab") as stream:
+            stream.write(b"!")
+
+    _, problems = verify(results)
+
+    assert any(words in line for line in problems), problems
+    done = CliRunner().invoke(fusegpt_command, ["verify", str(results)])
+    assert isinstance(done.exception, ArtifactError)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"files": 3}', '{"parent": {"path": "x"}}'])
+def test_a_record_that_is_none_is_named(results, text):
+    (results / f"{RUN}/step-002/manifest.json").write_text(text)
+
+    _, problems = verify(results)
+
+    assert any("step-002/manifest.json: " in line for line in problems)
+
+
+def test_a_folder_without_results_is_refused(results):
+    shutil.rmtree(results / "models")
+
+    with pytest.raises(ArtifactError, match="no results here"):
+        verify(results / "data")

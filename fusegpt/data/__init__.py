@@ -9,5 +9,6 @@ __all__ = ["CORPORA"]
 CORPORA: dict[str, Entry] = {
     "wikitext2": Entry("fusegpt.data.corpora:wikitext2"),
     "c4": Entry("fusegpt.data.corpora:c4"),
+    "c4_old": Entry("fusegpt.data.corpora:c4_old"),
     "python_docs": Entry("fusegpt.data.corpora:python_docs"),
 }

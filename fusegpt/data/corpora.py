@@ -16,7 +16,7 @@ from fusegpt.data.hub import dataset_file
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.registry import lookup
 
-__all__ = ["Text", "c4", "draw_rows", "load_text", "python_docs", "wikitext2"]
+__all__ = ["Text", "c4", "c4_old", "draw_rows", "load_text", "python_docs", "wikitext2"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,15 @@ def c4(split: str, join: str = " ", documents: int | None = C4_DOCUMENTS) -> Tex
     new = split == "validation" and documents == C4_DOCUMENTS and join == " "
     source = f"hub:{C4[0]}@{C4[1]}/{name}"
     return _joined(rows, "c4", split, join, source, "c4-new" if new else "c4")
+
+
+def c4_old(split: str, join: str = " ", documents: int | None = None) -> Text:
+    """The whole first shard of C4 (en), for windows that lie inside one document.
+
+    Perplexity with ``cut: documents`` on split ``validation`` is the older "c4" of GPTQ, OmniQuant
+    and LinearPatch, whose values are lower than those of ``c4``.
+    """
+    return replace(c4(split, join, documents), name="c4_old", variant="c4-old")
 
 
 def python_docs(split: str, join: str = "\n\n", documents: int | None = None) -> Text:

@@ -21,6 +21,7 @@ from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta, read_windows
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
+from fusegpt.evaluation.cuts import inside_documents, window_start
 from fusegpt.evaluation.items import fingerprint as items_fingerprint
 from fusegpt.evaluation.items import pack
 from fusegpt.evaluation.memory import out_of_memory
@@ -57,11 +58,13 @@ def plan(
     length: PositiveInt = 2048,
     windows: PositiveInt | None = None,
     bos: Literal["stream", "window", "none"] = "stream",
+    cut: Literal["consecutive", "documents"] = "consecutive",
 ) -> Windows:
     """Cut a corpus into the windows perplexity is measured on, before any weight is loaded.
 
     The documents are joined, tokenised at once and cut into consecutive windows that do not
-    overlap; the remainder is dropped.
+    overlap; the remainder is dropped. Or, with ``cut`` "documents", windows are drawn at random
+    places inside single documents, as GPTQ does on C4.
 
     Args:
         directory: The model's directory: config and tokenizer.
@@ -73,9 +76,11 @@ def plan(
         windows: Take the first so many; None: all. The literature takes 256 of C4.
         bos: ``stream``: the tokenizer decides, once, at the start of the corpus, as the literature
             does; ``window``: at the start of every window, as Gemma needs; ``none``: nowhere.
+        cut: ``consecutive``, or ``documents``, which needs a number of windows.
 
     Raises:
-        ConfigError: The window is longer than the model's positions, or the tokenizer has no BOS.
+        ConfigError: The window is longer than the model's positions, the tokenizer has no BOS, or
+            no number of windows is given for ``cut`` "documents".
         DataError: The text is shorter than the windows asked for, or tokens of another tokenizer.
         ArtifactError: No tokenizer or no config in the directory.
     """
@@ -86,14 +91,13 @@ def plan(
     if given:
         return _from_file(Path(corpus), digest, windows)
     text = load_text(corpus, split, corpora)
-    tokens = encode(tokenizer, text.text, bos=bos == "stream")
-    if bos == "window":
-        if tokenizer.bos_token_id is None:
-            raise ConfigError("bos: 'window' needs a BOS token, and the tokenizer has none")
-        cut = consecutive(tokens, length - 1, windows)
-        cut = np.insert(cut, 0, tokenizer.bos_token_id, axis=1)
+    start = window_start(tokenizer, bos)
+    if cut == "documents":
+        ids, tokens = inside_documents(tokenizer, text, length - len(start), windows, bos)
     else:
-        cut = consecutive(tokens, length, windows)
+        stream = encode(tokenizer, text.text, bos=bos == "stream")
+        ids, tokens = consecutive(stream, length - len(start), windows), len(stream)
+    ids = np.insert(ids, [0] * len(start), start, axis=1)
     protocol = {
         "corpus": text.name,
         "split": text.split,
@@ -101,14 +105,14 @@ def plan(
         "source": text.source,
         "documents": text.documents,
         "join": text.join,
-        "tokens": len(tokens),
-        "cut": "consecutive",
+        "tokens": tokens,
+        "cut": cut if cut == "consecutive" else "one document each, random, seed 0",
         "length": length,
-        "windows": len(cut),
+        "windows": len(ids),
         "bos": bos,
         "tokenizer_sha256": digest,
     }
-    return Windows(torch.from_numpy(cut.astype(np.int64)), protocol)
+    return Windows(torch.from_numpy(ids.astype(np.int64)), protocol)
 
 
 def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[dict[str, Any]]:

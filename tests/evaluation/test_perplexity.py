@@ -181,6 +181,32 @@ def test_windows_follow_each_other_from_the_start(tiny_llama_dir, windows):
     assert windows.protocol["tokens"] == len(tokens)
 
 
+def test_windows_may_lie_inside_single_documents(tiny_llama_dir, tmp_path):
+    """The draws of GPTQ's loader, written out."""
+    import json
+    import random
+
+    rows = [f"{word} is better than {word}. " * (i * 4) for i, word in enumerate("abcdef")]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    settings = {"corpus": str(tmp_path / "c.jsonl"), "length": 60, "windows": 9}
+    cut = plan(tiny_llama_dir, {}, **settings, cut="documents")
+    tokenizer, expected = load_tokenizer(tiny_llama_dir), []
+    random.seed(0)
+    for _ in range(9):
+        while True:
+            ids = encode(tokenizer, rows[random.randint(0, len(rows) - 1)])
+            if len(ids) > 60:
+                break
+        place = random.randint(0, len(ids) - 60 - 1)
+        expected.append(ids[place : place + 60])
+    assert np.array_equal(cut.ids, np.stack(expected))
+    assert cut.protocol["cut"] == "one document each, random, seed 0"
+    with pytest.raises(ConfigError, match="windows: must be given for cut 'documents'"):
+        plan(tiny_llama_dir, {}, **{**settings, "windows": None}, cut="documents")
+    with pytest.raises(DataError, match="no document is longer than a window of 500 tokens"):
+        plan(tiny_llama_dir, {}, **{**settings, "length": 500}, cut="documents")
+
+
 def test_all_windows_are_taken_unless_limited(tiny_llama_dir):
     everything = plan(tiny_llama_dir, {}, corpus="python_docs", length=64)
     assert len(everything.ids) == everything.protocol["tokens"] // 64
@@ -245,6 +271,7 @@ def test_the_settings_are_the_plans():
     bound = bind(EVALS["perplexity"], {"length": 1024}, "evaluations.here")
     assert bound == {
         "corpus": "wikitext2", "split": "test", "length": 1024, "windows": None, "bos": "stream",
+        "cut": "consecutive",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"evaluations.here: unknown setting 'lenght'; did you"):
         bind(EVALS["perplexity"], {"lenght": 1024}, "evaluations.here")

@@ -117,8 +117,8 @@ def test_low_rank_equals_numpys_ridge_cut_by_its_singular_values(rank, windows, 
 
 def test_a_learned_map_starts_from_plain_removal_and_lowers_its_loss(windows):
     model = tiny.model("llama", dtype=torch.float64)
-    _, missing = states(model.module, windows[:8], (1, 2))
-    settings = {"fit": "learned", "rank": 4, "batch_size": 8, "epochs": 8, "learning_rate": 1e-2}
+    _, missing = states(model.module, windows, (1, 2))
+    settings = {"fit": "learned", "rank": 4, "batch_size": 16, "epochs": 9, "learning_rate": 1e-2}
     report = low_rank(model, UNIT, windows, seed=0, **settings)
     assert report.rows[0]["loss"] == pytest.approx((missing**2).mean(), rel=1e-9)
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]

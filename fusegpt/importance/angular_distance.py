@@ -23,7 +23,7 @@ def angular_distance(
 
     d(h_l, h_{l+n}) = mean over sequences of arccos(cos(h_l, h_{l+n})) / pi, at the last token.
     Paper: The Unreasonable Ineffectiveness of the Deeper Layers, arXiv 2403.17887, Eq. 7
-    (decision D40).
+    (decision D31).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

@@ -19,7 +19,7 @@ def perplexity(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -
 
     exp of the mean cross-entropy of the next token over all sequences.
     Paper: Shortened LLaMA, arXiv 2402.02834, Section 3.1: scored once; with "+" the first four
-    and last two blocks stay (decision D43).
+    and last two blocks stay (decision D34).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

@@ -18,7 +18,7 @@ def relative_l2(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) 
     """Score each unit by the Euclidean length of its update, relative to its input's.
 
     Mean over tokens of ||h_{i+1} - h_i||_2 / ||h_i||_2.
-    Paper: A deeper look at depth pruning of LLMs, arXiv 2407.16286 (decision D41).
+    Paper: A deeper look at depth pruning of LLMs, arXiv 2407.16286 (decision D32).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

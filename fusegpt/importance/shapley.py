@@ -39,7 +39,7 @@ def shapley(
 
     mean(v | unit absent) - mean(v | unit present) over sub-networks and sequences; v is the
     sub-network's loss, or its logits' mean Euclidean distance from the whole model's.
-    Paper: A deeper look at depth pruning of LLMs, arXiv 2407.16286 (decision D44).
+    Paper: A deeper look at depth pruning of LLMs, arXiv 2407.16286 (decision D35).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

@@ -19,7 +19,7 @@ def sleb(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tens
 
     Mean cross-entropy of the next token over all sequences.
     Paper: SLEB, arXiv 2402.09025, Algorithm 1: removed greedily, first and last block stay; its
-    own search set is 128 rows of text (decision D42).
+    own search set is 128 rows of text (decision D33).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.

@@ -21,7 +21,7 @@ def taylor(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Te
 
     Sum over the unit's parameters w of |w * dL/dw|; L is the mean cross-entropy of the next token.
     Paper: Shortened LLaMA, arXiv 2402.02834, Section 3.1: scored once; with "+" the first four
-    and last two blocks stay (decision D43).
+    and last two blocks stay (decision D34).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return, also in what

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fusegpt.errors import ArchitectureError, ConfigError, DataError
+from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
 from fusegpt.models.load import load
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.replay import record
@@ -152,9 +152,19 @@ def ridge_map(sums: Moments, ridge: float) -> Tensor:
     """Return D with the least |A·D - R|² + λ·|D|², λ = ridge · mean diagonal of AᵀA; float64.
 
     Drawn towards 0, so I + D towards the plain removal: directions that the data do not show stay.
+
+    Raises:
+        NumericsError: Without a ridge, the data do not determine D.
     """
     level = ridge * sums.gram.diagonal().mean()
-    return torch.linalg.solve(sums.gram + level * torch.eye(len(sums.gram)).double(), sums.cross)
+    system = sums.gram + level * torch.eye(len(sums.gram), dtype=torch.float64)
+    found, failed = torch.linalg.solve_ex(system, sums.cross)
+    if failed or not torch.isfinite(found).all():
+        raise NumericsError(
+            f"least squares: {sums.tokens} tokens do not determine {len(system)} features;"
+            " give more windows, or a ridge above 0"
+        )
+    return found
 
 
 def fold(model: Model, gap: Gap, change: Tensor) -> dict[str, Tensor]:

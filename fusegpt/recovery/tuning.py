@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, ConfigError, DataError
-from fusegpt.models.load import load
+from fusegpt.models.load import load_original
 from fusegpt.models.model import Model
 from fusegpt.models.replay import Call, record, run_blocks, share_calls
 from fusegpt.models.surgery import remove
@@ -152,7 +152,7 @@ def _examples(
     first = min(model.position(block) for block in (*group, *gone))
     last = max(model.position(block) for block in (*group, *gone))
     leaves = max(*group, *gone)
-    original = None if plan.teacher == "current" else _original(model)
+    original = None if plan.teacher == "current" else load_original(model)
     found: list[Example] = []
     for batch in split(windows, plan.batch_size, drop_last=True):
         recording = record(model, batch, first, last)
@@ -178,13 +178,6 @@ def _reached(group: Sequence[int], calls: Sequence[Call], label: str) -> list[in
         idle = ", ".join(str(block) for block in group if block not in blocks)
         logger.info("%s: the data do not run through blocks %s; they stay as they are", label, idle)
     return blocks
-
-
-def _original(model: Model) -> Model:
-    if model.source is None:
-        raise ConfigError("teacher 'original' needs a model that came from a directory")
-    dtype = str(model.dtype).removeprefix("torch.")
-    return load(model.source, dtype=dtype, device=str(model.device))
 
 
 def _fit(

@@ -1,0 +1,68 @@
+"""What a recovery spends: twins have equal numbers, and FLOPs follow the formula."""
+
+import pytest
+
+from fusegpt.models.units import Unit
+from fusegpt.pruning.recipe import load_recipe
+from fusegpt.recovery.finetune import finetune
+from fusegpt.recovery.flops import forward_flops, training_flops
+from fusegpt.recovery.fusion import fusion
+from tests import tiny
+
+UNIT = Unit("block", 2)
+BUDGET = {"group_size": 3, "epochs": 2, "batch_size": 4}
+
+
+def test_the_twin_of_fusion_trains_as_many_numbers_for_as_many_steps():
+    windows = tiny.ids(8, 10)
+    reports = [
+        fusion(tiny.model("llama"), UNIT, windows, seed=0, rank=4, lora_rank=4, **BUDGET),
+        finetune(tiny.model("llama"), UNIT, windows, seed=0, lora_rank=8, **BUDGET),
+    ]
+    one, other = reports
+    assert one.trainable_parameters == other.trainable_parameters > 0
+    assert (one.tokens, one.optimizer_steps, one.flops) == (160, 4, other.flops)
+
+
+@pytest.mark.parametrize(
+    ("fused", "twin"),
+    [
+        ("fusegpt", "macro_influence_finetune_equal"),
+        ("fusegpt_mse", "macro_influence_finetune_mse_equal"),
+    ],
+)
+def test_the_twin_recipes_differ_in_nothing_else(fused, twin):
+    one, other = (load_recipe(name).to_json() for name in (fused, twin))
+    ranks = one["recovery"].pop("rank") + one["recovery"].pop("lora_rank")
+    assert other["recovery"].pop("lora_rank") == ranks
+    for name in ("donor", "coefficient_learning_rate"):
+        one["recovery"].pop(name)
+    for recipe in (one, other):
+        del recipe["name"], recipe["recovery"]["method"]
+    assert one == other
+
+
+def test_flops_are_two_a_value_and_token_forward_and_six_in_training():
+    model = tiny.model("llama")
+    values = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)  # q, o; k, v; gate, up, down
+    assert forward_flops(model, [0, 1], 100, 10) == 100 * (2 * values + 2 * 10 * 32 * 2)
+    assert training_flops(model, [0, 1], 100, 10) == 100 * (6 * values + 7 * 10 * 32 * 2)
+
+
+def test_coefficients_alone_train_without_an_update():
+    model = tiny.model("llama")
+    rates = {"coefficient_learning_rate": 1e-2}
+    report = fusion(
+        model,
+        UNIT,
+        tiny.ids(8, 10),
+        seed=0,
+        rank=4,
+        lora_rank=0,
+        **{**BUDGET, "batch_size": 8},
+        **rates,
+    )
+    blocks = [model.block(index) for index in report.group]
+    shapes = [p.shape for block in blocks for p in block.parameters() if p.dim() >= 2]
+    assert report.trainable_parameters == sum(4 * sum(shape) for shape in shapes)
+    assert report.rows[-1]["loss"] < report.rows[0]["loss"]

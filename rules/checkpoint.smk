@@ -19,6 +19,7 @@ rule merge:
         "../environment.yml"
     threads: 2
     resources:
+        gpu=1,
         device="cpu",
     params:
         directory=directory_of,

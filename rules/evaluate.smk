@@ -17,6 +17,7 @@ rule evaluate:
         "../environment.yml"
     threads: 2
     resources:
+        gpu=1,
         device="cpu",
     params:
         model=model_directory,

@@ -46,6 +46,7 @@ rule score:
         "../environment.yml"
     threads: 2
     resources:
+        gpu=1,
         device="cpu",
     params:
         selection=selection_flags,
@@ -77,6 +78,7 @@ rule fuse:
         "../environment.yml"
     threads: 2
     resources:
+        gpu=1,
         device="cpu",
     params:
         directory=directory_of,

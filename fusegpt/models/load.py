@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from fusegpt.artifacts import read_json
-from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
 from fusegpt.models.quiet import quiet
@@ -59,7 +59,13 @@ def load(
 
 
 def load_original(model: Model) -> Model:
-    """Load the model that ``model`` was before anything was removed, in its dtype, beside it."""
+    """Load the model that ``model`` was before anything was removed, in its dtype, beside it.
+
+    Raises:
+        ConfigError: It came from no directory.
+    """
+    if model.source is None:
+        raise ConfigError("'original' needs a model that came from a directory")
     dtype = str(model.dtype).removeprefix("torch.")
     return load(model.source, dtype=dtype, device=str(model.device))
 

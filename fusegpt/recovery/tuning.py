@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.data.windows import batches as split
-from fusegpt.errors import ArchitectureError, ConfigError, DataError
+from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.load import load_original
 from fusegpt.models.model import Model
 from fusegpt.models.replay import Call, record, run_blocks, share_calls

@@ -105,3 +105,9 @@ def test_the_original_reference_is_the_dense_model(tiny_llama_dir):
     expected = macro_influence(model, pieces, model.units(), original=dense)
     assert [row["score"] for row in record["units"]] == expected.tolist()
     assert not torch.equal(expected, macro_influence(model, pieces, model.units()))
+
+
+def test_a_model_from_nowhere_has_no_original():
+    chosen = recipe("macro_influence", reference="original")
+    with pytest.raises(ConfigError, match="needs a model that came from a directory"):
+        score_step(tiny.model("llama"), chosen, tiny.ids())

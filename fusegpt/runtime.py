@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Timer",
+    "allow_remote_code",
     "device",
     "generator",
     "peak_memory_gib",
+    "remote_code_is_allowed",
     "set_threads",
     "set_up_logging",
     "torch_dtype",
 ]
 
+_remote_code = False
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -83,6 +86,17 @@ def torch_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"unknown dtype {name!r}{suggestion(name, DTYPES)}")
     return getattr(torch, name)
+
+
+def allow_remote_code(allowed: bool) -> None:
+    """Let models bring code of their own; the command line calls this, nothing else does."""
+    global _remote_code
+    _remote_code = allowed
+
+
+def remote_code_is_allowed() -> bool:
+    """Whether the user said so, in the model's entry or on the command line."""
+    return _remote_code
 
 
 def set_threads(count: int) -> None:

@@ -22,11 +22,12 @@ rule merge:
         gpu=1,
         device="cpu",
     params:
+        trust=trust_flag,
         directory=directory_of,
         finetune=finetune_flag,
         version=STAGE_VERSION["merge"],
     shell:
-        "fusegpt merge --model {input.model:q} --recipe {input.recipe:q}"
+        "fusegpt {params.trust:q} merge --model {input.model:q} --recipe {input.recipe:q}"
         " {params.finetune:q} --device {resources.device:q}"
         " --output {params.directory:q} >{log:q} 2>&1"
 

@@ -131,7 +131,11 @@ def calibration_windows(wildcards):
 def finetune_windows(wildcards):
     """What a step tunes on; nothing for a recovery that does not train, or not yet."""
     recipe = PLAN.recipes[wildcards.recipe]
-    return recovery_windows(wildcards) if recipe.trains and not recipe.recovers_at_end else []
+    return (
+        recovery_windows(wildcards)
+        if recipe.trains and not recipe.recovers_at_end
+        else []
+    )
 
 
 def finish_windows(wildcards):
@@ -174,6 +178,12 @@ def model_source(wildcards):
 def model_settings(wildcards):
     """The rest of a model's entry."""
     return json.dumps(PLAN.models[wildcards.model].fetch_settings())
+
+
+def trust_flag(wildcards):
+    """``--trust-remote-code`` for a model whose entry says so; nothing otherwise."""
+    trusted = PLAN.models[wildcards.model].trust_remote_code
+    return ["--trust-remote-code"] if trusted else []
 
 
 def num_blocks(wildcards):

@@ -35,9 +35,10 @@ rule sample:
     conda:
         "../environment.yml"
     params:
+        trust=trust_flag,
         model=model_directory,
         flags=windows_flags,
         version=STAGE_VERSION["sample"],
     shell:
-        "fusegpt sample --model {params.model:q} {params.flags:q}"
+        "fusegpt {params.trust:q} sample --model {params.model:q} {params.flags:q}"
         " --output {output.windows:q} >{log:q} 2>&1"

@@ -20,11 +20,12 @@ rule evaluate:
         gpu=1,
         device="cpu",
     params:
+        trust=trust_flag,
         model=model_directory,
         flags=evaluation_flags,
         dense=dense_flag,
         version=STAGE_VERSION["evaluate"],
     shell:
-        "fusegpt evaluate --model {params.model:q} {params.flags:q}"
+        "fusegpt {params.trust:q} evaluate --model {params.model:q} {params.flags:q}"
         " {params.dense:q} --store results/.evalcache"
         " --device {resources.device:q} --output {output.result:q} >{log:q} 2>&1"

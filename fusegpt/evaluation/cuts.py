@@ -39,7 +39,8 @@ def inside_documents(
     """
     if windows is None:
         raise ConfigError("windows: must be given for cut 'documents'; the literature takes 256")
-    draw, cut, tokens, misses = random.Random(0), [], 0, 0
+    cut: list[np.ndarray] = []
+    draw, tokens, misses = random.Random(0), 0, 0
     while len(cut) < windows:
         ids = encode(tokenizer, text.rows[draw.randint(0, len(text.rows) - 1)], bos=bos == "stream")
         tokens += len(ids)

@@ -1,0 +1,98 @@
+"""The workflow from elsewhere: as a module of another workflow, and from a clone left untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.workflow.conftest import ROOT, verbs
+
+MODULE = """
+configfile: "study.json"
+
+
+module fusegpt:
+    snakefile:
+        {snakefile!r}
+    config:
+        config
+
+
+use rule * from fusegpt as fusegpt_*
+
+
+rule mine:
+    input:
+        rules.fusegpt_tables.input,
+    output:
+        "mine.txt",
+    default_target: True
+    shell:
+        "cat {{input}} >{{output}}"
+"""
+
+
+def test_another_workflow_imports_the_rules_and_builds_on_a_table(project):
+    del project.config["evaluations"]["short"]
+    project.study.update(evaluations=["docs"], recipes=["dense", "macro_influence"])
+    project.command()
+    snakefile = project.directory / "Snakefile"
+    snakefile.write_text(MODULE.format(snakefile=str(ROOT / "Snakefile")))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2"],
+        cwd=project.directory,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (project.directory / "mine.txt").is_file()
+    assert verbs(project.lines()) == {
+        **{"fetch": 1, "sample": 1, "start": 1, "score": 1, "fuse": 1},
+        **{"evaluate": 2, "table": 1},
+    }
+
+
+def test_a_clone_that_cannot_be_written_works_with_results_elsewhere(project, tmp_path):
+    clone = tmp_path / "a read-only clone"
+    for part in ("rules", "config"):
+        shutil.copytree(ROOT / part, clone / part)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, clone)
+    for path in [clone, *clone.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = _contents(clone)
+    project.root = clone
+    results = tmp_path / "results elsewhere"
+    study = project.command()[-1]
+    assert json.loads(Path(study).read_text())
+
+    done = subprocess.run(
+        project.command("tables", "--directory", str(results)),
+        cwd=clone,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    for path in [clone, *clone.rglob("*")]:
+        path.chmod(0o755)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (results / "results/tables/study.csv").is_file()
+    assert _contents(clone) == before
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its bytes; the cache of compiled Python does not count."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fusegpt.config import defaults
+from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from fusegpt.recovery import RECOVERIES
 from tests import tiny
@@ -21,12 +22,12 @@ def recovery(request):
     return request.param
 
 
-def recover(name, model, *, seed=0, **changes):
+def recover(name, model, *, unit=UNIT, seed=0, **changes):
     entry = RECOVERIES[name]
     known = defaults(entry)
     settings = {**SMALL, **RATES, **changes}
     settings = {key: value for key, value in settings.items() if key in known}
-    return entry.load()(model, UNIT, tiny.ids(8, 10), seed=seed, **settings)
+    return entry.load()(model, unit, tiny.ids(8, 10), seed=seed, **settings)
 
 
 def state(model):
@@ -59,9 +60,7 @@ def test_it_never_ends_worse_on_its_own_training_loss(recovery):
     if not report.rows:
         pytest.skip("nothing is trained")
     last = max(row["epoch"] for row in report.rows)
-    losses = [
-        [row["loss"] for row in report.rows if row["epoch"] == epoch] for epoch in (0, last)
-    ]
+    losses = [[row["loss"] for row in report.rows if row["epoch"] == epoch] for epoch in (0, last)]
     assert sum(losses[1]) <= sum(losses[0])
 
 
@@ -87,3 +86,24 @@ def test_the_published_parameters_are_keyword_only(recovery):
         "unit",
         "windows",
     ]
+
+
+def test_training_starts_from_the_plain_removal(recovery):
+    known = defaults(RECOVERIES[recovery])
+    if "learning_rate" not in known:
+        pytest.skip("nothing is trained")
+    model, plain = tiny.model("llama"), tiny.model("llama")
+    rates = {name: 1e-30 for name in ("learning_rate", "coefficient_learning_rate")}
+    recover(recovery, model, fit="learned", **rates)
+    remove(plain, UNIT)
+    torch.testing.assert_close(model.module(tiny.ids()).logits, plain.module(tiny.ids()).logits)
+
+
+def test_a_run_of_blocks_goes_at_once(recovery):
+    if not RECOVERIES[recovery].runs:
+        pytest.skip("one block at a time")
+    model = tiny.model("llama")
+    report = recover(recovery, model, unit=[UNIT, Unit("block", 3)])
+    assert model.kept == [0, 1, 4, 5]
+    assert set(report.group) <= set(model.kept)
+    assert torch.isfinite(model.module(tiny.ids()).logits).all()

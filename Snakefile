@@ -10,6 +10,7 @@ configfile: f"{workflow.current_basedir}/config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/data.smk"
+include: "rules/llava.smk"
 include: "rules/prune.smk"
 include: "rules/checkpoint.smk"
 include: "rules/evaluate.smk"

@@ -106,6 +106,32 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny_llava_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA on disk: the tiny Llama, a tower for 32 x 32 pixels, a processor; read-only.
+
+    Beside it ``questions-train.parquet`` and ``questions-test.parquet``, 12 questions each.
+    """
+    import json
+
+    from fusegpt.multimodal.assembly import assemble
+    from fusegpt.multimodal.build import write_questions
+    from fusegpt.multimodal.pictures import draw_pictures
+    from fusegpt.multimodal.tower import train_tower
+
+    language = tmp_path_factory.mktemp("language") / "tiny-llama"
+    shutil.copytree(tiny_llama_dir, language)
+    config = json.loads((language / "config.json").read_text())
+    (language / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    model, processor = assemble(language, train_tower(1).tower)
+    directory = tmp_path_factory.mktemp("models") / "tiny-llava"
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    for split, digits in (("train", "training"), ("test", "held_out")):
+        write_questions(directory / f"questions-{split}.parquet", draw_pictures(12, 0, digits))
+    return directory
+
+
 def _tiny_tokenizer():
     """A byte-level BPE tokenizer trained on the Zen of Python: every text encodes, none is lost."""
     import codecs

@@ -40,7 +40,10 @@ def sample(
     corpora: dict[str, Any],
     output: Path,
 ) -> None:
-    """Write seeded random windows of a corpus, for calibration or fine-tuning."""
+    """Write seeded random windows of a corpus, for calibration or fine-tuning.
+
+    A parquet file with a column ``image`` gives windows of image, question and answer.
+    """
     from fusegpt.artifacts import provenance
     from fusegpt.data.corpora import draw_rows, load_text
     from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
@@ -50,6 +53,15 @@ def sample(
     if (sequences is None) == (rows is None):
         raise click.UsageError("Give one of '--sequences' and '--rows'.")
     tokenizer = load_tokenizer(model)
+    common = {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
+    file = (corpora.get(corpus) or {}).get("splits", {}).get(split, corpus)
+    if Path(file).suffix == ".parquet" and Path(file).is_file():
+        from fusegpt.data.pictured import has_pictures, sample_questions, write_pictured
+
+        if has_pictures(file):
+            pictured, notes = sample_questions(model, Path(file), sequences or 0, length, seed)
+            write_pictured(output, pictured, {"corpus": corpus, "split": split, **notes, **common})
+            return
     text = load_text(corpus, split, corpora)
     if rows is not None:
         text = draw_rows(text, rows, seed)
@@ -69,8 +81,6 @@ def sample(
         "sequences": len(windows),
         **({} if rows is None else {"rows": rows}),
         "length": length,
-        "seed": seed,
-        "tokenizer_sha256": fingerprint(tokenizer),
-        "provenance": provenance(),
+        **common,
     }
     write_windows(output, windows, meta)

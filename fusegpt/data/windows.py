@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "batches",
     "consecutive",
+    "draw",
     "is_windows_file",
     "read_meta",
     "read_windows",
@@ -49,7 +50,7 @@ def sample(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.
     """
     _check_length(len(token_ids), length)
     places = len(token_ids) - length + 1
-    starts = [_draw(seed, i) % places for i in range(sequences)]
+    starts = [draw(seed, i) % places for i in range(sequences)]
     return np.stack([token_ids[s : s + length] for s in starts]).astype(np.int32)
 
 
@@ -94,7 +95,7 @@ def read_windows(path: Path) -> Tensor:
     """Read a file of ``write_windows``.
 
     Returns:
-        ``[sequences, length]`` int64 on the CPU.
+        ``[sequences, length]`` int64 on the CPU; with their pictures, where the file has some.
 
     Raises:
         ArtifactError: Missing, corrupt, no windows file, or rows of different lengths.
@@ -103,7 +104,7 @@ def read_windows(path: Path) -> Tensor:
     import pyarrow.parquet as pq
     import torch
 
-    read_meta(path)
+    meta = read_meta(path)
     try:
         column = pq.read_table(path, columns=["input_ids"]).column("input_ids").combine_chunks()
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -112,7 +113,12 @@ def read_windows(path: Path) -> Tensor:
     if len(lengths) != 1:
         raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    return torch.from_numpy(flat.reshape(len(column), lengths.pop()))
+    ids = torch.from_numpy(flat.reshape(len(column), lengths.pop()))
+    if "extras" not in meta:
+        return ids
+    from fusegpt.data.pictured import pictures_of
+
+    return pictures_of(path, ids, meta)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -151,7 +157,8 @@ def _schema_metadata(path: Path) -> dict[bytes, bytes]:
         raise ArtifactError(f"{path}: not a readable parquet file ({_line(error)})") from error
 
 
-def _draw(seed: int, index: int) -> int:
+def draw(seed: int, index: int) -> int:
+    """A 64-bit number from a seed and a place; equal with any version of any library."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big")
 
 

@@ -52,6 +52,11 @@ EVALS: dict[str, Evaluation] = {
         reads="tasks",
         in_parts=True,
     ),
+    "multimodal": Evaluation(
+        "fusegpt.evaluation.multimodal:plan",
+        measure="fusegpt.evaluation.multimodal:multimodal",
+        reads="tasks",
+    ),
     "speed": Evaluation(
         "fusegpt.evaluation.speed:plan",
         measure="fusegpt.evaluation.speed:speed",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from fusegpt.data.pictured import Pictured
 from fusegpt.errors import ArtifactError
 from fusegpt.models.blocks import find_blocks, text_config
 from fusegpt.models.units import Granularity, Unit
@@ -134,8 +135,11 @@ class Model:
         """Keyword arguments of the forward pass, on the model's device and of its dtype.
 
         Args:
-            batch: Token ids ``[batch, seq]``, or a processor's output.
+            batch: Token ids ``[batch, seq]``, with their pictures or without, or a processor's
+                output.
         """
+        if isinstance(batch, Pictured):
+            batch = batch.inputs()
         items = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)

@@ -1,0 +1,90 @@
+"""``fusegpt check``: whether a model can be pruned, or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from fusegpt.cli.options import device_option
+from fusegpt.config import Dtype
+
+if TYPE_CHECKING:
+    from fusegpt.models.suitability import Finding
+
+__all__ = ["check"]
+
+FETCHED = Path("results/models")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--config-only", is_flag=True, help="Check without weights, from config.json alone.")
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float32", show_default=True)
+@device_option
+def check(model: str, config_only: bool, dtype: str, device: str) -> None:
+    """Say yes, or why not. MODEL: a directory, a fetched model's name, or a hub id.
+
+    Checked are: blocks found, config alone rebuilds the model, each block can be removed, which
+    weights fusion pairs; and with weights, on random tokens: blocks run alone, removal against
+    bypass, generation with and without a cache. Ends with exit code 2 when the answer is no.
+    """
+    from fusegpt.errors import ArchitectureError
+
+    directory = _directory(model, config_only)
+    whole = not config_only and any(directory.glob("*.safetensors"))
+    failed = []
+    for finding in _findings(directory, whole, dtype, device):
+        click.echo(f"{'yes' if finding.passed else 'no ':<4}{finding.name + ':':<12}{finding.text}")
+        if not finding.passed:
+            failed.append(finding.name)
+    if failed:
+        raise ArchitectureError(f"{model}: cannot be pruned faithfully ({', '.join(failed)})")
+    click.echo(f"{model}: yes" + ("" if whole else ", by its config; what it computes was not run"))
+
+
+def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator[Finding]:
+    import torch
+
+    from fusegpt.models.load import load, load_structure
+    from fusegpt.models.suitability import check_structure, check_whole
+    from fusegpt.runtime import device as torch_device
+    from fusegpt.runtime import generator
+
+    if not whole:
+        yield from check_structure(load_structure(directory))
+        return
+    model = load(directory, dtype=dtype, device=torch_device(device))
+    findings = list(check_structure(model))
+    yield from findings
+    if all(finding.passed for finding in findings):
+        settings = {**vars(model.module.config), **vars(model.text_config)}
+        special = [
+            value
+            for name, value in settings.items()
+            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+        ]  # places of images among them
+        vocabulary: Any = model.text_config.vocab_size
+        plain = torch.tensor(sorted(set(range(vocabulary)) - set(special)))
+        chosen = torch.randint(len(plain), (2, 16), generator=generator("check"))
+        yield from check_whole(model, plain[chosen])
+
+
+def _directory(model: str, config_only: bool) -> Path:
+    """Where the model lies; a hub id is downloaded into the hub's cache."""
+    from fusegpt.data.hub import model_snapshot
+    from fusegpt.data.sources import HUB, KEPT
+    from fusegpt.errors import ArtifactError
+
+    for place in (Path(model), FETCHED / model):
+        if place.is_dir():
+            return place
+    match = HUB.fullmatch(model.removeprefix("hub:"))
+    if match is None:
+        raise ArtifactError(
+            f"{model}: no such directory, no model in {FETCHED}, and no hub id like ORG/NAME"
+        )
+    patterns = ["config.json"] if config_only else KEPT
+    return model_snapshot(match["repository"], match["revision"], patterns)

@@ -1,0 +1,197 @@
+"""Windows of image-question sequences: token ids that carry their pictures with them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusegpt.artifacts import atomic_path
+from fusegpt.data.windows import META_KEY, draw
+from fusegpt.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Pictured", "has_pictures", "pictures_of", "sample_questions", "write_pictured"]
+
+PLACE = "<image>"
+Extras = dict[str, Tensor]
+
+
+class Pictured(torch.Tensor):
+    """Token ids ``[sequences, length]`` and, for each sequence, what else its forward pass takes.
+
+    Slices of sequences and ``split`` keep the pictures; any other operation gives plain ids.
+
+    Attributes:
+        extras: For each sequence the processor's other outputs, e.g. pixel_values.
+    """
+
+    extras: Sequence[Extras]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def of(ids: Tensor, extras: Sequence[Extras]) -> Pictured:
+        """Put ids and pictures together."""
+        assert len(ids) == len(extras), (len(ids), len(extras))
+        made = torch.Tensor._make_subclass(Pictured, ids)
+        made.extras = extras
+        return made
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The forward pass's arguments: the ids, and the sequences' extras joined."""
+        joined = {
+            name: torch.cat([extra[name] for extra in self.extras]) for name in self.extras[0]
+        }
+        return {"input_ids": self.plain(), **joined}
+
+    def plain(self) -> Tensor:
+        """The ids alone."""
+        return self.as_subclass(torch.Tensor)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        part = self.plain()[key]
+        return Pictured.of(part, self.extras[key]) if isinstance(key, slice) else part
+
+    def split(self, size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+        """Pieces of ``size`` sequences, with their pictures."""
+        if dim or not isinstance(size, int):
+            return self.plain().split(size, dim)
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+    def __iter__(self) -> Any:
+        raise DataError("image-question windows: this method reads text only; use text windows")
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a file is a parquet file of questions with images inside."""
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    return path.suffix == ".parquet" and path.is_file() and "image" in pq.read_schema(path).names
+
+
+def sample_questions(
+    directory: Path, file: Path, sequences: int, length: int, seed: int
+) -> tuple[Pictured, dict[str, Any]]:
+    """Draw questions with their images and answers, and process them for a model.
+
+    Each sequence is the image, the question and the answer, cut to ``length`` tokens, so that
+    sequences fill batches without padding. Draws are prefix-stable.
+
+    Args:
+        directory: The model's directory: its processor.
+        file: Parquet with the columns image (bytes inside), text or question, and answer.
+        sequences: How many.
+        length: Tokens of each.
+        seed: Of the draw.
+
+    Returns:
+        The windows, and what there is to note of them.
+
+    Raises:
+        DataError: No processor; a column is missing; a question is shorter than ``length``; or
+            its image alone is longer.
+    """
+    import pyarrow.parquet as pq
+
+    if not sequences:
+        raise DataError(f"{file}: say how many sequences to draw; rows are for text")
+    processor = _processor(directory)
+    rows = pq.read_table(file).to_pylist()
+    chosen = [rows[draw(seed, number) % len(rows)] for number in range(sequences)]
+    done = [_process(processor, row, length, file) for row in chosen]
+    ids = torch.stack([tokens for tokens, _ in done])
+    notes = {
+        "variant": "image_text",
+        "source": f"file:{Path(file).name}",
+        "documents": len(rows),
+        "tokens": ids.numel(),
+        "sequences": sequences,
+        "length": length,
+    }
+    return Pictured.of(ids, [extra for _, extra in done]), notes
+
+
+def write_pictured(path: Path, windows: Pictured, meta: Mapping[str, Any]) -> None:
+    """Write windows with pictures as parquet, in one piece; ``read_windows`` takes it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, pa.Array] = {
+        "input_ids": pa.array(
+            windows.plain().numpy().astype(np.int32).tolist(), pa.list_(pa.int32())
+        )
+    }
+    extras: dict[str, Any] = {}
+    for name, first in windows.extras[0].items():
+        shapes = [list(extra[name].shape) for extra in windows.extras]
+        extras[name] = {"dtype": str(first.numpy().dtype), "shapes": shapes}
+        columns[name] = pa.array([extra[name].numpy().tobytes() for extra in windows.extras])
+    described = {META_KEY: json.dumps({**meta, "extras": extras}).encode()}
+    with atomic_path(Path(path)) as partial:
+        pq.write_table(pa.table(columns).replace_schema_metadata(described), partial)
+
+
+def pictures_of(path: Path, ids: Tensor, meta: Mapping[str, Any]) -> Pictured:
+    """Give ids read from a file of ``write_pictured`` their pictures back."""
+    import pyarrow.parquet as pq
+
+    described = meta["extras"]
+    table = pq.read_table(path, columns=list(described))
+    extras: list[Extras] = [{} for _ in range(len(ids))]
+    for name, about in described.items():
+        for extra, raw, shape in zip(
+            extras, table.column(name).to_pylist(), about["shapes"], strict=True
+        ):
+            values = np.frombuffer(raw, dtype=about["dtype"]).reshape(shape)
+            extra[name] = torch.from_numpy(values.copy())
+    return Pictured.of(ids, extras)
+
+
+def _process(
+    processor: Any, row: Mapping[str, Any], length: int, file: Path
+) -> tuple[Tensor, Extras]:
+    """One sequence ``[length]`` and its extras."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        text = row["text"] if "text" in row else f"{PLACE}\n{row['question']}"
+        text = f"{text} {row['answer']}"
+    except KeyError as error:
+        raise DataError(f"{file}: must have columns image, text or question, and answer") from error
+    text = text.replace(PLACE, getattr(processor, "image_token", PLACE))
+    made = dict(processor(images=[image], text=[text], return_tensors="pt"))
+    tokens = made.pop("input_ids")
+    made.pop("attention_mask", None)  # nothing is padded
+    if tokens.shape[1] < length:
+        raise DataError(
+            f"{file}: a question with its image has {tokens.shape[1]} tokens; lower the length"
+        )
+    places = tokens[0] == getattr(processor, "image_token_id", -1)
+    if places[length:].any():
+        raise DataError(f"{file}: an image reaches beyond {length} tokens; raise the length")
+    along = {name: value.shape[:2] == tokens.shape for name, value in made.items()}
+    extras = {name: value[:, :length] if along[name] else value for name, value in made.items()}
+    return tokens[0, :length], extras
+
+
+def _processor(directory: Path) -> Any:
+    from transformers import AutoProcessor, ProcessorMixin
+
+    try:
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise DataError(f"{directory}: no readable processor ({line})") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise DataError(f"{directory}: no processor for images; use text windows")
+    return processor

@@ -1,0 +1,200 @@
+"""Whether a model can be pruned faithfully: the adapter's own checks, run on the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.blocks import find_blocks
+from fusegpt.models.model import Model
+from fusegpt.models.replay import head_logits, record, run_blocks
+from fusegpt.models.surgery import skip
+from fusegpt.models.twin import twin_check
+from fusegpt.models.units import Unit
+
+__all__ = ["Finding", "check_structure", "check_whole"]
+
+NEW_TOKENS = 8
+MOST = 40
+CLOSE = 1e-3
+"""Greatest difference, relative to the largest logit, of sums in another order."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: Of the check.
+        passed: Whether pruning can go on from here.
+        text: What was found, or what does not hold.
+    """
+
+    name: str
+    passed: bool
+    text: str
+
+
+def check_structure(model: Model) -> Iterator[Finding]:
+    """Check what needs no weights; the model may lie on the meta device.
+
+    Yields:
+        Blocks, config, removal of each block, weights that fusion pairs; ends early where the
+        rest cannot be.
+    """
+    yield _blocks(model)
+    config = _attempt("config", lambda: _config(model))
+    yield config
+    if config.passed:
+        yield _removal(model)
+        yield _weights(model)
+
+
+@torch.no_grad()
+def check_whole(model: Model, ids: Tensor) -> Iterator[Finding]:
+    """Check what a model computes.
+
+    Args:
+        model: With its weights; unchanged.
+        ids: Random token ids ``[batch, seq]``.
+
+    Yields:
+        Replay, removal against bypass, generation with and without a cache.
+    """
+    replayed = _attempt("replay", lambda: _replay(model, ids))
+    yield replayed
+    if replayed.passed and len(model.kept) > 1:
+        unit = _middle(model)
+        yield _attempt("bypass", lambda: _bypass(model, ids, unit))
+        yield _attempt("generation", lambda: _generation(model, ids[:1], unit))
+
+
+def _attempt(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except ArchitectureError as error:
+        return Finding(name, False, str(error))
+
+
+def _blocks(model: Model) -> Finding:
+    found = find_blocks(model.module)
+    kinds = sorted({type(block).__name__ for block in found.blocks})
+    place = next(name for name, child in model.module.named_modules() if child is found.blocks)
+    return Finding("blocks", True, f"{len(found.blocks)} of {', '.join(kinds)} in {place}")
+
+
+def _config(model: Model) -> str:
+    twin_check(model.module)
+    return "it alone rebuilds the model"
+
+
+def _removal(model: Model) -> Finding:
+    tried = _spread(model.units()) if len(model.kept) > 1 else []
+    refused: dict[int, str] = {}
+    for unit in tried:
+        try:
+            with skip(model, [unit]):
+                pass
+        except ArchitectureError as error:
+            refused[unit.index] = str(error)
+    if not refused:
+        which = "each block" if len(tried) == len(model.kept) else f"each of {len(tried)} blocks"
+        return Finding("removal", True, f"{which} can go, and the config follows")
+    first, last = _ends(model.kept, refused)
+    if first + last == len(refused) <= len(model.kept) // 4:
+        ends = f"protect_first: {first}, protect_last: {last}"
+        return Finding("removal", True, f"only with {{{ends}}}; {next(iter(refused.values()))}")
+    return Finding("removal", False, next(iter(refused.values())))
+
+
+def _spread(units: list[Unit]) -> list[Unit]:
+    """All units, or of many the four at each end and as many others, evenly: each costs a build."""
+    if len(units) <= MOST:
+        return units
+    inner = units[4:-4]
+    step = len(inner) / (MOST - 8)
+    return units[:4] + [inner[int(place * step)] for place in range(MOST - 8)] + units[-4:]
+
+
+def _ends(kept: Sequence[int], refused: Mapping[int, str]) -> tuple[int, int]:
+    """How many blocks at the beginning and at the end are refused."""
+    first = next((n for n, index in enumerate(kept) if index not in refused), len(kept))
+    last = next((n for n, index in enumerate(kept[::-1]) if index not in refused), 0)
+    return first, last
+
+
+def _weights(model: Model) -> Finding:
+    kinds: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
+    for index in model.kept:
+        paired = {**model.matrices(index), **model.biases(index)}
+        shapes = tuple(sorted((name, tuple(p.shape)) for name, p in paired.items()))
+        kinds[shapes] = kinds.get(shapes, 0) + 1
+    texts = [
+        f"{count} blocks with {len(shapes)} weights ({', '.join(name for name, _ in shapes)})"
+        for shapes, count in kinds.items()
+    ]
+    if not any(kinds):
+        return Finding("fusion", False, "no block has a weight that could be fused")
+    return Finding("fusion", True, "; ".join(texts))
+
+
+def _replay(model: Model, ids: Tensor) -> str:
+    """Blocks run alone, one after the other, give what the model gives, to the last bit."""
+    whole = record(model, ids)
+    if not torch.equal(run_blocks(model.blocks, whole.calls, whole.hidden_in), whole.hidden_out):
+        raise ArchitectureError("blocks run alone do not give what the model gives")
+    logits = model.module(**model.inputs(ids), use_cache=False).logits
+    if not torch.equal(head_logits(model, ids, whole.hidden_out), logits):
+        raise ArchitectureError("the head run alone does not give the model's logits")
+    return "blocks and head run alone give the same bits"
+
+
+def _bypass(model: Model, ids: Tensor, unit: Unit) -> str:
+    whole = record(model, ids, keep_states=True)
+    place = model.position(unit.index)
+    rest = slice(place + 1, None)
+    hidden = run_blocks(model.blocks[rest], whole.calls[rest], whole.states[place])
+    bypassed = head_logits(model, ids, hidden)
+    with skip(model, [unit]):
+        removed = model.module(**model.inputs(ids), use_cache=False).logits
+    difference = ((removed - bypassed).abs().max() / bypassed.abs().max()).item()
+    if not difference <= CLOSE:
+        raise ArchitectureError(
+            f"without {unit}: logits must be those of passing it by, differ by {difference:.2g}"
+        )
+    return f"removing {unit} is passing it by" + (
+        f" (within {difference:.1g})" if difference else ""
+    )
+
+
+def _generation(model: Model, ids: Tensor, unit: Unit) -> str:
+    ids = ids.to(model.device)
+    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    with skip(model, [unit]):
+        cached, uncached = (
+            model.module.generate(
+                ids, attention_mask=torch.ones_like(ids), use_cache=use_cache, **options
+            )
+            for use_cache in (True, False)
+        )
+    if not torch.equal(cached, uncached):
+        raise ArchitectureError(f"without {unit}: generation with a cache differs from without")
+    return f"{NEW_TOKENS} tokens without {unit}, cached as uncached"
+
+
+def _middle(model: Model) -> Unit:
+    """The living unit nearest the middle that can go."""
+    order = sorted(
+        model.units(), key=lambda unit: abs(2 * model.position(unit.index) - len(model.kept))
+    )
+    for unit in order:
+        try:
+            with skip(model, [unit]):
+                return unit
+        except ArchitectureError:
+            continue
+    raise ArchitectureError("no block can go")

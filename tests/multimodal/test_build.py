@@ -1,0 +1,132 @@
+"""The recipe of the small image-text model, in a few steps on a tiny language model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from fusegpt.cli import main
+from fusegpt.multimodal.answering import Adapted, accuracy, prompt, train_answering
+from fusegpt.multimodal.assembly import IMAGE_TOKEN, IMAGE_TOKENS, assemble
+from fusegpt.multimodal.pictures import COLORS, DIGITS, SHAPES, _digit_split, draw_pictures
+from fusegpt.multimodal.tower import pixels, probe, train_tower
+
+
+def test_a_seed_draws_the_same_pictures_and_digits_are_split():
+    one, other = (draw_pictures(30, 3, "training") for _ in range(2))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(one, other, strict=True))
+    assert [p.answer for p in one] == [p.answer for p in other]
+    kinds = [p.kind for p in draw_pictures(900, 1, "training")]
+    assert 250 < kinds.count("color") < 350  # a third
+    assert 300 < kinds.count("shape") < 500 and 170 < kinds.count("digit") < 310
+    split = _digit_split()
+    assert len(split["training"]) == 1400 and len(split["held_out"]) == 397
+    assert not set(split["training"]) & set(split["held_out"])
+
+
+def test_a_picture_shows_its_color_on_a_dark_ground():
+    for picture in draw_pictures(50, 0, "held_out"):
+        if "digit" in picture.labels:
+            continue  # drawn through a soft mask
+        values = np.asarray(picture.image, dtype=int)
+        assert values.shape == (32, 32, 3)
+        distance = np.abs(values - np.array(COLORS[picture.labels["color"]])).max(axis=-1)
+        assert (distance <= 20).sum() >= 20  # the paint, jittered by at most 20
+
+
+def test_answers_are_single_words_of_the_kind_asked():
+    for picture in draw_pictures(50, 0, "held_out"):
+        words = {"color": COLORS, "shape": SHAPES, "digit": DIGITS}[picture.kind]
+        assert picture.answer in words and " " not in picture.answer
+
+
+def test_pixels_are_what_the_processor_makes_of_the_pictures(tiny_llava_dir):
+    pictures = draw_pictures(3, 0, "training")
+    processor = AutoProcessor.from_pretrained(tiny_llava_dir)
+    made = processor(
+        images=[p.image for p in pictures],
+        text=[prompt(p.question) for p in pictures],
+        return_tensors="pt",
+        padding=True,
+    )
+    assert torch.allclose(made["pixel_values"], pixels(pictures), atol=1e-6)
+    image = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    assert ((made["input_ids"] == image).sum(dim=1) == IMAGE_TOKENS).all()
+
+
+def test_a_trained_tower_beats_chance():
+    model = train_tower(12)
+    assert probe(model, 200)["color"] > 0.3  # chance is 0.17
+    again = train_tower(12).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def assembled(tiny_llama_dir):
+    return assemble(tiny_llama_dir, train_tower(1).tower)
+
+
+def test_assembly_keeps_every_weight_and_makes_only_the_projector(assembled, tiny_llama_dir):
+    from transformers import AutoModelForCausalLM
+
+    model, processor = assembled
+    language = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).get_decoder().state_dict()
+    state = model.model.language_model.state_dict()
+    rows = len(language["embed_tokens.weight"])
+    for name, value in language.items():
+        assert torch.equal(
+            state[name][:rows] if name == "embed_tokens.weight" else state[name], value
+        )
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    assert head.weight.data_ptr() == embeddings.weight.data_ptr()
+    assert len(head.weight) == len(processor.tokenizer) == rows + 1
+    again, _ = assemble(tiny_llama_dir, model.model.vision_tower)
+    assert all(torch.equal(again.state_dict()[n], value) for n, value in model.state_dict().items())
+
+
+def test_training_lowers_the_loss_and_leaves_a_plain_model(assembled):
+    model, processor = assembled
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = train_answering(model, processor.tokenizer, 12)
+    after = model.state_dict()
+
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert before.keys() == after.keys()  # updates are merged
+    assert not any(isinstance(module, Adapted) for module in model.modules())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {
+        name
+        for name in before
+        if ".multi_modal_projector." in name
+        or (
+            name.endswith(("q_proj.weight", "v_proj.weight", "o_proj.weight"))
+            and ".language_model." in name
+        )
+    }
+    found = accuracy(model, processor.tokenizer, draw_pictures(20, 1, "held_out"))
+    assert set(found) == {"color", "shape", "digit", "all"}
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_the_verb_leaves_a_model_that_transformers_loads_with_questions(tiny_llama_dir, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama_dir, base)
+    (base / "source.json").write_text(json.dumps({"source": "dir:x", "licence": "mit"}))
+    arguments = ["--model", str(base), "--tower-steps", "2", "--steps", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main(["build-llava", *arguments, "--output", str(tmp_path / "llava")])
+    assert stop.value.code == 0
+
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "llava")
+    AutoProcessor.from_pretrained(tmp_path / "llava")
+    notes = json.loads((tmp_path / "llava" / "source.json").read_text())
+    assert (notes["num_blocks"], notes["licence"], notes["source"]) == (6, "mit", "llava:dir:x")
+    assert set(notes["training"]["accuracy"]) == {"color", "shape", "digit", "all"}
+    test = pq.read_table(tmp_path / "llava" / "questions-test.parquet").to_pylist()
+    assert len(test) == 192 and test[0]["text"].startswith("<image>\nQuestion: ")

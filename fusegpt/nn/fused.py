@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ class FusedWeight(nn.Module):
         if self.update is not None:
             self.update.pull(grad)
         for key, coefficient in self.coefficients.items():
-            coefficient.pull(grad * wide(self.donors[key]))
+            cast("LowRank | Scale", coefficient).pull(grad * wide(self.donors[key]))
 
     def update_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the factors of the low-rank update (base learning rate)."""

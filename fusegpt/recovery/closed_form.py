@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
-from fusegpt.models.load import load
+from fusegpt.errors import ArchitectureError, DataError, NumericsError
+from fusegpt.models.load import load_original
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.replay import record
 from fusegpt.models.stream import Writer, last_writer, watch_output
@@ -110,10 +110,7 @@ def find_gap(model: Model, run: Sequence[Unit], windows: Tensor, teacher: str, l
     before = block_before(model, run, label)
     if teacher == "current":
         return Gap(model, before, run[-1].index, last_writer(model, before, windows[:1]))
-    if model.source is None:
-        raise ConfigError(f"{label}: teacher 'original' needs a model that came from a directory")
-    dtype = str(model.dtype).removeprefix("torch.")
-    dense = load(model.source, dtype=dtype, device=str(model.device))
+    dense = load_original(model)
     following = [index for index in model.kept if index > run[-1].index]
     end = following[0] if following else dense.kept[-1] + 1
     last = max(index for index in dense.kept if index < end)

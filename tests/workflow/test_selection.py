@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def recipes(project, sparsities, **named):
     project.config["recipes"] = {
@@ -14,6 +16,13 @@ def steps(started, verb):
     """``recipe step`` of each start of a verb that makes something in a step's folder."""
     lines = [line.split("results/runs/tiny/")[1] for line in started if line.startswith(verb)]
     return sorted(f"{part[0].split('-')[0]} {part[1]}" for part in (x.split("/") for x in lines))
+
+
+def lines(done, verb):
+    """The shell lines of a dry run that call a verb; global options may stand before it."""
+    return [
+        line for line in done.stdout.splitlines() if re.search(rf"\bfusegpt\b.* {verb} --", line)
+    ]
 
 
 def test_a_contiguous_cut_runs_its_own_step_alone(project):
@@ -31,9 +40,8 @@ def test_a_contiguous_cut_of_another_size_starts_from_the_dense_model(project):
     cut = {"importance": {"metric": "angular_distance"}, "selection": "contiguous"}
     recipes(project, [0.25, 0.75], cut=cut)
 
-    commands = project.snakemake("scores", "-n", "-p").stdout
+    scores = lines(project.snakemake("scores", "-n", "-p"), "score")
 
-    scores = [line for line in commands.splitlines() if "fusegpt score" in line]
     assert len(scores) == 2
     assert all("step-000/manifest.json" in line for line in scores)
     assert sorted(line.partition("--count ")[2].split()[0] for line in scores) == ["1", "3"]
@@ -43,9 +51,8 @@ def test_later_one_shot_steps_depend_on_the_first_scores(project):
     once = {"importance": {"metric": "block_influence"}, "selection": "one_shot"}
     recipes(project, [0.5], once=once)
 
-    commands = project.snakemake("scores", "-n", "-p").stdout
+    scores = lines(project.snakemake("scores", "-n", "-p"), "score")
 
-    scores = [line for line in commands.splitlines() if "fusegpt score" in line]
     assert len(scores) == 2
     later = next(line for line in scores if "step-002/scores.json" in line)
     assert "step-001/scores.json" in later.partition("--first-scores ")[2].split()[0]
@@ -56,9 +63,8 @@ def test_rows_of_a_corpus_are_asked_for_in_place_of_windows(project):
     sleb = {"importance": {"metric": "sleb"}}
     recipes(project, [0.25], rows={**sleb, "calibration": {"rows": 7}}, windows=sleb)
 
-    commands = project.snakemake("-n", "-p").stdout
+    samples = lines(project.snakemake("-n", "-p"), "sample")
 
-    samples = [line for line in commands.splitlines() if "fusegpt sample" in line]
     assert len(samples) == 2
     assert sorted("--rows 7" in line for line in samples) == [False, True]
     assert all(("--rows" in line) != ("--sequences" in line) for line in samples)

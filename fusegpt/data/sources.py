@@ -37,9 +37,10 @@ OURS = ("source.json", "fusegpt.json", "manifest.json")
 KINDS = ("hub:", "dir:", "pypi:", "llava:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
-    r"(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?"
+    r"(?!.*\.\.)(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?",
+    re.ASCII,
 )
-HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+HUB = re.compile(r"(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 @dataclass(frozen=True)

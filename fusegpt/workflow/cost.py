@@ -73,7 +73,7 @@ def score_work(recipe: Recipe, num_blocks: int, step: int, shape: Shape | None) 
 
 def fuse_work(recipe: Recipe, num_blocks: int, step: int, shape: Shape | None) -> Work:
     """Of removing and recovering at ``step``."""
-    if not recipe.trains:
+    if not recipe.trains or recipe.recovers_at_end:  # the latter trains on merging
         return Work()
     settings, windows = recipe.recovery, recipe.windows("finetune")
     if "epochs" not in settings or "batch_size" not in settings:

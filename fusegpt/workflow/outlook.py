@@ -108,6 +108,8 @@ def _work_lines(row: Mapping[str, Any]) -> Iterator[str]:
     )
     for rule, label, name, words in wanted:
         whole, rest = (getattr(work, name) for work in both[rule])
+        if whole == 0:
+            continue
         yield f"  {label:<20}{words(whole):>16} / {words(rest)}"
 
 

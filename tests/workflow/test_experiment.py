@@ -11,6 +11,7 @@ import yaml
 
 from fusegpt.errors import ConfigError
 from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.files import plan_of
 from tests.workflow.conftest import EVALUATION, configuration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,18 @@ def plan(config):
         ("models.tiny.num_blocks", 0, "models.tiny.num_blocks: must be greater than 0, got 0"),
         ("models.tiny.source", "dir:a\nb", "must be a path without control characters"),
         ("models.tiny.source", "torrent:x", "models.tiny.source"),
+        ("models.tiny.source", "hub:../..", "models.tiny.source: must look like hub:org/name@rev"),
+        ("models.tiny.source", "hub:a/b@../../c", "models.tiny.source: must look like hub:"),
+        ("models.tiny.source", "hub:a/b;touch x", "models.tiny.source: must look like hub:"),
+        ("models.tiny.source", "hub:модель/b", "models.tiny.source: must look like hub:"),
+        ("models.tiny.source", "pypi:a==1/../b.gguf", "models.tiny.source: must look like pypi:"),
+        ("models.tiny.trust_remote_code", "yes", "must be true or false, got 'yes'"),
+        ("corpora.mine", {"splits": {"train": "a\nb"}}, "without control characters"),
+        ("corpora.mine", {"splits": {"../a": "b"}}, "a name must be lower-case"),
+        ("experiments.study.recipes", ["fusegpt;reboot"], "a name must be lower-case"),
+        ("experiments.study.recipes", ["../fusegpt"], "a name must be lower-case"),
+        ("experiments.study.models", ["tiny\n"], "a name must be lower-case"),
+        ("experiments.study.keep_checkpoints", "no", "must be true or false, got 'no'"),
         ("corpora.mine", {"splits": {"train": "{model}"}}, "without control characters and brace"),
         ("corpora.wikitext3", {}, "unknown built-in corpus 'wikitext3'; did you mean 'wikitext2'"),
         ("experiment", {}, "unknown setting 'experiment'; did you mean 'experiments'?"),
@@ -141,18 +154,26 @@ def test_the_tables_verb_understands_the_description():
     parse_experiment(plan(configuration()).describe("study"))
 
 
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("config/experiments/*.yaml")), ids=lambda x: x.stem
+)
+def test_every_experiment_of_the_project_is_valid(file):
+    assert plan_of([file.stem]).experiments
+
+
 def test_planning_imports_no_torch_and_takes_under_three_seconds():
+    """Every experiment at once, and no more than pydantic, yaml and what they bring."""
     code = (
-        "import sys, time, yaml; from pathlib import Path; start = time.perf_counter()\n"
-        "from fusegpt.workflow.experiment import make_plan\n"
-        "config = yaml.safe_load(Path('config/config.yaml').read_text())\n"
-        "config['experiments'] = yaml.safe_load(Path('config/demo.yaml').read_text())"
-        "['experiments']\n"
-        "make_plan(config, Path('config/recipes'))\n"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
-        "print(time.perf_counter() - start)"
+        "import sys, time; start = time.process_time()\n"
+        "from fusegpt.workflow.files import plan_of\n"
+        "plan_of(sys.argv[1:])\n"
+        "seconds = time.process_time() - start\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'numpy', 'snakemake'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "print(seconds)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    names = ["demo", *(file.stem for file in ROOT.glob("config/experiments/*.yaml"))]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 3

@@ -104,6 +104,7 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
     dtype = str(model.dtype).removeprefix("torch.")
     protocol = {"dtype": dtype, "device": model.device.type, "threads": torch.get_num_threads()}
     protocol |= {"prompt": plan.prompt, "new_tokens": plan.new_tokens, "rounds": plan.rounds}
+    memory = _peak(model, plan, dtype)
     rows: list[dict[str, Any]] = []
     for batch in plan.batch_sizes:
         seconds = _time(arms, plan, batch)
@@ -111,7 +112,6 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
         if plan.dense is not None:
             found += _ratios(arms, cached, seconds, plan, batch)
         rows += [_row(f"batch {batch}", plan.rounds, protocol, **entry) for entry in found]
-    memory = _peak(model, plan, dtype)
     rows += [
         _row("model", 1, protocol, **entry)
         for entry in _sizes(model, next(iter(cached.values())), memory)

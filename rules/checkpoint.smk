@@ -6,6 +6,7 @@ rule merge:
     input:
         model="results/runs/{model}/{recipe}/step-{k}/manifest.json",
         recipe="results/runs/{model}/{recipe}/recipe.json",
+        chain=chain_of_checkpoint,
         finetune=finish_windows,
     output:
         record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.logging import logger
+from snakemake.settings.types import SharedFSUsage
 
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.errors import FuseGPTError
@@ -106,6 +107,28 @@ def previous_manifest(wildcards):
     contiguous = PLAN.recipes[wildcards.recipe].selection == "contiguous"
     previous = 0 if contiguous else int(wildcards.k) - 1
     return paths.manifest(wildcards.model, wildcards.recipe, previous)
+
+
+def chain_files(wildcards):
+    """What lies between the dense model and step k, where a job gets only its declared inputs."""
+    return chain_to(wildcards, int(wildcards.k) - 1)
+
+
+def chain_of_checkpoint(wildcards):
+    """The same, with what step k itself changed."""
+    return chain_to(wildcards, int(wildcards.k))
+
+
+def chain_to(wildcards, last):
+    """Manifests and deltas up to a step; nothing on a shared file system, where they just lie."""
+    if SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage:
+        return []
+    run = (wildcards.model, wildcards.recipe)
+    contiguous = PLAN.recipes[wildcards.recipe].selection == "contiguous"
+    first = int(wildcards.k) if contiguous else 1
+    manifests = [paths.manifest(*run, k) for k in range(first, last + 1)]
+    deltas = [str(Path(file).with_name("delta.safetensors")) for file in manifests]
+    return [paths.model(run[0]), paths.manifest(*run, 0), *manifests, *deltas]
 
 
 def first_scores(wildcards):

@@ -32,6 +32,7 @@ rule score:
     input:
         model=previous_manifest,
         recipe="results/runs/{model}/{recipe}/recipe.json",
+        chain=chain_files,
         calibration=calibration_windows,
         first=first_scores,
     output:
@@ -63,6 +64,7 @@ rule fuse:
     input:
         model=previous_manifest,
         recipe="results/runs/{model}/{recipe}/recipe.json",
+        chain=chain_files,
         scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
         finetune=finetune_windows,
     output:

@@ -209,6 +209,27 @@ def trust_flag(wildcards):
     return ["--trust-remote-code"] if trusted else []
 
 
+BUILT = [
+    name for name, model in PLAN.models.items() if model.source.startswith("llava:")
+]
+"""Models that are not fetched but built from another one."""
+
+
+def language_model(wildcards):
+    """The last file of the model that it is built from."""
+    return paths.model(PLAN.models[wildcards.model].source.removeprefix("llava:"))
+
+
+def training_flags(wildcards):
+    """``--steps N`` and the like, from the entry's config."""
+    settings = PLAN.models[wildcards.model].config
+    return [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name.replace('_', '-')}", value)
+    ]
+
+
 def num_blocks(wildcards):
     """How many blocks the configuration says a model has."""
     return PLAN.models[wildcards.model].num_blocks

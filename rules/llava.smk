@@ -1,21 +1,6 @@
 """A small image-text model from a fetched language model; sources that begin with llava:."""
 
 
-def language_model(wildcards):
-    """The last file of the model that it is built from."""
-    return paths.model(PLAN.models[wildcards.model].source.removeprefix("llava:"))
-
-
-def training_flags(wildcards):
-    """``--steps N`` and the like, from the entry's config."""
-    settings = PLAN.models[wildcards.model].config
-    return [
-        part
-        for name, value in settings.items()
-        for part in (f"--{name.replace('_', '-')}", value)
-    ]
-
-
 ruleorder: build_llava > fetch
 
 
@@ -32,11 +17,7 @@ rule build_llava:
     benchmark:
         "benchmarks/runs/build-llava/{model}.tsv"
     wildcard_constraints:
-        model=one_of(
-            name
-            for name, model in PLAN.models.items()
-            if model.source.startswith("llava:")
-        ),
+        model=one_of(BUILT),
     conda:
         "../environment.yml"
     threads: 1

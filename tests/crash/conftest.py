@@ -1,0 +1,34 @@
+"""A finished run to compare with, made once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash.run import Project, configuration
+
+EPOCHS = 12
+PREPARED = ("models", "data")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Project:
+    """Two steps of FuseGPT and their checkpoint, in one go."""
+    directory = tmp_path_factory.mktemp("uninterrupted") / "a wörk dir"
+    project = Project(directory, tiny_llama_dir, configuration(EPOCHS))
+    project.finish("checkpoints", "--cores", "2")
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_llama_dir: Path) -> Callable[..., Project]:
+    """``project()``: the same, where nothing ran yet."""
+
+    def make(epochs: int = EPOCHS) -> Project:
+        return Project(tmp_path / "a wörk dir", tiny_llama_dir, configuration(epochs))
+
+    yield make
+    shutil.rmtree(tmp_path, ignore_errors=True)

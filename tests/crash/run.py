@@ -1,0 +1,121 @@
+"""A project where Snakemake runs the real verbs on a tiny model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = "from fusegpt.cli import main; main()"
+
+
+def configuration(epochs: int, steps: int = 2) -> dict[str, Any]:
+    """FuseGPT on six blocks, in float32, with a tiny budget."""
+    windows = {"corpus": "zen", "length": 16, "batch_size": 4}
+    return {
+        "models": {"tiny": {"source": "dir:model", "num_blocks": 6}},
+        "corpora": {"zen": {"splits": {"train": "zen.txt", "test": "zen.txt"}}},
+        "evaluations": {
+            "zen": {"eval": "perplexity", "dtype": "float32", "corpus": "zen", "length": 16},
+        },
+        "experiments": {
+            "study": {
+                "models": ["tiny"],
+                "recipes": ["fusegpt"],
+                "sparsities": [round(steps / 6, 4)],
+                "evaluations": ["zen"],
+                "keep_checkpoints": True,
+                "settings": {
+                    "dtype": "float32",
+                    "calibration": {**windows, "sequences": 4},
+                    "finetune": {**windows, "sequences": 8},
+                    "recovery": {
+                        "group_size": 2,
+                        "rank": 2,
+                        "lora_rank": 2,
+                        "epochs": epochs,
+                        "batch_size": 4,
+                        "learning_rate": 1e-3,
+                    },
+                },
+            }
+        },
+    }
+
+
+class Project:
+    """A directory with a model, a corpus, a configuration, and ``fusegpt`` on the PATH."""
+
+    def __init__(self, directory: Path, model: Path, config: dict[str, Any]) -> None:
+        self.directory = directory
+        (directory / "bin").mkdir(parents=True)
+        script = directory / "bin" / "fusegpt"
+        script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
+        script.chmod(0o755)
+        (directory / "model").symlink_to(model)
+        zen = f"{sys.executable} -c 'import this'"
+        text = subprocess.run(zen, shell=True, capture_output=True, text=True, check=True).stdout
+        (directory / "zen.txt").write_text(text)
+        (directory / "study.json").write_text(json.dumps(config))
+        self.environment = os.environ | {
+            "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "FUSEGPT_CHECKPOINT_SECONDS": "0",
+        }
+
+    def command(self, *arguments: str, profile: str = "default") -> list[str]:
+        return [
+            *(sys.executable, "-m", "snakemake", *arguments),
+            *("--snakefile", str(ROOT / "Snakefile")),
+            *("--profile", str(ROOT / "config/profiles" / profile)),
+            *("--configfile", "study.json"),
+        ]
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake as the head of a process group of its own."""
+        with open(self.directory / "scheduler.log", "ab") as log:
+            return subprocess.Popen(
+                self.command(*arguments, **more),
+                cwd=self.directory,
+                env=self.environment,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
+
+    def finish(self, *arguments: str, **more: str) -> None:
+        """Run to the end."""
+        with self.start(*arguments, **more) as running:
+            code = running.wait()
+        assert code == 0, (self.directory / "scheduler.log").read_text()[-4000:]
+
+    def unlock(self) -> None:
+        """What the README says comes after a killed scheduler."""
+        self.finish("--unlock")
+
+    def step(self, number: int) -> Path:
+        """Directory of a step, which need not be there yet."""
+        runs = list((self.directory / "results/runs/tiny").glob("fusegpt-*"))
+        folder = runs[0] if runs else self.directory / "not-yet"
+        return folder / f"step-{number:03d}"
+
+    def weights(self) -> dict[str, bytes]:
+        """Every weight file and every training row that the run left."""
+        patterns = ("runs/tiny/*/*/delta.safetensors", "runs/tiny/*/*/training.json")
+        patterns += ("checkpoints/tiny/*/*/*.safetensors",)
+        results = self.directory / "results"
+        files = [file for pattern in patterns for file in sorted(results.glob(pattern))]
+        return {str(file.relative_to(results)): file.read_bytes() for file in files}
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the scheduler and everything it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

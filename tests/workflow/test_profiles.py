@@ -1,0 +1,77 @@
+"""Profiles: each can be planned, and says only what Snakemake knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/config.yaml")}
+GPU_RULES = ("score", "fuse", "merge", "evaluate")
+
+
+def planned(directory: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "-n", *arguments]
+    command += ["-s", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "config/demo.yaml")]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def test_there_is_a_profile_for_each_place():
+    assert set(PROFILES) == {"default", "local-gpu", "slurm", "slurm-ci", "kubernetes"}
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_a_profile_trusts_no_incomplete_output(name):
+    profile = yaml.safe_load(PROFILES[name].read_text())
+    assert profile["rerun-incomplete"] is True and "keep-incomplete" not in profile
+    assert set(profile["rerun-triggers"]) == {"mtime", "params", "input", "code", "software-env"}
+
+
+def test_gpu_jobs_of_the_local_profile_ask_for_one_gpu_and_use_it(tmp_path):
+    said = planned(tmp_path, "--profile", str(PROFILES["local-gpu"].parent))
+    for rule in GPU_RULES:
+        (job,) = re.findall(rf"^rule {rule}:.*?^Shell command: [^\n]*", said, re.M | re.S)[:1]
+        assert "gpu=1" in job and "--device cuda" in job
+
+
+def test_the_slurm_profile_asks_for_a_gpu_memory_and_time(tmp_path):
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("snakemake-executor-plugin-slurm is not installed")
+    said = planned(tmp_path, "--profile", str(PROFILES["slurm"].parent))
+    (job,) = re.findall(r"^rule fuse:.*?^Shell command: [^\n]*", said, re.M | re.S)[:1]
+    assert all(text in job for text in ("gpu=1", "mem_mb=96000", "runtime=240", "--device cuda"))
+
+
+def test_without_a_shared_file_system_a_checkpoint_declares_its_whole_chain(tmp_path):
+    for plugin in ("executor_plugin_slurm", "storage_plugin_fs"):
+        if importlib.util.find_spec(f"snakemake_{plugin}") is None:
+            pytest.skip(f"snakemake_{plugin} is not installed")
+    storage = ["--default-storage-provider", "fs", "--default-storage-prefix", str(tmp_path)]
+    none = ["--shared-fs-usage", "none", "--executor", "slurm", "--jobs", "1"]
+    said = planned(tmp_path, *none, *storage)
+    inputs = re.findall(r"^rule merge:\n +input: ([^\n]*fusegpt[^\n]*)", said, re.M)[0]
+    for step in ("001", "002", "003"):
+        assert f"step-{step}/delta.safetensors" in inputs
+        assert f"step-{step}/manifest.json" in inputs
+
+
+def test_the_image_of_the_kubernetes_profile_is_pinned_by_digest():
+    profile = yaml.safe_load(PROFILES["kubernetes"].read_text())
+    assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", profile["container-image"])
+    assert profile["shared-fs-usage"] == "none"
+
+
+def test_the_image_carries_what_a_job_calls():
+    text = (ROOT / "Containerfile").read_text()
+    copied = re.findall(r"^COPY (.+) \S+$", text, re.M)
+    names = {name for line in copied for name in line.split()}
+    assert {"fusegpt", "config", "rules", "Snakefile", "constraints.txt"} <= names
+    assert all((ROOT / name).exists() for name in names)

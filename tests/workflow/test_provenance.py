@@ -1,0 +1,114 @@
+"""What the real verbs write down about how each artifact came to be; `verify` believes it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fusegpt.artifacts import read_json, sha256
+from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.windows import read_meta
+from fusegpt.workflow.verify import verify
+
+RECIPE = {
+    "name": "mine",
+    "importance": {"metric": "macro_influence"},
+    "recovery": {"method": "finetune", "lora_rank": 2, "epochs": 1, "batch_size": 2},
+    "finetune": {"sequences": 4},
+    "dtype": "float32",
+    "seed": 3,
+}
+MADE = ("fusegpt", "commit", "libraries", "python", "platform", "device")
+
+
+@pytest.fixture(scope="module")
+def results(tiny_llama_dir, tmp_path_factory):
+    """Every kind of artifact of a run with one step, made by the verbs."""
+    top = tmp_path_factory.mktemp("run") / "results"
+    text = top.parent / "text.txt"
+    text.write_text("Beautiful is better than ugly. Explicit is better than implicit.\n" * 40)
+    model, windows = top / "models/tiny", top / "data/tiny/w.parquet"
+    chain, recipe = top / "runs/tiny/mine-1", top / "runs/tiny/mine-1/recipe.json"
+    step = chain / "step-001"
+    corpora = json.dumps({"mine": {"splits": {"train": str(text), "test": str(text)}}})
+    point = "evaluations/tiny/mine-1/step-001/docs.json"
+    evaluation = {"corpus": "mine", "split": "test", "length": 16, "windows": 4}
+    experiment = {
+        "name": "study",
+        "models": {"tiny": {"num_blocks": 6, "steps": {"0.1": 1}}},
+        "recipes": [{"name": "mine", "seed": 3, "id": "mine-1"}],
+        "evaluations": ["docs"],
+    }
+    before = ["--model", chain / "step-000/manifest.json", "--recipe", recipe]
+    after = ["--model", step / "manifest.json"]
+    for line in (
+        ["fetch", "--model", f"dir:{tiny_llama_dir}", "--output", model],
+        [
+            *("sample", "--model", model, "--corpus", "mine", "--sequences", 4, "--length", 16),
+            *("--seed", 3, "--corpora", corpora, "--output", windows),
+        ],
+        [
+            *("start", "--model", model / "source.json", "--recipe-settings", json.dumps(RECIPE)),
+            *("--output", chain / "step-000/manifest.json", "--recipe-output", recipe),
+        ],
+        ["score", *before, "--calibration", windows, "--output", step / "scores.json"],
+        [
+            *("fuse", *before, "--scores", step / "scores.json", "--finetune", windows),
+            *("--output", step),
+        ],
+        [
+            *("merge", *after, "--recipe", recipe),
+            *("--output", top / "checkpoints/tiny/mine-1/step-001"),
+        ],
+        [
+            *("evaluate", *after, "--settings", json.dumps(evaluation), "--corpora", corpora),
+            *("--dtype", "float32", "--output", top / point),
+        ],
+        [
+            *("table", "--experiment", json.dumps(experiment), "--results", top),
+            *("--output", top / "tables/study.csv"),
+        ],
+    ):
+        assert run(fusegpt_command, ["-q", *map(str, line)]) == 0
+    return top
+
+
+KINDS = {
+    "scores": "runs/tiny/mine-1/step-001/scores.json",
+    "step": "runs/tiny/mine-1/step-001/manifest.json",
+    "checkpoint": "checkpoints/tiny/mine-1/step-001/fusegpt.json",
+    "evaluation": "evaluations/tiny/mine-1/step-001/docs.json",
+    "table": "tables/study.json",
+}
+
+
+def test_what_the_verbs_wrote_is_as_it_says(results):
+    count, problems = verify(results)
+
+    assert problems == []
+    assert count == len(KINDS) + len(("source", "start"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_says_how_it_was_made(results, kind):
+    notes = read_json(results / KINDS[kind])
+
+    assert set(MADE) <= set(notes["provenance"])
+    assert notes["provenance"]["libraries"]["torch"]
+    assert notes["seconds"] >= 0
+    assert notes.get("memory_gib", notes.get("peak_memory_gib")) > 0
+    assert notes.get("parent") or notes["parents"]
+
+
+def test_settings_and_seeds_are_written_down(results):
+    scores, step, checkpoint, evaluation, table = (read_json(results / x) for x in KINDS.values())
+    meta = read_meta(results / "data/tiny/w.parquet")
+
+    assert (meta["seed"], meta["length"], meta["corpus"]) == (3, 16, "mine")
+    assert set(MADE) <= set(meta["provenance"])
+    assert scores["seed"] == step["seed"] == checkpoint["seed"] == 3
+    assert checkpoint["recipe"]["recovery"]["lora_rank"] == 2
+    assert evaluation["settings"]["length"] == 16
+    assert table["experiment"]["evaluations"] == ["docs"]
+    assert scores["inputs"]["calibration"] == sha256(results / "data/tiny/w.parquet")

@@ -28,7 +28,7 @@ def configuration(epochs: int, steps: int = 2) -> dict[str, Any]:
             "study": {
                 "models": ["tiny"],
                 "recipes": ["fusegpt"],
-                "sparsities": [round(steps / 6, 4)],
+                "sparsities": [int(1000 * steps / 6) / 1000],
                 "evaluations": ["zen"],
                 "keep_checkpoints": True,
                 "settings": {

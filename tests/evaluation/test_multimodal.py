@@ -187,3 +187,32 @@ def test_ai2d_gqa_and_ok_vqa_ask_as_published():
         "When the provided information is insufficient, respond with 'Unanswerable'."
     )
     assert ok_vqa_results(vqa, ["surfing"]) == {"exact_match": pytest.approx(0.6)}
+
+
+MADE_UP = {
+    "ai2d": {"question": "What eats?", "options": ["fox", "hare"], "answer": "1"},
+    "gqa": {"question": "Is it red?", "answer": "yes"},
+    "ok_vqa": {"question": "What sport?", "answers": ["surfing"] * 10, "answer": "surfing"},
+    "cmmmu_val": {
+        "id": 1,
+        "type": "判断",
+        "question": '<img="a.png"> 对吗?',
+        "answer": "对",
+        "image_1_filename": "a.png",
+    },
+}
+
+
+@pytest.mark.parametrize("task", MADE_UP)
+def test_every_task_runs_through_the_engine(tiny_llava_dir, tmp_path, task):
+    import pyarrow as pa
+
+    stored = pq.read_table(tiny_llava_dir / "questions-test.parquet")["image"].to_pylist()[:2]
+    column = "image_1" if task == "cmmmu_val" else "image"
+    rows = [{**MADE_UP[task], column: picture} for picture in stored]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+
+    entries = {task: {"splits": {"test": str(tmp_path / "data.parquet")}}}
+    questions = asked(tiny_llava_dir, entries, tasks=[task], max_tokens=2)
+    rows = multimodal(load(tiny_llava_dir, dtype="float32"), questions, batch_size=2)
+    assert rows[0]["task"] == task and rows[0]["num_samples"] == 2

@@ -50,7 +50,16 @@ STAGE_VERSION: dict[str, int] = {
 }
 """Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+    "lm_eval",
+    "scipy",
+)
 
 
 @contextlib.contextmanager

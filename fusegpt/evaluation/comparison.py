@@ -70,10 +70,10 @@ def compare(
         ArtifactError: A result is of another kind, or nothing can be compared.
         DataError: The results were measured on other items.
     """
-    others = {(row["task"], row["metric"]): row for row in _rows(second)}
+    others = {_key(row): row for row in _rows(second)}
     found = []
     for row in _rows(first):
-        other = others.get((row["task"], row["metric"]))
+        other = others.get(_key(row))
         if other is None or "items" not in row or "items" not in other:
             continue
         found.append(_compare_rows(row, other, confidence, seed))
@@ -157,6 +157,11 @@ def _resampled_means(
         )
         sides.append(result.bootstrap_distribution)
     return sides[0], sides[1]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two rows must share; of a mean, the tasks as well."""
+    return row["task"], row["metric"], row.get("protocol", {}).get("of")
 
 
 def _rows(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -82,6 +82,14 @@ def test_what_cannot_be_compared_is_refused():
         compare({}, result(values))
 
 
+def test_means_of_different_tasks_are_not_compared():
+    one, two = result([0.0, 1.0]), result([1.0, 1.0])
+    for found, tasks in ((one, "piqa, winogrande"), (two, "piqa")):
+        mean = {**result([0.0, 1.0], task="mean", of=tasks)["rows"][0], "protocol": {"of": tasks}}
+        found["rows"].append(mean)
+    assert [found.task for found in compare(one, two)] == ["piqa"]
+
+
 def test_the_verb_prints_which_differences_are_real(tmp_path, capsys):
     first, second = correct(400, 200, 0), correct(400, 280, 1)
     for name, values in (("dense", first), ("same", first), ("better", second)):

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
+from fusegpt.artifacts import check_file
 from fusegpt.locks import holder
 from tests.crash.run import Project, kill_group
 
@@ -45,11 +47,17 @@ def kill_after(project: Project, running: subprocess.Popen[bytes], changes: int,
 
 
 def is_whole(project: Project) -> None:
-    """What a later run would trust is complete."""
-    for manifest in project.directory.glob("results/**/*.json"):
-        notes = json.loads(manifest.read_text())
-        for name in notes.get("files", {}) if manifest.name == "manifest.json" else ():
-            assert (manifest.parent / name).is_file() or name != "training.json"
+    """What lies under its final name is complete, and a manifest's files are what it says."""
+    results = project.directory / "results"
+    final = [file for file in results.rglob("*") if ".tmp-" not in str(file.relative_to(results))]
+    for notes in (file for file in final if file.suffix == ".json"):
+        json.loads(notes.read_text())
+    for manifest in results.glob("runs/*/*/*/manifest.json"):
+        for name, record in json.loads(manifest.read_text()).get("files", {}).items():
+            check_file(manifest.parent / name, record)
+    for weights in (file for file in final if file.suffix == ".safetensors"):
+        with safe_open(weights, framework="pt") as file:
+            assert file.keys()
 
 
 @pytest.mark.parametrize(

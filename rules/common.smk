@@ -1,5 +1,6 @@
 """What the rules ask: which files, which settings. The graph comes from the configuration alone."""
 
+import functools
 import json
 import re
 import sys
@@ -264,17 +265,29 @@ def corpus_files(wildcards):
 
 def evaluation_files(wildcards):
     """The local files that an evaluation reads: its corpus, or the items of its tasks."""
-    tasks = PLAN.tasks_of(wildcards.evaluation)
+    return files_by_evaluation(wildcards.evaluation)
+
+
+@functools.cache
+def files_by_evaluation(evaluation):
+    """Worked out once for all the models that are measured."""
+    tasks = PLAN.tasks_of(evaluation)
     local = {name: entry for name, entry in tasks.items() if "package" not in entry}
-    return files_of(PLAN.corpora_of(wildcards.evaluation)) + files_of(local)
+    return files_of(PLAN.corpora_of(evaluation)) + files_of(local)
 
 
 def dense_model(wildcards):
     """The dense model's last file, for evaluations that measure it beside the pruned one."""
-    beside = PLAN.compares_with_dense(wildcards.evaluation)
+    beside = compares_with_dense(wildcards.evaluation)
     return (
         [paths.model(wildcards.model)] if beside and wildcards.recipe != DENSE else []
     )
+
+
+@functools.cache
+def compares_with_dense(evaluation):
+    """Likewise."""
+    return PLAN.compares_with_dense(evaluation)
 
 
 def files_of(corpora):
@@ -286,13 +299,19 @@ def files_of(corpora):
 
 def evaluation_flags(wildcards):
     """What to measure, and how."""
-    entry = PLAN.evaluations[wildcards.evaluation]
+    return flags_by_evaluation(wildcards.evaluation)
+
+
+@functools.cache
+def flags_by_evaluation(evaluation):
+    """Likewise."""
+    entry = PLAN.evaluations[evaluation]
     flags = {
         "--eval": entry.eval,
         "--dtype": entry.dtype,
         "--settings": json.dumps(entry.settings),
-        "--corpora": json.dumps(PLAN.corpora_of(wildcards.evaluation)),
-        "--tasks": json.dumps(PLAN.tasks_of(wildcards.evaluation)),
+        "--corpora": json.dumps(PLAN.corpora_of(evaluation)),
+        "--tasks": json.dumps(PLAN.tasks_of(evaluation)),
     }
     return [part for pair in flags.items() for part in pair]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.run import Project, configuration
 
-EPOCHS = 12
+EPOCHS = 100  # long enough that kills land inside the tuning
 PREPARED = ("models", "data")
 
 

@@ -70,7 +70,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     killed = project()
     resumed = 0
     for _ in range(kills):
-        kill_after(killed, killed.start(*RUN), draw.randint(1, 14), draw.uniform(0, 0.6))
+        kill_after(killed, killed.start(*RUN), draw.randint(1, 40), draw.uniform(0, 0.6))
         is_whole(killed)
         resumed += any(killed.directory.glob("results/runs/*/*/*/resume.safetensors"))
         killed.unlock()

@@ -128,7 +128,7 @@ def _questions(
 
 
 def multimodal(
-    model: Model, plan: Sequence[Questions], *, batch_size: int = 1
+    model: Model, plan: Sequence[Questions], *, batch_size: int = 4
 ) -> list[dict[str, Any]]:
     """Ask a model questions about images and score its answers.
 

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-slurm check format clean
+.PHONY: help venv demo test test-all test-slurm check format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
 	@$(BIN)/fusegpt table --show results/tables/demo.csv
 
 test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
+	$(BIN)/python -m pytest --index -n $(JOBS) --dist worksteal
+
+test-all: $(STAMP) ## also the slow ones: 20 kills of a real run, golden values of the real model
 	$(BIN)/python -m pytest --index --slow -n $(JOBS) --dist worksteal
 
 test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; installs Debian's packages)

@@ -1,3 +1,36 @@
-"""FuseGPT: depth pruning of language models by removing blocks and fusing them into neighbours."""
+"""FuseGPT: depth pruning of language models by removing blocks and fusing them into neighbours.
+
+The verbs of the command line as functions. Each is imported when it is first used, so that
+``import fusegpt`` needs no torch.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_FUNCTIONS = {
+    "fetch": "fusegpt.data.sources",
+    "load": "fusegpt.models.load",
+    "load_recipe": "fusegpt.pruning.recipe",
+    "load_text": "fusegpt.data.corpora",
+    "perplexity": "fusegpt.evaluation.perplexity",
+    "prune": "fusegpt.pruning.loop",
+    "publish": "fusegpt.pruning.publish",
+    "read_windows": "fusegpt.data.windows",
+    "removals": "fusegpt.pruning.budget",
+    "score_step": "fusegpt.pruning.step",
+    "write_windows": "fusegpt.data.windows",
+}
+
+__all__ = ["__version__", *_FUNCTIONS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'fusegpt' has no attribute {name!r}")
+    return getattr(import_module(_FUNCTIONS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class Project:
         script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
         script.chmod(0o755)
         (directory / "model").symlink_to(model)
-        zen = f"{sys.executable} -c 'import this'"
+        zen = f"{shlex.quote(sys.executable)} -c 'import this'"
         text = subprocess.run(zen, shell=True, capture_output=True, text=True, check=True).stdout
         (directory / "zen.txt").write_text(text)
         (directory / "study.json").write_text(json.dumps(config))

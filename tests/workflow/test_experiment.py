@@ -103,14 +103,16 @@ def test_a_hostile_name_is_refused(table, name):
 
 def test_the_demo_asks_for_each_point_once():
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    config["experiments"] = yaml.safe_load((ROOT / "config/demo.yaml").read_text())["experiments"]
+    demo = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    config["experiments"] = demo["experiments"]
+    config["evaluations"] |= demo["evaluations"]
 
     made = plan(config)
 
     points = made.points["demo"]
     assert points[0] == ("smollm2-135m", "dense", 0)
     assert len(points) == len(set(points)) == 7
-    assert made.steps("demo", "smollm2-135m") == {"0.1": 3, "0.2": 6}
+    assert made.steps("demo", "smollm2-135m") == {"0.05": 2, "0.1": 3}
 
 
 def test_sparsity_zero_is_the_dense_model():

@@ -37,7 +37,6 @@ class Model:
         removed: What was removed, in order.
         source: Directory with the tokenizer and the config the model came from.
         fused: Weights with unfolded fusions, keyed ``blocks.<dense index>.<param>``.
-        donors: Tensors of removed blocks that ``fused`` still needs.
         adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``;
             on the CPU.
     """
@@ -48,7 +47,6 @@ class Model:
     removed: list[Unit] = field(default_factory=list)
     source: Path | None = None
     fused: dict[str, FusedWeight] = field(default_factory=dict)
-    donors: dict[str, Any] = field(default_factory=dict)
     adapter_state: dict[str, Tensor] = field(default_factory=dict)
     returns: int | None = field(default=None, repr=False)
     """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""

@@ -178,7 +178,7 @@ def resolve(
     for mapping in (settings, overrides or {}):
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{where}: must be a table of settings, got {mapping!r}")
-    merged = {**settings, **_plain(overrides)}
+    merged = {**settings, **(overrides or {})}
     for role in ("calibration", "finetune"):
         merged[role] = {**_table(settings, role, where), **_table(overrides, role, where)}
         if merged[role].get("rows") is not None:
@@ -238,10 +238,6 @@ def _table(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[s
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
     return value
-
-
-def _plain(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict(overrides or {})
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

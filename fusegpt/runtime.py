@@ -7,6 +7,8 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ __all__ = [
     "device",
     "generator",
     "peak_memory_gib",
+    "quiet",
     "remote_code_is_allowed",
     "set_threads",
     "set_up_logging",
@@ -113,6 +116,22 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors of transformers are heard inside; the former settings come back afterwards."""
+    from transformers.utils import logging as remarks
+
+    verbosity, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
+    remarks.set_verbosity_error()
+    remarks.disable_progress_bar()
+    try:
+        yield
+    finally:
+        remarks.set_verbosity(verbosity)
+        if bars:
+            remarks.enable_progress_bar()
 
 
 class Timer:

@@ -14,7 +14,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from fusegpt.models.model import Model
-from fusegpt.models.quiet import quiet
+from fusegpt.runtime import quiet
 
 VOCAB, HIDDEN, BLOCKS = 128, 32, 6
 IMAGE_TOKEN = 120

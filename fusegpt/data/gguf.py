@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.runtime import torch_dtype
+from fusegpt.runtime import quiet, torch_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,15 +104,5 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No remarks and no progress bars inside; the reader's own bar asks nobody."""
-    from transformers.utils import logging as remarks
-
-    verbosity, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
-    remarks.set_verbosity_error()
-    remarks.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        remarks.set_verbosity(verbosity)
-        if bars:
-            remarks.enable_progress_bar()
+    with quiet(), redirect_stderr(io.StringIO()):
+        yield

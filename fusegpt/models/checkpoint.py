@@ -17,7 +17,7 @@ from fusegpt.artifacts import atomic_directory, atomic_path, file_record, write_
 from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model, split_name
-from fusegpt.models.quiet import quiet
+from fusegpt.runtime import quiet
 
 __all__ = ["apply_delta", "apply_deltas", "save", "write_delta"]
 

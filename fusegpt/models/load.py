@@ -15,9 +15,8 @@ from fusegpt.artifacts import read_json
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
-from fusegpt.models.quiet import quiet
 from fusegpt.models.units import Unit
-from fusegpt.runtime import remote_code_is_allowed, torch_dtype
+from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
 
 __all__ = ["load", "load_original", "load_structure"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.quiet import quiet
+from fusegpt.runtime import quiet
 
 __all__ = ["twin_check", "twin_of"]
 

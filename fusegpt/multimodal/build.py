@@ -12,12 +12,11 @@ import torch
 
 from fusegpt.artifacts import atomic_directory, file_record, provenance, read_json, write_json
 from fusegpt.data.directories import count_parameters, weight_files
-from fusegpt.models.quiet import quiet
 from fusegpt.multimodal.answering import accuracy, prompt, train_answering
 from fusegpt.multimodal.assembly import assemble
 from fusegpt.multimodal.pictures import Picture, draw_pictures
 from fusegpt.multimodal.tower import probe, train_tower
-from fusegpt.runtime import Timer
+from fusegpt.runtime import Timer, quiet
 
 __all__ = ["build", "write_questions"]
 

@@ -14,10 +14,10 @@ from fusegpt.errors import ArchitectureError
 from fusegpt.models.checkpoint import save
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
-from fusegpt.models.quiet import quiet
 from fusegpt.models.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery import remove, skip
 from fusegpt.models.units import Unit
+from fusegpt.runtime import quiet
 from tests import tiny
 
 DROPPED = [Unit("block", 1), Unit("block", 4)]

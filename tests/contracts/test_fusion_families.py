@@ -16,11 +16,11 @@ from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.models.checkpoint import save
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
-from fusegpt.models.quiet import quiet
 from fusegpt.models.reached import reached
 from fusegpt.models.surgery import skip
 from fusegpt.models.units import Unit
 from fusegpt.recovery.fusion import fusion
+from fusegpt.runtime import quiet
 from tests import tiny
 
 WINDOWS = tiny.ids(4, 8)

@@ -132,9 +132,12 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name_or_path: str | Path, overrides: Mapping[str, Any] | None = None, seed: int | None = None
+    name_or_path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Read a recipe by name, or from a YAML file, and lay ``overrides`` over it.
+    """Read a recipe by name, or from a YAML file, and lay ``overrides`` and ``own`` over it.
 
     Raises:
         UnknownNameError: No such recipe; the message names the closest.
@@ -151,7 +154,7 @@ def load_recipe(
         raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    return resolve(path.stem, settings, overrides, seed)
+    return resolve(path.stem, settings, overrides, seed, own)
 
 
 def resolve(
@@ -159,6 +162,7 @@ def resolve(
     settings: Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Check a recipe's settings and complete them with defaults.
 
@@ -168,6 +172,8 @@ def resolve(
         overrides: An experiment's settings, laid over the recipe's. One below ``recovery`` or
             ``importance`` goes to the methods that have it, and must be known to at least one.
         seed: Laid over both.
+        own: An experiment's settings for this recipe alone, laid over all; its method must have
+            them.
 
     Raises:
         ConfigError: A key is unknown, a value is out of range, or two contradict each other.
@@ -175,16 +181,17 @@ def resolve(
     where = f"recipes.{name}"
     if not NAME.fullmatch(name):
         raise ConfigError(f"recipe name {name!r}: must be lower-case letters, digits and _")
-    for mapping in (settings, overrides or {}):
+    for mapping in (settings, overrides or {}, own or {}):
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{where}: must be a table of settings, got {mapping!r}")
-    merged = {**settings, **(overrides or {})}
+    layers = (settings, overrides, own)
+    merged = {**settings, **(overrides or {}), **(own or {})}
     for role in ("calibration", "finetune"):
-        merged[role] = {**_table(settings, role, where), **_table(overrides, role, where)}
+        merged[role] = {k: v for layer in layers for k, v in _table(layer, role, where).items()}
         if merged[role].get("rows") is not None:
             merged[role].pop("sequences", None)
-    merged["importance"] = _method(where, "importance", "metric", METRICS, settings, overrides)
-    merged["recovery"] = _method(where, "recovery", "method", RECOVERIES, settings, overrides)
+    merged["importance"] = _method(where, "importance", "metric", METRICS, layers)
+    merged["recovery"] = _method(where, "recovery", "method", RECOVERIES, layers)
     if seed is not None:
         merged["seed"] = seed
     try:
@@ -204,31 +211,29 @@ def _method(
     section: str,
     key: str,
     table: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    overrides: Mapping[str, Any] | None,
+    layers: tuple[Mapping[str, Any] | None, ...],
 ) -> dict[str, Any]:
     """Check one section, method and settings, against the method's signature."""
-    own = dict(_table(settings, section, where))
-    over = dict(_table(overrides, section, where))
+    own, over, last = (dict(_table(layer, section, where)) for layer in layers)
     if key not in own:
         raise ConfigError(f"{where}.{section}.{key}: must be given; known: {', '.join(table)}")
-    if key in over:
+    if key in over or key in last:
         raise ConfigError(f"{where}.{section}.{key}: an experiment cannot change it; make a recipe")
     entry = lookup(table, own.pop(key), f"{section} {key}")
     shared = COMMON[section]
-    given = {**own, **over}
+    given = {**own, **over, **last}
     try:
         common = shared.model_validate({k: given[k] for k in shared.model_fields if k in given})
     except ValidationError as error:
         raise ConfigError(explain(error, f"{where}.{section}", shared)) from None
-    for name in shared.model_fields:
-        own.pop(name, None)
-        over.pop(name, None)
+    for layer in (own, over, last):
+        for name in shared.model_fields:
+            layer.pop(name, None)
     everywhere = {name for other in table.values() for name in defaults(other)}
     mine = defaults(entry)
     unknown = {name: value for name, value in over.items() if name not in everywhere}
     applied = {name: value for name, value in over.items() if name in mine}
-    bound = bind(entry, {**own, **unknown, **applied}, f"{where}.{section}")
+    bound = bind(entry, {**own, **unknown, **applied, **last}, f"{where}.{section}")
     chosen = next(name for name, other in table.items() if other is entry)
     return {key: chosen, **common.model_dump(), **bound}
 

@@ -245,6 +245,12 @@ def _check_names(
                 lookup(table, entry, kind)
             except ConfigError as error:
                 raise ConfigError(f"experiments.{name}.{kind}s: {error}") from None
+    named = {entry: None for entry in experiment.recipes if entry != DENSE}
+    for entry in experiment.recipe_settings:
+        try:
+            lookup(named, entry, "recipe of this experiment")
+        except ConfigError as error:
+            raise ConfigError(f"experiments.{name}.recipe_settings: {error}") from None
 
 
 def _members(
@@ -256,12 +262,13 @@ def _members(
         if name == DENSE:
             members.append(Member(DENSE, 0, DENSE))
             continue
+        own = experiment.recipe_settings.get(name)
         for seed in experiment.seeds:
             settings = available[name]
             if isinstance(settings, Path):
-                recipe = load_recipe(settings, experiment.settings, seed)
+                recipe = load_recipe(settings, experiment.settings, seed, own)
             else:
-                recipe = resolve(name, settings, experiment.settings, seed)
+                recipe = resolve(name, settings, experiment.settings, seed, own)
             resolved[recipe.id] = recipe
             members.append(Member(name, seed, recipe.id))
     return tuple(members)

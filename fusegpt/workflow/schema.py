@@ -130,6 +130,7 @@ class Experiment(Strict):
         recipes: Names of recipes; ``dense`` is the unpruned model.
         keep_checkpoints: Write the pruned models as checkpoints; results need none.
         settings: Laid over every recipe of this experiment.
+        recipe_settings: Recipe to settings, laid over that recipe alone, and over ``settings``.
     """
 
     models: Names
@@ -139,6 +140,7 @@ class Experiment(Strict):
     evaluations: Names
     keep_checkpoints: bool = False
     settings: dict[str, Any] = Field(default_factory=dict)
+    recipe_settings: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
 
 class Configuration(Strict):

@@ -85,6 +85,16 @@ def test_a_bad_setting_is_named_with_what_is_allowed(settings, message):
     assert message in str(caught.value)
 
 
+def test_a_recipes_own_settings_lie_over_those_of_the_experiment_and_must_fit_its_method():
+    overrides = {"finetune": {"length": 64}, "recovery": {"epochs": 3, "lora_rank": 32}}
+    own = {"finetune": {"sequences": 16}, "recovery": {"lora_rank": 64}}
+    twin = load_recipe("macro_influence_finetune_equal", overrides, own=own)
+    assert (twin.recovery["epochs"], twin.recovery["lora_rank"]) == (3, 64)
+    assert (twin.finetune.length, twin.finetune.sequences) == (64, 16)
+    with pytest.raises(ConfigError, match=r"macro_influence_finetune_equal.recovery.*donor"):
+        load_recipe("macro_influence_finetune_equal", own={"recovery": {"donor": "self"}})
+
+
 def test_an_unknown_method_is_answered_with_the_closest():
     with pytest.raises(UnknownNameError, match="'macro_influnce'; did you mean 'macro_influence'"):
         resolve("a", {**FUSION, "importance": {"metric": "macro_influnce"}})

@@ -31,6 +31,11 @@ def plan(config):
         ("experiments.study.models", ["tiny", "tiny"], "must list each entry once, got 'tiny'"),
         ("experiments.study.recipes", ["fusgpt"], "unknown recipe 'fusgpt'; did you mean"),
         ("experiments.study.evaluations", ["dosc"], "unknown evaluation 'dosc'; did you mean"),
+        (
+            "experiments.study.recipe_settings",
+            {"fusegtp": {}},
+            "experiments.study.recipe_settings: unknown recipe of this experiment 'fusegtp'",
+        ),
         ("experiments.study.sparsities", [25], "[0, 1), got 25.0; 25% is 0.25"),
         ("experiments.study.sparsities", [-0.1], "in [0, 1), got -0.1"),
         ("experiments.study.sparsities", [1.0], "in [0, 1), got 1.0"),

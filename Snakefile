@@ -58,3 +58,14 @@ rule tables:
     """One CSV per experiment."""
     input:
         every_table,
+
+
+for experiment in PLAN.experiments:
+
+    rule:
+        # One experiment's table and figure, by name.
+        name:
+            target_of(experiment)
+        input:
+            table=paths.table(experiment),
+            figure=paths.figure(experiment),

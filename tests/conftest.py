@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+EXPORT_TOOLS = Path(os.environ.get("FUSEGPT_EXPORT_TOOLS") or ROOT / ".venv" / "export")
 OPTIONS = {
     "slow": "takes longer than ten seconds",
     "index": "needs a Python package index",
@@ -41,6 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     if not SHARED.is_dir():
         reasons["shared_data"] = "../shared/data is absent"
+    if not (EXPORT_TOOLS / "convert_hf_to_gguf.py").is_file():
+        reasons["export"] = "llama.cpp's converter is not installed (make test-export)"
     if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
         reasons["gpu"] = "no CUDA device"
     for item in items:

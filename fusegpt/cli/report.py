@@ -14,16 +14,28 @@ __all__ = ["report"]
 @click.command()
 @click.option("--table", "tables", type=input_file, required=True, multiple=True)
 @click.option("--figure", "figures", type=input_file, multiple=True, help="In the tables' order.")
+@click.option(
+    "--published",
+    type=input_file,
+    multiple=True,
+    help="Published values to stand beside ours; those of the package when not given.",
+)
 @click.option("--results", type=output_path, default="results", show_default=True)
 @click.option("--output", type=output_path, required=True, help="The HTML file to write.")
 def report(
-    tables: tuple[Path, ...], figures: tuple[Path, ...], results: Path, output: Path
+    tables: tuple[Path, ...],
+    figures: tuple[Path, ...],
+    published: tuple[Path, ...],
+    results: Path,
+    output: Path,
 ) -> None:
     """Write one self-contained page: tables, charts, what was removed and how tuning went."""
     if figures and len(figures) != len(tables):
         raise click.UsageError(
             f"--figure must be given once per --table, got {len(figures)} and {len(tables)}"
         )
+    from fusegpt.config import builtin_config_dir
     from fusegpt.reports.page import write_page
 
-    write_page(output, tables, figures, results)
+    papers = published or sorted((builtin_config_dir() / "published").glob("*.csv"))
+    write_page(output, tables, figures, results, papers)

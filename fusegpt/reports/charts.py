@@ -8,12 +8,20 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from fusegpt.reports.figures import labels_above
 from fusegpt.reports.runs import Step
 
-__all__ = ["importance_chart", "loss_chart", "stack_chart"]
+__all__ = ["fusion_chart", "importance_chart", "loss_chart", "stack_chart"]
 
-REMOVED, FUSED, TUNED, KEPT = "#d55e00", "#009e73", "#56b4e9", "#b9bec6"
-STATES = ("removed", "received weights", "tuned", "untouched")
+REMOVED = "#d55e00"
+STATES = {
+    "removed": REMOVED,
+    "half removed": "#e8935a",
+    "received weights": "#009e73",
+    "tuned": "#56b4e9",
+    "untouched": "#b9bec6",
+}
+HALVES = {"attention": "a", "mlp": "m"}
 
 
 def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.LayerChart:
@@ -26,43 +34,37 @@ def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.Laye
     data = pd.DataFrame(
         [row for label, steps in runs.items() for row in _stack_rows(label, steps, num_blocks)]
     )
-    colours = alt.Scale(domain=list(STATES), range=[REMOVED, FUSED, TUNED, KEPT])
-    # Labels above their strips leave a phone's whole width to the blocks.
-    above = alt.Axis(
-        labelAlign="left",
-        labelPadding=0,
-        labelOffset=-21,
-        labelLimit=320,
-        ticks=False,
-        domain=False,
-    )
-    base = alt.Chart(data).encode(
-        x=_block_axis(),
-        y=alt.Y("run:N", title=None, sort=list(runs), scale=alt.Scale(padding=0.45), axis=above),
-    )
+    base = alt.Chart(data).encode(x=_block_axis(), y=labels_above(list(runs)))
     boxes = base.mark_rect(cornerRadius=2).encode(
-        color=alt.Color("state:N", scale=colours, legend=_top_legend()),
+        color=_state_colour(data),
         opacity=alt.condition("datum.state == 'removed'", alt.value(1), alt.value(0.75)),
-        tooltip=["run", "block", "state", "removed_at_step", "fusions"],
+        tooltip=["run", "block", "state", "steps", "fusions"],
     )
     numbers = base.mark_text(fontSize=10, fontWeight="bold", color="#ffffff").encode(text="text:N")
     return alt.layer(boxes, numbers)
 
 
 def _stack_rows(label: str, steps: Sequence[Step], num_blocks: int) -> list[dict[str, Any]]:
-    removed = {unit["index"]: step.number for step in steps for unit in step.units}
+    removed: dict[int, list[str]] = {}
+    whole = set()
+    for step in steps:
+        for unit in step.units:
+            half = HALVES.get(unit["granularity"], "")
+            removed.setdefault(unit["index"], []).append(f"{step.number}{half}")
+            if not half or len(removed[unit["index"]]) == len(HALVES):
+                whole.add(unit["index"])
     rows = []
     for block in range(num_blocks):
         fusions = sum(block in step.fused_into for step in steps)
-        tuned = sum(block in step.group for step in steps)
         if block in removed:
-            state, text = "removed", str(removed[block])
+            state = "removed" if block in whole else "half removed"
         elif fusions:
-            state, text = "received weights", ""
+            state = "received weights"
         else:
-            state, text = ("tuned" if tuned else "untouched"), ""
-        row = {"run": label, "block": block, "state": state, "text": text, "fusions": fusions}
-        rows.append({**row, "removed_at_step": removed.get(block)})
+            state = "tuned" if any(block in step.group for step in steps) else "untouched"
+        text = " ".join(removed.get(block, []))
+        row = {"run": label, "block": block, "state": state, "fusions": fusions}
+        rows.append({**row, "text": text, "steps": text or "-"})
     return rows
 
 
@@ -74,7 +76,7 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
             "block": unit["index"],
             "granularity": unit["granularity"],
             "score": unit["score"],
-            "removed": unit["index"] == step.unit["index"],
+            "removed": _is_in(unit, step.units),
         }
         for step in steps
         for unit in step.scores
@@ -83,6 +85,8 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
     positive = data["score"].gt(0).all() and data["score"].max() > 20 * data["score"].min()
     kind = "log" if positive else "linear"
     base = alt.Chart(data).encode(x=_block_axis(), y=alt.Y("step:O", title="step"))
+    if data["granularity"].nunique() > 1:
+        base = base.encode(yOffset=alt.YOffset("granularity:N"))
     cells = base.mark_rect().encode(
         color=alt.Color(
             "score:Q",
@@ -102,6 +106,11 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
     return alt.layer(cells, ring)
 
 
+def _is_in(unit: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> bool:
+    names = ("granularity", "index")
+    return any(all(unit[name] == other[name] for name in names) for other in units)
+
+
 def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
     """The tuning loss of each step over its optimiser steps; None when nothing was tuned."""
     rows = [
@@ -117,7 +126,7 @@ def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
     colour = alt.Color(
         "removal:O",
         scale=alt.Scale(scheme="viridis"),
-        legend=alt.Legend(title="step", orient="top", columns=10),
+        legend=alt.Legend(title="step", orient="top", columns=6),
     )
     return (
         alt.Chart(data)
@@ -135,6 +144,52 @@ def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
     )
 
 
+def fusion_chart(steps: Sequence[Step], num_blocks: int) -> alt.Chart | None:
+    """Where each removed block went: a row per step; None when nothing was tuned or fused.
+
+    Args:
+        steps: Of one run.
+        num_blocks: Of the dense model.
+    """
+    if not any(step.group or step.fused_into for step in steps):
+        return None
+    gone: set[int] = set()
+    rows = []
+    for step in steps:
+        now = {unit["index"] for unit in step.units}
+        name = f"{step.number}: {', '.join(map(str, sorted(now)))}"
+        halves = {unit["index"] for unit in step.units if unit["granularity"] in HALVES}
+        for block in range(num_blocks):
+            if block not in gone:
+                rows.append({"step": name, "block": block, "state": _state(step, block, now)})
+        gone |= now - halves
+    data = pd.DataFrame(rows)
+    base = alt.Chart(data).encode(
+        x=_block_axis(),
+        y=alt.Y("step:N", title="step: removed", sort=None, axis=alt.Axis(ticks=False)),
+    )
+    return base.mark_rect(stroke="var(--card)").encode(
+        color=_state_colour(data),
+        opacity=alt.condition("datum.state == 'untouched'", alt.value(0.45), alt.value(0.9)),
+        tooltip=["step", "block", "state"],
+    )
+
+
+def _state(step: Step, block: int, removed: set[int]) -> str:
+    if block in removed:
+        return "removed"
+    if block in step.fused_into:
+        return "received weights"
+    return "tuned" if block in step.group else "untouched"
+
+
+def _state_colour(data: pd.DataFrame) -> alt.Color:
+    """Of the states that occur."""
+    found = [state for state in STATES if (data["state"] == state).any()]
+    scale = alt.Scale(domain=found, range=[STATES[state] for state in found])
+    return alt.Color("state:N", scale=scale, legend=_top_legend())
+
+
 def _block_axis() -> alt.X:
     return alt.X(
         "block:O",
@@ -144,4 +199,4 @@ def _block_axis() -> alt.X:
 
 
 def _top_legend() -> alt.Legend:
-    return alt.Legend(title=None, orient="top", columns=2, symbolType="square")
+    return alt.Legend(title=None, orient="top", columns=3, symbolType="square")

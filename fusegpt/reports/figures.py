@@ -10,9 +10,9 @@ import pandas as pd
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports.collect import DENSE
-from fusegpt.reports.tables import value_labels, with_labels
+from fusegpt.reports.tables import value_labels, value_names, with_labels
 
-__all__ = ["PALETTE", "sparsity_chart", "write_svg"]
+__all__ = ["PALETTE", "colours_of", "labels_above", "recipes_of", "sparsity_chart", "write_svg"]
 
 PALETTE = ("#2f86c9", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7a00", "#7b5ea7")
 """After Okabe and Ito: told apart by most colour-blind eyes, on white and on near-black."""
@@ -22,7 +22,9 @@ LOG_FROM = 5.0
 """The axis becomes logarithmic when the largest value is this many times the smallest."""
 
 
-def sparsity_chart(frame: pd.DataFrame, model: str, label: str) -> alt.LayerChart:
+def sparsity_chart(
+    frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None = None
+) -> alt.LayerChart:
     """One value of one model over sparsity: a line per recipe through the mean of the seeds.
 
     Every line starts at the dense model, which is step 0 of every recipe; each seed is a point.
@@ -31,9 +33,11 @@ def sparsity_chart(frame: pd.DataFrame, model: str, label: str) -> alt.LayerChar
         frame: Rows of ``collect``.
         model: Which model.
         label: Which value, one of ``value_labels(frame)``.
+        papers: From ``read_published``; what has the same model, recipe and metric is drawn as
+            hollow diamonds, whatever its protocol.
     """
     points = _points(frame, model, label)
-    recipes = [name for name in pd.unique(points["recipe"]) if name != DENSE]
+    recipes = recipes_of(points)
     colours = alt.Scale(domain=recipes, range=colours_of(recipes))
     low, high = points["value"].min(), points["value"].max()
     scale = alt.Scale(type="log") if low > 0 and high / low >= LOG_FROM else alt.Scale(zero=False)
@@ -60,12 +64,49 @@ def sparsity_chart(frame: pd.DataFrame, model: str, label: str) -> alt.LayerChar
         layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
         words = rule.mark_text(align="right", dy=-6, color=DENSE_COLOUR, fontSize=11)
         layers.append(words.encode(text=alt.value("dense"), x=alt.value("width")))
+    known = _published(frame, model, label, papers, recipes)
+    if len(known):
+        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2)
+        about = ["source", "table", "row", "value", "note"]
+        layers.append(diamonds.encode(x=x, y=y, color=colour, tooltip=about))
     return alt.layer(*layers)
+
+
+def _published(
+    frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None, recipes: list[str]
+) -> pd.DataFrame:
+    """Published values of what a chart shows."""
+    if papers is None or papers.empty:
+        return pd.DataFrame()
+    rows = with_labels(frame[frame["model"] == model])
+    names = set(value_names(rows[rows["label"] == label]))
+    same = papers["metric"].isin(names) & (papers["model"] == model)
+    found = papers[same & papers["method"].isin(recipes)].rename(columns={"method": "recipe"})
+    return found[["recipe", "sparsity", "value", "source", "table", "row", "note"]]
 
 
 def colours_of(recipes: Sequence[str]) -> list[str]:
     """A colour for each recipe, by its place."""
     return [PALETTE[place % len(PALETTE)] for place in range(len(recipes))]
+
+
+def recipes_of(rows: pd.DataFrame) -> list[str]:
+    """The pruned recipes, in the order of the table; their places give the colours."""
+    return [str(name) for name in pd.unique(rows["recipe"]) if name != DENSE]
+
+
+def labels_above(order: list[str], field: str = "run") -> alt.Y:
+    """A strip for each name with its label above it, which leaves it a phone's whole width."""
+    axis = alt.Axis(
+        labelAlign="left",
+        labelPadding=0,
+        labelOffset=-21,
+        labelLimit=320,
+        ticks=False,
+        domain=False,
+    )
+    scale = alt.Scale(padding=0.45)
+    return alt.Y(f"{field}:N", title=None, sort=order, scale=scale, axis=axis)
 
 
 def write_svg(path: str | Path, frame: pd.DataFrame) -> None:

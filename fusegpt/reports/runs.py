@@ -24,6 +24,7 @@ class Step:
         score: The removed unit's importance, and that of the runner-up.
         group: Dense indices of the blocks that were tuned.
         fused_into: Dense indices of the blocks that received the removed unit's weights.
+        score_seconds, score_memory: Of scoring; ``fuse_seconds``, ``memory_gib``: of the recovery.
         scores: ``{"granularity", "index", "score"}`` of every unit that was present.
         training: One row per optimiser step: step, epoch, loss, learning_rate.
     """
@@ -39,6 +40,7 @@ class Step:
     score_seconds: float
     fuse_seconds: float
     memory_gib: float | None
+    score_memory: float | None = None
     scores: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ def _read_step(directory: Path, number: int) -> Step:
             score_seconds=float(scores.get("seconds", 0.0)),
             fuse_seconds=float(manifest.get("seconds", 0.0)),
             memory_gib=manifest.get("memory_gib"),
+            score_memory=scores.get("memory_gib"),
             scores=scores["units"],
             training=training.get("rows", []),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,19 @@ __all__ = [
     "format_seconds",
     "format_sparsity",
     "format_value",
-    "protocol_text",
+    "main_labels",
     "read_csv",
     "summary",
     "text_table",
     "value_labels",
+    "value_names",
     "with_labels",
     "write_csv",
 ]
 
 TEXT_COLUMNS = ("experiment", "model", "recipe", "recipe_id", "evaluation", "task", "metric")
 KEY = ["model", "sparsity", "step", "recipe"]
+FEW = 2
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
@@ -95,6 +96,25 @@ def with_labels(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(label=_labels(frame))
 
 
+def value_names(frame: pd.DataFrame) -> pd.Series:
+    """What each row measured, whatever its evaluation is called: ``wikitext2 perplexity``."""
+    return frame["task"] + " " + frame["metric"]
+
+
+def main_labels(frame: pd.DataFrame) -> list[str]:
+    """The labels to look at first: of an evaluation with many values its means, or none (speed).
+
+    An evaluation of one or two values shows them; one with more shows its rows of a task ``mean``.
+    """
+    rows = with_labels(frame)
+    found = []
+    for _, group in rows.groupby("evaluation", sort=False):
+        labels = pd.unique(group["label"])
+        means = pd.unique(group[group["task"].str.startswith("mean")]["label"])
+        found += list(labels if len(labels) <= FEW else means)
+    return [str(label) for label in found]
+
+
 def _labels(frame: pd.DataFrame) -> pd.Series:
     tasks = frame.groupby("evaluation")["task"].nunique()
     several = frame["evaluation"].map(tasks) > 1
@@ -159,21 +179,3 @@ def format_value(value: Any, std: Any = None) -> str:
         return "-"
     text = f"{value:.2f}" if 1 <= abs(value) < 1e4 else f"{value:.4g}"
     return text if std is None or pd.isna(std) else f"{text} ± {std:.2g}"
-
-
-def protocol_text(frame: pd.DataFrame) -> list[str]:
-    """How each value was measured, one line per evaluation, task and metric."""
-    lines = []
-    keys = ["evaluation", "task", "metric"]
-    for (evaluation, task, metric), group in frame.groupby(keys, sort=False):
-        row = group.iloc[0]
-        protocol = json.loads(row["protocol"])
-        hidden = ("source", "tokenizer_sha256")
-        parts = [
-            f"{key} {value!r}" if key == "join" else f"{key} {value}"
-            for key, value in protocol.items()
-            if value is not None and key not in hidden
-        ]
-        samples = f"{row['num_samples']} samples"
-        lines.append(f"{evaluation} {metric} ({task}): " + ", ".join([samples, *parts]))
-    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -32,6 +33,7 @@ def evaluation(step: int, value: float, length: int = 512) -> dict[str, Any]:
     return {"eval": "perplexity", "settings": {"corpus": "python_docs"}, "rows": [row]} | {
         "model": model,
         "seconds": 3.0,
+        "peak_memory_gib": 0.8,
     }
 
 
@@ -47,7 +49,8 @@ def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
         for index in alive
     ]
     group = [index for index in alive if index != removed and abs(index - removed) <= 3]
-    scores = {"metric": "macro_influence", "settings": {}, "units": units, "seconds": 2.0}
+    scores = {"metric": "macro_influence", "settings": {}, "units": units}
+    scores |= {"seconds": 2.0, "memory_gib": 0.9}
     losses = [0.05 * step * math.exp(-place / 6) + 0.01 for place in range(16)]
     rows = [{"step": place, "epoch": place // 4, "loss": loss} for place, loss in enumerate(losses)]
     manifest = {
@@ -66,10 +69,25 @@ def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
     write(directory / "manifest.json", manifest)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A results folder as the workflow leaves it."""
-    folder = tmp_path / "results"
+PUBLISHED = """\
+experiment,table,row,model,method,sparsity,metric,value,protocol,note,erratum
+hand,Table I,FuseGPT,tiny,fusegpt,0.3,python_docs perplexity,40.0,"{""length"": 2048}",,printed 41
+hand,Table I,dense,tiny,dense,0.0,python_docs perplexity,20.0,"{""length"": 512}",,
+,Table I,FuseGPT,llama-2-7b,fusegpt,0.25,wikitext2 perplexity,7.19,"{""length"": 2048}",tuned,
+"""
+EXPERIMENT: dict[str, Any] = {
+    "name": "hand",
+    "models": {"tiny": {"num_blocks": BLOCKS, "steps": {"0.15": 2, "0.3": 4}}},
+    "recipes": [
+        {"name": name, "seed": 0, "id": id_} for name, id_ in {"dense": "dense", **RECIPES}.items()
+    ],
+    "evaluations": ["docs"],
+}
+
+
+def make_results(place: Path) -> Path:
+    """A results folder as the workflow leaves it, with ``experiment.json`` and published values."""
+    folder = place / "results"
     write(folder / "evaluations/tiny/dense/step-000/docs.json", evaluation(0, 20.0))
     for name, recipe_id in RECIPES.items():
         for step in range(1, LAST + 1):
@@ -78,17 +96,18 @@ def results(tmp_path: Path) -> Path:
             if step in (2, 4):
                 file = folder / f"evaluations/tiny/{recipe_id}/step-{step:03d}/docs.json"
                 write(file, evaluation(step, 20 + 12 * step * GAIN[name]))
+    write(folder / "experiment.json", EXPERIMENT)
+    (folder / "published.csv").write_text(PUBLISHED)
     return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder as the workflow leaves it."""
+    return make_results(tmp_path)
 
 
 @pytest.fixture
 def experiment() -> dict[str, Any]:
     """What the workflow hands to the table verb."""
-    recipes = [{"name": "dense", "seed": 0, "id": "dense"}]
-    recipes += [{"name": name, "seed": 0, "id": id_} for name, id_ in RECIPES.items()]
-    return {
-        "name": "hand",
-        "models": {"tiny": {"num_blocks": BLOCKS, "steps": {"0.15": 2, "0.3": 4}}},
-        "recipes": recipes,
-        "evaluations": ["docs"],
-    }
+    return copy.deepcopy(EXPERIMENT)

@@ -1,0 +1,121 @@
+"""Quality against speed: which pruned models nothing else beats in both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from fusegpt.reports.collect import DENSE
+from fusegpt.reports.figures import DENSE_COLOUR, LOG_FROM, colours_of, recipes_of
+from fusegpt.reports.tables import format_sparsity, with_labels
+
+__all__ = ["Axis", "frontier_chart", "speed_axis"]
+
+KEY = ["recipe", "recipe_id", "step"]
+SPEED_UPS = ("decode_speedup", "prefill_speedup")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What stands for speed.
+
+    Attributes:
+        title: Of the axis.
+        measured: Whether speed was measured; otherwise the parameters left stand for it.
+        values: Columns recipe, recipe_id, step, cost.
+        more_is_better: Of ``cost``.
+    """
+
+    title: str
+    measured: bool
+    values: pd.DataFrame
+    more_is_better: bool
+
+
+def speed_axis(rows: pd.DataFrame) -> Axis:
+    """The measured speed-up over the dense model if there is one, else the parameters left.
+
+    A speed-up was measured with the dense model in turn, so the dense model has 1.
+
+    Args:
+        rows: Rows of ``collect`` of one model.
+    """
+    for metric in SPEED_UPS:
+        found = rows[rows["metric"] == metric]
+        if len(found):
+            label = with_labels(found)["label"].iloc[0]
+            first = found[with_labels(found)["label"] == label]
+            values = first[[*KEY, "value"]].rename(columns={"value": "cost"})
+            dense = rows[rows["recipe"] == DENSE][KEY].drop_duplicates().assign(cost=1.0)
+            what = metric.removesuffix("_speedup")
+            task = first["task"].iloc[0]
+            title = f"{what} speed, times the dense model's ({task})"
+            return Axis(title, True, pd.concat([dense, values]), True)
+    values = rows[[*KEY, "parameters"]].drop_duplicates()
+    values = values.assign(cost=values["parameters"] / 1e6)[[*KEY, "cost"]]
+    return Axis("parameters left, millions", False, values, False)
+
+
+def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart | None:
+    """One value against speed, a point per recipe, sparsity and seed; a line through the frontier.
+
+    Args:
+        rows: Rows of ``collect`` of one model.
+        label: Which value, one of ``value_labels``.
+        axis: From ``speed_axis``.
+
+    Returns:
+        The chart; None with fewer than two points.
+    """
+    named = with_labels(rows)
+    data = named[named["label"] == label].merge(axis.values, on=KEY)
+    if len(data) < 2:
+        return None
+    better = bool(data["higher_is_better"].iloc[0])
+    data = data[[*KEY, "seed", "sparsity", "value", "cost"]].assign(
+        frontier=_frontier(data, better, axis.more_is_better),
+        words=data["sparsity"].map(format_sparsity),
+    )
+    low, high = data["value"].min(), data["value"].max()
+    log = low > 0 and high / low >= LOG_FROM
+    y = alt.Y(
+        "value:Q",
+        title=label + (" (log)" if log else ""),
+        scale=alt.Scale(type="log") if log else alt.Scale(zero=False, padding=16),
+    )
+    ticks = alt.Axis(tickCount=5)
+    x = alt.X("cost:Q", title=axis.title, scale=alt.Scale(zero=False, padding=16), axis=ticks)
+    return alt.layer(*_layers(data, recipes_of(rows), x, y, -12 if better else 16))
+
+
+def _layers(data: pd.DataFrame, recipes: list[str], x: alt.X, y: alt.Y, dy: int) -> list[alt.Chart]:
+    base = alt.Chart(data).encode(x=x, y=y)
+    scale = alt.Scale(domain=[*recipes, DENSE], range=[*colours_of(recipes), DENSE_COLOUR])
+    colour = alt.Color(
+        "recipe:N",
+        scale=scale,
+        legend=alt.Legend(title=None, orient="top", columns=2, labelLimit=260),
+    )
+    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "cost", "value", "frontier"]
+    line = base.transform_filter("datum.frontier").mark_line(
+        strokeDash=[5, 4], color=DENSE_COLOUR, order=False
+    )
+    points = base.mark_point(filled=True, size=90, opacity=0.9).encode(
+        color=colour, tooltip=tooltip
+    )
+    best = base.transform_filter("datum.frontier")
+    words = best.mark_text(dy=dy, fontSize=11, color=DENSE_COLOUR).encode(text="words:N")
+    return [line.encode(order="cost:Q"), points, words]
+
+
+def _frontier(data: pd.DataFrame, higher: bool, more: bool) -> list[bool]:
+    """Whether no other point is at least as good in both and better in one."""
+    quality = data["value"] if higher else -data["value"]
+    speed = data["cost"] if more else -data["cost"]
+    pairs = list(zip(quality, speed, strict=True))
+    return [
+        not any(q >= mine and s >= own and (q > mine or s > own) for q, s in pairs)
+        for mine, own in pairs
+    ]

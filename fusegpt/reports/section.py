@@ -1,0 +1,167 @@
+"""One model of one experiment on the page: its tables and charts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from fusegpt.reports import tables
+from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
+from fusegpt.reports.collect import DENSE
+from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
+from fusegpt.reports.figures import sparsity_chart
+from fusegpt.reports.frontier import frontier_chart, speed_axis
+from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
+from fusegpt.reports.runs import Step, read_steps
+
+__all__ = ["Charts", "model_section"]
+
+STRIP, MARGIN, ROW = 46, 8, 26
+"""Heights in pixels: of a run's strip with its label, around strips, of a row of cells."""
+
+Runs = dict[str, tuple[str, list[Step]]]
+
+
+class Charts:
+    """The specifications of a page's charts, by the name of their place."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def add(self, chart: alt.TopLevelMixin | None, height: int, words: str) -> str | None:
+        """Keep a chart under a new name; it fills the width it is given.
+
+        Args:
+            chart: None is passed through.
+            height: In pixels, of the drawing without axes.
+            words: What it shows, for those who cannot see it.
+        """
+        if chart is None:
+            return None
+        name = f"chart{len(self.found)}"
+        autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
+        whole = chart.properties(
+            width="container", height=height, autosize=autosize, description=words
+        )
+        self.found[name] = whole.to_dict()
+        self.found[name].pop("config", None)
+        return name
+
+    def as_json(self) -> str:
+        """All of them, safe inside a script."""
+        return json.dumps(self.found).replace("<", "\\u003c")
+
+
+def model_section(
+    frame: pd.DataFrame, model: str, results: Path, papers: pd.DataFrame, charts: Charts
+) -> dict[str, Any]:
+    """What the template needs for one model.
+
+    Args:
+        frame: Rows of ``collect`` of one experiment.
+        model: Which model.
+        results: The folder that holds ``runs`` and ``evaluations``.
+        papers: From ``read_published``; its values of this model are drawn, too.
+        charts: Gets the charts.
+    """
+    rows = frame[frame["model"] == model]
+    place = f"{frame['experiment'].iloc[0]}-{model}"
+    runs = _runs(rows, results)
+    return {
+        "name": model,
+        "place": place,
+        "table": results_grid(place, rows),
+        "protocols": protocol_grid(f"{place}-protocols", rows),
+        "measured": _measured(frame, model, papers, charts),
+        "costs": _costs(rows, model, results, runs, charts),
+        **_removals(runs, int(rows["num_blocks"].iloc[0]), place, charts),
+    }
+
+
+def _measured(
+    frame: pd.DataFrame, model: str, papers: pd.DataFrame, charts: Charts
+) -> dict[str, Any]:
+    """Curves over sparsity, those of the main values apart, and the frontiers."""
+    rows = frame[frame["model"] == model]
+    labels = tables.value_labels(rows)
+    main = tables.main_labels(rows) or labels
+    curves: dict[str, list[dict[str, Any]]] = {"main": [], "other": []}
+    for label in labels:
+        words = f"{label} over sparsity, a line per recipe"
+        name = charts.add(sparsity_chart(frame, model, label, papers), 300, words)
+        curves["main" if label in main else "other"].append({"chart": name, "label": label})
+    axis = speed_axis(rows)
+    frontiers = [
+        {"chart": charts.add(chart, 300, f"{label} against {axis.title}"), "label": label}
+        for label in main
+        if (chart := frontier_chart(rows, label, axis)) is not None
+    ]
+    return {"curves": curves, "frontiers": frontiers, "speed_measured": axis.measured}
+
+
+def _costs(
+    rows: pd.DataFrame, model: str, results: Path, runs: Runs, charts: Charts
+) -> dict[str, str | None]:
+    if not runs:
+        return {}
+    last = int(rows["step"].max())
+    spent = cost_rows(results, model, runs, last)
+    height = STRIP * len({row["run"] for row in spent}) + MARGIN
+    memory = memory_chart(spent)
+    return {
+        "time": charts.add(time_chart(spent), height, "time of each stage of each run"),
+        "memory": charts.add(memory, height, "peak memory of each stage of each run"),
+    }
+
+
+def _removals(runs: Runs, num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
+    stack = {label: steps for label, (_, steps) in runs.items()}
+    words = "the stack of blocks of each run: which were removed at which step, which received them"
+    picture = stack_chart(stack, num_blocks) if stack else None
+    return {
+        "stack": charts.add(picture, STRIP * len(stack) + MARGIN, words),
+        "runs": [
+            _run(label, recipe_id, steps, num_blocks, place, charts)
+            for label, (recipe_id, steps) in runs.items()
+        ],
+    }
+
+
+def _runs(rows: pd.DataFrame, results: Path) -> Runs:
+    """Id and steps of every run of a model; the seed is named when there are several."""
+    found: Runs = {}
+    pruned = rows[rows["recipe"] != DENSE]
+    several = pruned["seed"].nunique() > 1
+    for (recipe, seed, recipe_id), group in pruned.groupby(
+        ["recipe", "seed", "recipe_id"], sort=False
+    ):
+        run = results / "runs" / str(group["model"].iloc[0]) / recipe_id
+        steps = read_steps(run, int(group["step"].max()))
+        if steps:
+            found[f"{recipe} seed {seed}" if several else recipe] = (recipe_id, steps)
+    return found
+
+
+def _run(
+    label: str, recipe_id: str, steps: Sequence[Step], num_blocks: int, place: str, charts: Charts
+) -> dict[str, Any]:
+    height = ROW * len(steps)
+    halves = len({unit["granularity"] for step in steps for unit in step.scores})
+    importance = f"{label}: importance of every block before each step"
+    return {
+        "label": label,
+        "id": recipe_id,
+        "importance": charts.add(importance_chart(steps), height * halves, importance),
+        "fusions": charts.add(
+            fusion_chart(steps, num_blocks),
+            height,
+            f"{label}: which block each step removed, and which were tuned or received its weights",
+        ),
+        "losses": charts.add(loss_chart(steps), 240, f"{label}: loss of each step's tuning"),
+        "table": step_grid(f"{place}-{recipe_id}", steps),
+    }

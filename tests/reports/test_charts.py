@@ -1,0 +1,95 @@
+"""What the charts say: frontiers, costs, halves of blocks, which values come first."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from fusegpt.reports.charts import fusion_chart, importance_chart, stack_chart
+from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
+from fusegpt.reports.frontier import frontier_chart, speed_axis
+from fusegpt.reports.runs import read_steps
+from fusegpt.reports.tables import main_labels
+from tests.reports.conftest import LAST, RECIPES, write
+
+
+@pytest.fixture
+def frame(results, experiment):
+    return collect(parse_experiment(experiment), results)
+
+
+def data_of(chart):
+    """Every row a chart draws from."""
+    return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+
+
+def steps_of(results, name):
+    return read_steps(results / "runs/tiny" / RECIPES[name], LAST)
+
+
+def add_speed(frame, speed_ups):
+    """Rows of the evaluation speed: a ratio for each pruned model, none for the dense one."""
+    first = frame[frame["recipe"] != "dense"].drop_duplicates(["recipe", "step"])
+    rows = first.assign(evaluation="speed", task="batch 1", metric="decode_speedup", unit="ratio")
+    rows = rows.assign(value=[speed_ups[step] for step in rows["step"]], higher_is_better=True)
+    more = rows.assign(metric="decode", value=1.0), rows.assign(metric="latency", value=1.0)
+    return pd.concat([frame, rows, *more], ignore_index=True)
+
+
+def test_of_an_evaluation_with_many_values_none_comes_first_but_its_mean(frame):
+    fast = add_speed(frame, {2: 1.1, 4: 1.3})
+    assert main_labels(fast) == ["docs perplexity"]
+    many = [fast[fast["evaluation"] == "docs"].assign(evaluation="five", task=task, metric="acc")
+            for task in ("piqa", "arc_easy", "mean[:100]")]  # fmt: skip
+    assert main_labels(pd.concat([fast, *many])) == ["docs perplexity", "five mean[:100] acc"]
+
+
+def test_the_frontier_has_what_nothing_beats_in_quality_and_speed(frame):
+    fast = add_speed(frame, {2: 1.1, 4: 1.3})
+    axis = speed_axis(fast)
+    assert axis.measured and axis.title == "decode speed, times the dense model's (batch 1)"
+    rows = data_of(frontier_chart(fast, "docs perplexity", axis))
+    best = {(row["recipe"], row["step"]) for row in rows if row["frontier"]}
+    assert best == {("dense", 0), ("fusegpt", 2), ("fusegpt", 4)}
+
+
+def test_without_measured_speed_the_parameters_stand_in_and_say_so(frame):
+    axis = speed_axis(frame)
+    assert not axis.measured and axis.title.startswith("parameters left")
+    assert frontier_chart(frame[frame["recipe"] == "dense"], "docs perplexity", axis) is None
+
+
+def test_costs_have_every_stage_of_every_run(results):
+    runs = {name: (id_, steps_of(results, name)) for name, id_ in RECIPES.items()}
+    rows = pd.DataFrame(cost_rows(results, "tiny", runs, LAST))
+    spent = rows.groupby(["run", "stage"])["seconds"].sum()
+    assert spent["fusegpt", "recover"] == 4 * 30 and spent["fusegpt", "score"] == 8
+    assert spent["fusegpt", "evaluate"] == 6 and spent["dense", "evaluate"] == 3
+    assert rows.groupby("stage")["memory_gib"].max().to_dict() == {
+        "score": 0.9, "recover": 1.4, "evaluate": 0.8
+    }  # fmt: skip
+    assert data_of(time_chart(rows.to_dict("records")))
+    assert data_of(memory_chart(rows.to_dict("records")))
+    assert memory_chart([{"run": "a", "stage": "score", "seconds": 1, "memory_gib": None}]) is None
+
+
+def test_each_row_of_the_fusions_leaves_out_what_is_gone(results):
+    rows = data_of(fusion_chart(steps_of(results, "fusegpt"), 12))
+    last = {row["block"]: row["state"] for row in rows if row["step"] == "4: 5"}
+    assert last[5] == "removed" and {7, 8, 9}.isdisjoint(last)
+    assert last[6] == "received weights" and last[0] == "untouched"
+    assert fusion_chart(steps_of(results, "macro_influence"), 12) is None
+
+
+def test_a_block_without_its_attention_is_half_removed(results):
+    for step, half in ((1, "attention"), (2, "mlp"), (3, "attention")):
+        file = results / f"runs/tiny/{RECIPES['macro_influence']}/step-{step:03d}/manifest.json"
+        notes = json.loads(file.read_text())
+        index = 8 if step < 3 else 3
+        write(file, notes | {"unit": {"granularity": half, "index": index}})
+    steps = read_steps(results / "runs/tiny" / RECIPES["macro_influence"], 3)
+    states = {row["block"]: (row["state"], row["text"]) for row in
+              data_of(stack_chart({"run": steps}, 12))}  # fmt: skip
+    assert states[8] == ("removed", "1a 2m") and states[3] == ("half removed", "3a")
+    assert not any(row["removed"] for row in data_of(importance_chart(steps)))

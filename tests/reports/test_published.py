@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import yaml
 
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ArtifactError
@@ -21,10 +22,15 @@ def written(tmp_path, *lines):
 def test_the_values_that_come_with_the_package_read_and_the_misprint_is_marked():
     papers = read_published(sorted((builtin_config_dir() / "published").glob("*.csv")))
     assert not papers.duplicated(["source", "table", "row", "model", "sparsity", "metric"]).any()
-    dense = papers[(papers["model"] == "llama-2-7b") & (papers["method"] == "dense")]
+    dense = papers[(papers["model"] == "llama2-7b") & (papers["method"] == "dense")]
     wikitext = dense[dense["metric"] == "wikitext2 perplexity"].iloc[0]
     assert wikitext["value"] == 5.47 and "printed 5.27" in wikitext["erratum"]
     assert set(papers["source"]) >= {"fusegpt_v1"}
+    known = yaml.safe_load((builtin_config_dir() / "config.yaml").read_text())["models"]
+    assert set(papers["model"]) <= set(known)
+    experiments = set(papers["experiment"]) - {""}
+    files = {file.stem for file in (builtin_config_dir() / "experiments").glob("*.yaml")}
+    assert experiments <= files
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,7 @@ def test_ours_stands_beside_the_same_model_method_sparsity_and_metric(
     results, experiment, tmp_path
 ):
     frame = collect(parse_experiment(experiment), results)
-    other = LINE.replace(",tiny,", ",llama-2-7b,")
+    other = LINE.replace(",tiny,", ",llama2-7b,")
     entries = beside_ours(read_published([written(tmp_path, LINE, other)]), frame)
     assert [entry["ours"] for entry in entries] == [pytest.approx(41.6), None]
     assert [entry["differences"] for entry in entries] == [[], None]

@@ -5,6 +5,7 @@ import pytest
 from fusegpt.errors import ArtifactError
 from fusegpt.reports import tables
 from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.grid import protocol_grid
 
 
 @pytest.fixture
@@ -77,5 +78,8 @@ def test_sparsity_is_printed_as_percent(value, text):
 
 
 def test_the_protocol_is_told_without_checksums(frame):
-    (line,) = tables.protocol_text(frame)
-    assert line == "docs perplexity (python_docs): 20 samples, corpus python_docs, length 512"
+    frame["protocol"] = '{"corpus": "python_docs", "join": " ", "tokenizer_sha256": "f5ba"}'
+    (row,) = protocol_grid("how", frame).rows
+    assert [cell.text for cell in row] == [
+        "docs", "python_docs", "perplexity", "exp(nats/token)", "20", 'corpus python_docs, join " "'
+    ]  # fmt: skip

@@ -38,7 +38,7 @@ __all__ = [
 RUNTIME = frozenset(
     {"seed", "progress", "checkpoint", "device", "report", "run", "original", "details"}
 )
-"""Keyword-only parameters that belong to the run and are never settings."""
+"""Keyword-only parameters that belong to the run and are no settings, but a seed with a default."""
 
 
 def _number(value: Any) -> Any:
@@ -71,8 +71,9 @@ class Strict(BaseModel):
 def settings_schema(entry: Entry) -> type[BaseModel]:
     """Read the settings of a function from its signature, without importing its module.
 
-    Settings are the keyword-only parameters that have a default and are not in ``RUNTIME``. Their
-    annotations are looked up in this module, so they use the types defined or imported here.
+    Settings are the keyword-only parameters that have a default and are not in ``RUNTIME``; a seed
+    that has a default is one too. Their annotations are looked up in this module, so they use the
+    types defined or imported here.
 
     Raises:
         AssertionError: The function is missing or annotated with a type unknown here.
@@ -80,7 +81,7 @@ def settings_schema(entry: Entry) -> type[BaseModel]:
     arguments = _function(entry).args
     fields: dict[str, Any] = {}
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if default is None or argument.arg in RUNTIME:
+        if default is None or argument.arg in RUNTIME - {"seed"}:
             continue
         assert argument.annotation is not None, f"{entry.target}: {argument.arg} has no annotation"
         fields[argument.arg] = (_evaluate(argument.annotation, entry), _evaluate(default, entry))

@@ -17,10 +17,16 @@ ADVICE = "name a local file in the config's corpora, or use the corpus python_do
 PATIENCE_SECONDS = 5.0
 
 
-def dataset_file(repository: str, revision: str, name: str) -> Path:
+def dataset_file(repository: str, revision: str, name: str, advice: str = ADVICE) -> Path:
     """Return one file of a hub data set.
 
     The file alone, instead of the ``datasets`` library's whole split: one shard of C4 is 40 MB.
+
+    Args:
+        repository: Its name.
+        revision: A commit.
+        name: Of the file.
+        advice: What to do without a hub; the end of the message.
 
     Raises:
         DataError: The file is not in the cache and the hub cannot be reached.
@@ -33,11 +39,11 @@ def dataset_file(repository: str, revision: str, name: str) -> Path:
         return Path(cached)
     what = f"{repository}/{name}"
     if reason := offline_reason():
-        raise DataError(f"{what}: not in the hub's cache, and {reason}; {ADVICE}")
+        raise DataError(f"{what}: not in the hub's cache, and {reason}; {advice}")
     try:
         return Path(hf_hub_download(repository, name, revision=revision, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(f"{what}: the hub did not give it ({_line(error)}); {ADVICE}") from error
+        raise DataError(f"{what}: the hub did not give it ({_line(error)}); {advice}") from error
 
 
 def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:

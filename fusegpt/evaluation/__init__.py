@@ -57,6 +57,12 @@ EVALS: dict[str, Evaluation] = {
         measure="fusegpt.evaluation.multimodal:multimodal",
         reads="tasks",
     ),
+    "classification": Evaluation(
+        "fusegpt.evaluation.classification:plan",
+        measure="fusegpt.evaluation.classification:classification",
+        reads="tasks",
+        in_parts=True,
+    ),
     "speed": Evaluation(
         "fusegpt.evaluation.speed:plan",
         measure="fusegpt.evaluation.speed:speed",

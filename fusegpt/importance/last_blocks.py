@@ -13,7 +13,9 @@ from fusegpt.models.units import Unit
 __all__ = ["last_blocks"]
 
 
-def last_blocks(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def last_blocks(
+    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, run: int = 1
+) -> Tensor:
     """Score each unit by how deep it is not: the lowest blocks are kept.
 
     Minus the index. Paper: Why Lift so Heavy?, arXiv 2402.11700.
@@ -22,8 +24,10 @@ def last_blocks(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) 
         model: Not used.
         batches: Not used.
         units: The units still present.
+        run: Score runs of so many units, each at its first unit.
 
     Returns:
-        ``[units]`` float64 on the CPU, 0 or less.
+        ``[units - run + 1]`` float64 on the CPU, 0 or less.
     """
-    return torch.tensor([-unit.index for unit in units], dtype=torch.float64)
+    first = units[: len(units) - run + 1]
+    return torch.tensor([-unit.index for unit in first], dtype=torch.float64)

@@ -1,0 +1,209 @@
+"""Tuning a model on a few prompts, for a while: afterwards it is what it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from fusegpt.errors import NumericsError
+from fusegpt.evaluation.prompts import Prompts
+from fusegpt.models.model import Model
+from fusegpt.models.next_token import next_logits
+from fusegpt.nn.fused import FusedWeight
+from fusegpt.runtime import generator
+
+__all__ = ["Tuning", "predictions", "tuned"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a model is tuned; the settings of ``plan``."""
+
+    tune: Literal["all", "lora"]
+    lora_rank: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides the result."""
+        settings = asdict(self)
+        if self.tune == "all":
+            del settings["lora_rank"]
+        return settings
+
+
+@contextmanager
+def tuned(
+    model: Model,
+    words: Sequence[int],
+    examples: Prompts,
+    validation: Prompts,
+    tuning: Tuning,
+    label: str,
+) -> Iterator[dict[str, Any]]:
+    """Inside, the model is the tuned one; afterwards it is bit-equal to what it was.
+
+    Weights have float32 masters, of which the model's own dtype is formed before each step. Batches
+    are the same in every epoch.
+
+    Args:
+        model: In eval mode, so that nothing is dropped at random.
+        words: Token of each class.
+        examples: To tune on.
+        validation: The epoch that is best on these is kept.
+        tuning: How.
+        label: Names the work in messages.
+
+    Yields:
+        validation: accuracy of the kept epoch; ``epoch``, from 1; first_loss and last_loss, means
+        over an epoch; trainable_parameters.
+
+    Raises:
+        NumericsError: A loss is NaN or infinite.
+    """
+    leaves = _leaves(model, tuning.tune)
+    weights = {
+        name: FusedWeight(
+            leaf.detach().clone(),
+            update_rank="full" if tuning.tune == "all" else tuning.lora_rank,
+            generator=generator(tuning.seed, "prompts", name),
+        )
+        for name, leaf in leaves.items()
+    }
+    try:
+        yield _tune(model, words, examples, validation, tuning, leaves, weights, label)
+    finally:
+        for name, weight in weights.items():
+            leaves[name].data.copy_(weight.base)
+
+
+@torch.no_grad()
+def predictions(model: Model, words: Sequence[int], prompts: Prompts, batch_size: int) -> Tensor:
+    """Class of each prompt, ``[prompts]`` int64 on the CPU: the word with the highest logit."""
+    return _scores(model, words, prompts, batch_size).argmax(dim=-1)
+
+
+def _scores(model: Model, words: Sequence[int], prompts: Prompts, batch_size: int) -> Tensor:
+    """Logits of the label words, ``[prompts, classes]`` float32 on the CPU."""
+    order = sorted(range(len(prompts.ids)), key=lambda place: len(prompts.ids[place]))
+    scores = torch.empty(len(order), len(words))
+    with tqdm(total=len(order), desc="prompts", disable=None, leave=False) as bar:
+        for start, batch in enumerate(prompts.batches(batch_size, order)):
+            ids, lengths, _ = batch
+            places = order[start * batch_size : start * batch_size + len(ids)]
+            scores[places] = next_logits(model, ids, lengths)[:, list(words)].float().cpu()
+            bar.update(len(ids))
+    return scores
+
+
+def _tune(
+    model: Model,
+    words: Sequence[int],
+    examples: Prompts,
+    validation: Prompts,
+    tuning: Tuning,
+    leaves: Mapping[str, nn.Parameter],
+    weights: Mapping[str, FusedWeight],
+    label: str,
+) -> dict[str, Any]:
+    masters = [p for weight in weights.values() for p in weight.parameters()]
+    optimizer = torch.optim.Adam(masters, lr=tuning.learning_rate)
+    batches = list(examples.batches(tuning.batch_size, range(len(examples.ids))))
+    steps, losses = tuning.epochs * len(batches), list[float]()
+    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
+    with tqdm(total=steps, desc=label, disable=None, leave=False) as bar:
+        for epoch in range(1, tuning.epochs + 1):
+            for batch in batches:
+                optimizer.param_groups[0]["lr"] = tuning.learning_rate * (1 - len(losses) / steps)
+                loss = _step(model, words, batch, leaves, weights)
+                losses.append(_finite(loss, label, len(losses)))
+                optimizer.step()
+                _form(leaves, weights)
+                bar.update()
+            reached = _quality(model, words, validation, tuning.batch_size)
+            if best is None or reached > best[0]:
+                kept = {name: leaf.detach().to("cpu", copy=True) for name, leaf in leaves.items()}
+                best = (reached, epoch, kept)
+    assert best is not None
+    for name, leaf in leaves.items():
+        leaf.data.copy_(best[2][name])
+    return {
+        "validation": best[0][0],
+        "epoch": best[1],
+        "first_loss": math.fsum(losses[: len(batches)]) / len(batches),
+        "last_loss": math.fsum(losses[-len(batches) :]) / len(batches),
+        "trainable_parameters": sum(master.numel() for master in masters),
+    }
+
+
+def _step(
+    model: Model,
+    words: Sequence[int],
+    batch: tuple[Tensor, Tensor, Tensor],
+    leaves: Mapping[str, nn.Parameter],
+    weights: Mapping[str, FusedWeight],
+) -> float:
+    """Set the masters' gradients; return the loss."""
+    ids, lengths, classes = batch
+    with _trainable(leaves.values()), torch.enable_grad():
+        scores = next_logits(model, ids, lengths)[:, list(words)].float()  # [batch, classes]
+        loss = cross_entropy(scores, classes.to(scores.device))
+        loss.backward()
+        for name, weight in weights.items():
+            gradient = leaves[name].grad
+            weight.pull(torch.zeros_like(leaves[name]) if gradient is None else gradient)
+    return loss.item()
+
+
+@torch.no_grad()
+def _quality(
+    model: Model, words: Sequence[int], prompts: Prompts, batch_size: int
+) -> tuple[float, float]:
+    """Accuracy, and minus the loss."""
+    scores = _scores(model, words, prompts, batch_size)
+    right = (scores.argmax(dim=-1) == prompts.classes).double().mean().item()
+    return right, -cross_entropy(scores, prompts.classes).item()
+
+
+def _form(leaves: Mapping[str, nn.Parameter], weights: Mapping[str, FusedWeight]) -> None:
+    for name, weight in weights.items():
+        leaves[name].data.copy_(weight.form())
+
+
+def _leaves(model: Model, tune: str) -> dict[str, nn.Parameter]:
+    if tune == "all":
+        return dict(model.module.named_parameters())
+    return {
+        f"blocks.{index}.{name}": matrix
+        for index in model.kept
+        for name, matrix in model.matrices(index).items()
+    }
+
+
+def _finite(loss: float, label: str, step: int) -> float:
+    if not math.isfinite(loss):
+        raise NumericsError(f"{label}: loss is {loss} at step {step}; lower the learning_rate")
+    return loss
+
+
+@contextmanager
+def _trainable(leaves: Iterable[nn.Parameter]) -> Iterator[None]:
+    leaves = list(leaves)
+    for leaf in leaves:
+        leaf.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+            leaf.grad = None

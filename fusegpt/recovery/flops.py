@@ -10,10 +10,24 @@ optimiser are left out; all experts count, though a token visits few.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fusegpt.models.model import Model
+if TYPE_CHECKING:
+    from fusegpt.models.model import Model
 
-__all__ = ["forward_flops", "head_flops", "training_flops"]
+__all__ = ["forward_flops", "forward_rule", "head_flops", "training_flops", "training_rule"]
+
+
+def forward_rule(values: float, width: float, tokens: float, length: int) -> float:
+    """FLOPs of a forward pass: ``values`` in all matrices, ``width`` of all blocks together."""
+    return float(tokens) * (2 * values + 2 * length * width)
+
+
+def training_rule(
+    values: float, width: float, tokens: float, length: int, *, adapters: bool = False
+) -> float:
+    """FLOPs of training likewise; ``adapters``: the matrices are frozen and need no gradient."""
+    return float(tokens) * ((4 if adapters else 6) * values + 7 * length * width)
 
 
 def forward_flops(model: Model, blocks: Sequence[int], tokens: int, length: int) -> float:
@@ -25,7 +39,7 @@ def forward_flops(model: Model, blocks: Sequence[int], tokens: int, length: int)
         tokens: Of all windows together.
         length: Of a window.
     """
-    return _flops(model, blocks, tokens, 2, 2 * length)
+    return forward_rule(*_size(model, blocks), tokens, length)
 
 
 def training_flops(
@@ -40,7 +54,7 @@ def training_flops(
         length: Of a window.
         adapters: The matrices themselves are frozen and need no gradient.
     """
-    return _flops(model, blocks, tokens, 4 if adapters else 6, 7 * length)
+    return training_rule(*_size(model, blocks), tokens, length, adapters=adapters)
 
 
 def head_flops(model: Model, tokens: int) -> float:
@@ -49,9 +63,6 @@ def head_flops(model: Model, tokens: int) -> float:
     return 2.0 * config.vocab_size * config.hidden_size * tokens
 
 
-def _flops(
-    model: Model, blocks: Sequence[int], tokens: int, per_value: int, per_feature: int
-) -> float:
+def _size(model: Model, blocks: Sequence[int]) -> tuple[int, int]:
     values = sum(p.numel() for index in blocks for p in model.matrices(index).values())
-    width = model.text_config.hidden_size * len(blocks)
-    return float(tokens) * (per_value * values + per_feature * width)
+    return values, model.text_config.hidden_size * len(blocks)

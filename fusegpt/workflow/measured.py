@@ -11,7 +11,8 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, FuseGPTError
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.workflow.cost import Work, fuse_work, score_work
+from fusegpt.workflow.cost import Work, score_work
+from fusegpt.workflow.cost_recovery import fuse_work
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
 
@@ -19,15 +20,21 @@ __all__ = ["Measured"]
 
 
 class Measured:
-    """Past seconds, by rule, model and method.
+    """Past seconds, by rule, model and method, and the memory that steps took.
 
     A step's seconds are scaled by its work (block passes times tokens, or tuned tokens); what any
     other job takes is the median of the same rule on the same model.
+
+    Attributes:
+        plan: Of what is asked for now.
+        benchmarks: Where Snakemake notes seconds.
+        peaks: Model and recipe id to the highest GiB that one of its steps recorded.
     """
 
     def __init__(self, directory: Path, plan: Plan, device: str) -> None:
         self.plan = plan
         self.benchmarks = directory / "benchmarks" / "runs"
+        self.peaks: dict[tuple[str, str], float] = {}
         self._rates: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._overheads: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for model in plan.models:
@@ -59,6 +66,8 @@ class Measured:
             notes = _notes(file)
             if not _ran_on(notes, device) or "seconds" not in notes:
                 continue
+            peak = notes.get("memory_gib") or 0.0
+            self.peaks[model, run.name] = max(peak, self.peaks.get((model, run.name), 0.0))
             amount = _amount(rule, recipe, self.plan.models[model].num_blocks, notes["step"])
             if amount is not None:
                 key = (rule, model, *_method(rule, recipe))

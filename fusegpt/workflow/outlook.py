@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fusegpt.data.windows import read_meta
+from fusegpt.errors import ArtifactError
 from fusegpt.workflow import paths
-from fusegpt.workflow.cost import Shape, Work, block_shape, fuse_work, score_work, total
+from fusegpt.workflow.cost import Work, score_work, total
+from fusegpt.workflow.cost_recovery import fuse_work, least_memory, merge_work
 from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import DENSE, Plan
 from fusegpt.workflow.measured import Measured
+from fusegpt.workflow.shape import Shape, block_shape
 
 __all__ = ["as_text", "outlook"]
 
@@ -35,37 +39,78 @@ def outlook(plan: Plan, config: Mapping[str, Any], directory: Path, device: str)
             rule: {"to_run": waiting[rule], "there": max(0, count - waiting[rule])}
             for rule, count in known.items()
         },
-        "runs": list(_runs(plan, to_run, directory)),
+        "runs": [
+            {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
+            for row in _runs(plan, directory, seconds)
+        ],
         "device": device,
-        "seconds": sum(value for _, value in seconds if value is not None),
-        "not_measured": dict(Counter(job.rule for job, value in seconds if value is None)),
+        **_time(seconds),
     }
 
 
-def _runs(plan: Plan, to_run: Sequence[Job], directory: Path) -> Iterator[dict[str, Any]]:
+def _runs(
+    plan: Plan, directory: Path, waiting: Sequence[tuple[Job, float | None]]
+) -> Iterator[dict[str, Any]]:
     """One row per model and recipe: the work of all its steps, and of those still to run."""
-    last: dict[tuple[str, str], int] = {}
+    asked: dict[tuple[str, str], list[int]] = {}
     for model, recipe, step in plan.evaluated:
         if recipe != DENSE:
-            last[model, recipe] = max(step, last.get((model, recipe), 0))
-    waiting = {
-        (job.rule, job.wildcards["model"], job.wildcards["recipe"], int(job.wildcards["k"]))
-        for job in to_run
-        if job.rule in ("score", "fuse")
+            asked.setdefault((model, recipe), []).append(step)
+    shapes = {model: _shape(plan, model, directory) for model, _ in asked}
+    for (model, recipe), steps in asked.items():
+        chosen, num_blocks = plan.recipes[recipe], plan.models[model].num_blocks
+        mine = [
+            (job, seconds)
+            for job, seconds in waiting
+            if (job.wildcards.get("model"), job.wildcards.get("recipe")) == (model, recipe)
+        ]
+        row: dict[str, Any] = {"model": model, "recipe": recipe, "steps": max(steps)}
+        chain = steps if chosen.selection == "contiguous" else range(1, max(steps) + 1)
+        for rule, (work_of, role) in WORK.items():
+            left = {int(job.wildcards["k"]) for job, _ in mine if job.rule == rule}
+            windows = _sequences(plan, model, recipe, role, directory)
+            works = {
+                k: work_of(chosen, num_blocks, k, shapes[model], windows)
+                for k in (steps if rule == "merge" else chain)
+            }
+            row[f"all_{rule}"] = vars(total(works.values()))
+            row[f"to_run_{rule}"] = vars(total(works[k] for k in works if k in left))
+        windows = _sequences(plan, model, recipe, "finetune", directory)
+        memory = least_memory(chosen, num_blocks, shapes[model], windows)
+        row["least_memory_gib"] = None if memory is None else vars(memory)
+        yield row | _time(mine)
+
+
+WORK: dict[str, tuple[Callable[..., Work], Literal["calibration", "finetune"]]] = {
+    "score": (score_work, "calibration"),
+    "fuse": (fuse_work, "finetune"),
+    "merge": (merge_work, "finetune"),
+}
+"""Rules whose work is counted, and which windows they read."""
+
+
+def _time(jobs: Sequence[tuple[Job, float | None]]) -> dict[str, Any]:
+    return {
+        "seconds": sum(value for _, value in jobs if value is not None),
+        "not_measured": dict(Counter(job.rule for job, value in jobs if value is None)),
     }
-    shapes = {model: _shape(plan, model, directory) for model, _ in last}
-    for (model, recipe), steps in last.items():
-        arguments = (plan.recipes[recipe], plan.models[model].num_blocks)
-        row: dict[str, Any] = {"model": model, "recipe": recipe, "steps": steps}
-        for key, wanted in (("all", None), ("to_run", waiting)):
-            for rule, work_of in (("score", score_work), ("fuse", fuse_work)):
-                works = [
-                    work_of(*arguments, k, shapes[model])
-                    for k in range(1, steps + 1)
-                    if wanted is None or (rule, model, recipe, k) in wanted
-                ]
-                row[f"{key}_{rule}"] = vars(total(works))
-        yield row
+
+
+def _sequences(
+    plan: Plan,
+    model: str,
+    recipe: str,
+    role: Literal["calibration", "finetune"],
+    directory: Path,
+) -> int | None:
+    """Windows in the file that a recipe sampled by rows, when it is there."""
+    if plan.recipes[recipe].windows(role).rows is None:
+        return None
+    try:
+        meta = read_meta(directory / paths.windows(model, plan.windows_of(recipe, role).id))
+    except ArtifactError:
+        return None
+    return meta.get("sequences")
 
 
 def _shape(plan: Plan, model: str, directory: Path) -> Shape | None:
@@ -88,48 +133,60 @@ def as_text(notes: Mapping[str, Any]) -> str:
     lines += [f"{'total':<16}{sums[0]:>8}{sums[1]:>8}", ""]
     lines.append("work of the steps, all of them / still to run:")
     for row in notes["runs"]:
-        lines += [f"{row['model']}  {row['recipe']}  {row['steps']} steps", *_work_lines(row)]
-    return "\n".join([*lines, "", _time_line(notes)])
+        lines += [f"{row['model']}  {row['recipe']}  {row['steps']} steps", *_row_lines(row)]
+    if not any(count["to_run"] for count in notes["jobs"].values()):
+        return "\n".join([*lines, "", "time: nothing to do"])
+    time = f"time, one job after another on {notes['device']}, from earlier runs here: "
+    return "\n".join([*lines, "", time + _time_words(notes)])
 
 
-def _work_lines(row: Mapping[str, Any]) -> Iterator[str]:
-    both = {
-        rule: (Work(**row[f"all_{rule}"]), Work(**row[f"to_run_{rule}"]))
-        for rule in ("score", "fuse")
-    }
-    wanted = (
-        ("score", "block passes", "passes", _count),
-        ("score", "calibration tokens", "tokens", _count),
-        ("score", "scoring FLOPs", "flops", _flops),
-        ("fuse", "tuned tokens", "tokens", _count),
-        ("fuse", "optimiser steps", "optimizer_steps", _count),
-        ("fuse", "trainable, at most", "trainable", _count),
-        ("fuse", "tuning FLOPs", "flops", _flops),
-    )
-    for rule, label, name, words in wanted:
-        whole, rest = (getattr(work, name) for work in both[rule])
-        if whole == 0:
-            continue
-        yield f"  {label:<20}{words(whole):>16} / {words(rest)}"
+def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    for rule, label, name, words in WANTED:
+        whole, rest = row[f"all_{rule}"][name], row[f"to_run_{rule}"][name]
+        if whole != 0:
+            yield f"  {label:<20}{words(whole):>16} / {words(rest)}"
+    if (memory := row["least_memory_gib"]) is not None:
+        said = f"{memory['weights']:.2g} GiB of weights"
+        if memory["tuning"]:
+            said += f", {memory['tuning']:.2g} to tune"
+        if memory["states"]:
+            said += f", {memory['states']:.2g} of states in main memory"
+        if row["peak_memory_gib"]:
+            said += f"; its steps here took {row['peak_memory_gib']:.2g} at most"
+        yield f"  memory, at least     {said}"
+    if row["seconds"] or row["not_measured"]:
+        yield f"  time                 {_time_words(row)}"
 
 
 def _count(value: float | None) -> str:
-    return "not counted" if value is None else f"{int(value):,}"
+    return "not counted" if value is None else f"{round(value):,}"
 
 
 def _flops(value: float | None) -> str:
     return "not known yet" if value is None else f"{value:.3g}"
 
 
-def _time_line(notes: Mapping[str, Any]) -> str:
+WANTED = (
+    ("score", "block passes", "passes", _count),
+    ("score", "calibration tokens", "tokens", _count),
+    ("score", "scoring FLOPs", "flops", _flops),
+    ("fuse", "tuned tokens", "tokens", _count),
+    ("fuse", "optimiser steps", "optimizer_steps", _count),
+    ("fuse", "trainable, at most", "trainable", _count),
+    ("fuse", "tuning FLOPs", "flops", _flops),
+    ("merge", "tuned at the end", "tokens", _count),
+    ("merge", "its optimiser steps", "optimizer_steps", _count),
+    ("merge", "its trainable", "trainable", _count),
+    ("merge", "its FLOPs", "flops", _flops),
+)
+
+
+def _time_words(notes: Mapping[str, Any]) -> str:
     missing = ", ".join(f"{count} {rule}" for rule, count in notes["not_measured"].items())
-    if not any(count["to_run"] for count in notes["jobs"].values()):
-        return "time: nothing to do"
-    text = f"time, one job after another on {notes['device']}, from earlier runs here: "
-    if notes["seconds"]:
-        text += f"about {_duration(notes['seconds'])}"
-        return text + (f"; not measured: {missing}" if missing else "")
-    return text + "not measured"
+    if not notes["seconds"]:
+        return "not measured"
+    text = f"about {_duration(notes['seconds'])}"
+    return text + (f"; not measured: {missing}" if missing else "")
 
 
 def _duration(seconds: float) -> str:

@@ -13,10 +13,12 @@ from safetensors.numpy import save_file
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import resolve
-from fusegpt.workflow.cost import Shape, block_shape, fuse_work, score_work, total
+from fusegpt.workflow.cost import Work, score_work, total
+from fusegpt.workflow.cost_recovery import fuse_work
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
+from fusegpt.workflow.shape import Shape, block_shape
 
 DATA = {"corpus": "python_docs", "sequences": 32, "length": 2048}
 LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104, width=4096)
@@ -39,7 +41,7 @@ def test_scoring_a_7b_model_costs_what_the_formula_says():
     assert work.flops == pytest.approx(14.59e15, rel=1e-3)
     assert score_work(recipe("block_influence"), 32, 1, LLAMA).passes == 32
     assert score_work(recipe("last_blocks"), 32, 1, LLAMA).passes == 0
-    assert score_work(recipe("taylor"), 32, 1, LLAMA).passes is None
+    assert score_work(recipe("taylor"), 32, 1, LLAMA).passes == 32
     assert score_work(recipe(selection="one_shot"), 32, 2, LLAMA).passes == 0
 
 
@@ -47,13 +49,14 @@ def test_tuning_a_7b_model_costs_what_the_formula_says():
     work = fuse_work(recipe(), 32, 1, LLAMA)
 
     assert work.optimizer_steps == 2560
-    assert work.flops == pytest.approx(2560 * 146.0e12, rel=1e-2)
+    # each optimiser step, as before, and one pass that records what the group did
+    assert work.flops == pytest.approx(2560 * 146.0e12 + 27.6e15, rel=1e-2)
     assert work.trainable == 7 * LLAMA.sides * 256
     assert fuse_work(recipe(method="none"), 32, 1, LLAMA).tokens == 0
 
 
 def test_what_one_method_does_not_count_is_not_counted_in_the_sum():
-    works = [score_work(recipe("taylor"), 4, 1, None), score_work(recipe(), 4, 2, None)]
+    works = [Work(passes=None), score_work(recipe(), 4, 2, None)]
 
     assert total(works).passes is None
 
@@ -66,7 +69,7 @@ def test_a_blocks_shape_is_read_from_headers(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"hidden_size": 4}')
 
-    assert block_shape(tmp_path, 3) == Shape(values=32, sides=12, width=4)
+    assert block_shape(tmp_path, 3) == Shape(values=32, sides=12, width=4, rest=4, total=144)
     assert block_shape(tmp_path, 5) is None
     assert block_shape(tmp_path / "absent", 3) is None
 
@@ -125,6 +128,30 @@ def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
     assert "block passes                      10 / 0" in text
 
 
+def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny_llama_dir):
+    study = finished.study
+    study |= {"recipes": ["mine_cut", "mine_end"], "sparsities": [0.25, 0.5], "settings": {}}
+    data = {"corpus": "python_docs", "length": 16, "batch_size": 8}
+    drawn = {"calibration": {**data, "rows": 2}, "finetune": {**data, "sequences": 8}}
+    lora = {"method": "lora", "batch_size": 8, "lora_rank": 2, "epochs": 3}
+    cut = {"selection": "contiguous", "importance": {"metric": "block_influence"}}
+    finished.config["recipes"] = {
+        "mine_cut": {**cut, "recovery": {"method": "magnitude"}, **drawn},
+        "mine_end": {"importance": {"metric": "last_blocks"}, "recovery": lora, **drawn},
+    }
+    finished.config["models"]["tiny"] = {"source": f"dir:{tiny_llama_dir}", "num_blocks": 6}
+
+    cut, end = outlook(finished, "--json")["runs"]
+
+    assert (cut["all_score"]["passes"], cut["all_score"]["tokens"]) == (6 + 6, None)
+    assert cut["all_fuse"]["tokens"] == 2 * 6 * 16  # a quarter of the windows is held out
+    assert end["all_score"]["passes"] == 0 and end["all_fuse"]["tokens"] == 0
+    assert end["all_merge"]["tokens"] == 2 * 3 * 8 * 16
+    assert end["all_merge"]["trainable"] == end["to_run_merge"]["trainable"] > 0
+    assert end["least_memory_gib"]["tuning"] > 0
+    assert "tuned at the end                 768 / 768" in outlook(finished)
+
+
 def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
     project.command()
     made = plan_of([str(project.directory / "study.json")])
@@ -132,7 +159,7 @@ def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
     run = tmp_path / "results/runs/tiny" / name
     (run / "step-001").mkdir(parents=True)
     (run / "recipe.json").write_text(json.dumps(made.recipes[name].to_json()))
-    scores = {"step": 1, "seconds": 20.0, "provenance": {"device": "cpu"}}
+    scores = {"step": 1, "seconds": 20.0, "memory_gib": 1.5, "provenance": {"device": "cpu"}}
     (run / "step-001/scores.json").write_text(json.dumps(scores))
     benchmark = tmp_path / "benchmarks/runs/score/tiny" / name / "step-001.tsv"
     _tsv(benchmark, 23.0)
@@ -143,6 +170,7 @@ def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
 
     assert known.seconds(Job("score", wildcards)) == pytest.approx(20 * 6 / 10 + 3)
     assert known.seconds(Job("fetch", {"model": "tiny"})) == 7.0
+    assert known.peaks == {("tiny", name): 1.5}
     assert known.seconds(Job("merge", wildcards)) is None
     assert Measured(tmp_path, made, "cuda").seconds(Job("score", wildcards)) is None
 

@@ -1,0 +1,102 @@
+"""How large a model's blocks are, read from the headers of its weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import read_json
+from fusegpt.data.directories import weight_files
+from fusegpt.errors import ArtifactError
+
+__all__ = ["Shape", "block_shape"]
+
+NO_MAPS = re.compile(r"(^|\.)(A_log|D|dt_bias|conv\w*\.\w+)$")
+"""What has two axes and is no linear map: rates of state-space models, convolution kernels."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of one block, the mean of all, and of the model.
+
+    Attributes:
+        values: In its matrices.
+        sides: Of its matrices, the sum of their inputs and outputs.
+        width: Of the hidden states.
+        biases: In the biases of its matrices.
+        rest: In its norms and whatever else it has.
+        vocab: Entries of the vocabulary.
+        total: Values in the whole model.
+    """
+
+    values: int
+    sides: int
+    width: int
+    biases: int = 0
+    rest: int = 0
+    vocab: int = 0
+    total: int = 0
+
+
+Named = list[tuple[str, list[int]]]
+
+
+def block_shape(directory: Path, num_blocks: int) -> Shape | None:
+    """Read the headers of a model's weights; ``None`` when it is not here.
+
+    Blocks are the numbered list with ``num_blocks`` entries that holds the most values.
+    """
+    try:
+        files = weight_files(directory)
+        config = _text_config(directory)
+    except ArtifactError:
+        return None
+    width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model")
+    tensors = [item for file in files for item in _tensors(file)]
+    lists: dict[str, dict[int, Named]] = defaultdict(lambda: defaultdict(list))
+    for name, shape in tensors:
+        match = re.match(r"(.*?)\.(\d+)\.(.*)", name)
+        if match:
+            lists[match[1]][int(match[2])].append((match[3], shape))
+    found = [blocks for blocks in lists.values() if len(blocks) == num_blocks]
+    if not found or width is None:
+        return None
+    blocks = max(found, key=lambda blocks: sum(_values(block) for block in blocks.values()))
+    sums = [sum(column) for column in zip(*map(_roles, blocks.values()), strict=True)]
+    values, sides, biases, rest = (number // num_blocks for number in sums)
+    vocab = config.get("vocab_size") or 0
+    return Shape(values, sides, width, biases, rest, vocab, _values(tensors))
+
+
+def _roles(block: Named) -> tuple[int, int, int, int]:
+    """Values of matrices, their sides, values of their biases, and of the rest."""
+    matrices = [(name, x) for name, x in block if len(x) >= 2 and not NO_MAPS.search(name)]
+    owners = {name.rpartition(".")[0] for name, _ in matrices}
+    named = {name for name, _ in matrices}
+    other = [(name, x) for name, x in block if name not in named]
+    biases = [(name, x) for name, x in other if name.rpartition(".")[0] in owners]
+    sides = sum(math.prod(x[:-2]) * (x[-2] + x[-1]) for _, x in matrices)
+    return _values(matrices), sides, _values(biases), _values(other) - _values(biases)
+
+
+def _values(tensors: Sequence[tuple[str, Sequence[int]]]) -> int:
+    return sum(math.prod(shape) for _, shape in tensors)
+
+
+def _text_config(directory: Path) -> dict[str, Any]:
+    config = read_json(directory / "config.json")
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as tensors:
+        for name in tensors.keys():
+            yield name, list(tensors.get_slice(name).get_shape())

@@ -44,7 +44,7 @@ STAGE_VERSION: dict[str, int] = {
     "merge": 1,
     "card": 1,
     "evaluate": 2,
-    "table": 1,
+    "table": 2,
     "figure": 1,
     "report": 2,
 }

@@ -13,9 +13,16 @@ from pydantic import ValidationError
 from fusegpt.artifacts import read_json
 from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
 from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.reports.runs import read_steps
+from fusegpt.reports.runs import SPENT, read_steps
 
-__all__ = ["COLUMNS", "DENSE", "Experiment", "collect", "evaluation_files", "parse_experiment"]
+__all__ = [
+    "COLUMNS",
+    "DENSE",
+    "Experiment",
+    "collect",
+    "evaluation_files",
+    "parse_experiment",
+]
 
 DENSE = "dense"
 
@@ -41,9 +48,13 @@ COLUMNS = (
     "fuse_seconds",
     "seconds",
     "memory_gib",
+    *SPENT,
     "protocol",
 )
-"""Of the CSV. The seconds and the memory are those of all steps up to this one."""
+"""Of the CSV. Seconds, memory and what recovery spent are those of all steps up to this one.
+
+The most numbers that were free to move at once, and the sums of tokens, optimiser steps and FLOPs.
+"""
 
 
 class ModelSteps(Strict):
@@ -191,16 +202,38 @@ def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def _costs(results: Path, model: str, recipe_id: str, last: int) -> dict[str, float | None]:
-    """Seconds and peak memory of steps 1 to ``last``; nothing for the dense model."""
+    """Seconds, peak memory and budget of steps 1 to ``last``, and of a recovery at the end."""
     if last == 0:
-        return {"score_seconds": 0.0, "fuse_seconds": 0.0, "seconds": 0.0, "memory_gib": None}
+        nothing = dict.fromkeys(("score_seconds", "fuse_seconds", "seconds"), 0.0)
+        return {**nothing, "memory_gib": None, **dict.fromkeys(SPENT, 0)}
     steps = read_steps(results / "runs" / model / recipe_id, last)
+    end = _finish(results / "checkpoints" / model / recipe_id / f"step-{last:03d}")
     score = sum(step.score_seconds for step in steps)
-    fuse = sum(step.fuse_seconds for step in steps)
-    memory = [step.memory_gib for step in steps if step.memory_gib is not None]
+    fuse = sum(step.fuse_seconds for step in steps) + end.get("seconds", 0.0)
+    memory = [step.memory_gib for step in steps] + [end.get("memory_gib")]
     return {
         "score_seconds": round(score, 3),
         "fuse_seconds": round(fuse, 3),
         "seconds": round(score + fuse, 3),
-        "memory_gib": max(memory) if memory else None,
+        "memory_gib": max((value for value in memory if value is not None), default=None),
+        **_spent([*(step.spent for step in steps), *([end] if end else [])]),
     }
+
+
+def _finish(checkpoint: Path) -> Mapping[str, Any]:
+    """The record of a recovery after the last removal; empty where there was none."""
+    file = checkpoint / "fusegpt.json"
+    notes = read_json(file) if file.is_file() else {}
+    found = notes.get("finish") if isinstance(notes, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _spent(records: list[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The largest number of trainable values, and sums; None where a record does not say."""
+    found: dict[str, float | None] = {}
+    for name in SPENT:
+        values = [record.get(name) for record in records]
+        known = [value for value in values if value is not None]
+        whole = max if name == "trainable_parameters" else sum
+        found[name] = whole(known) if len(known) == len(values) else None
+    return found

@@ -74,7 +74,8 @@ def results_grid(name: str, rows: pd.DataFrame) -> Grid:
     columns = [Column("recipe", number=False, choose=True), Column("sparsity", choose=True)]
     columns += [Column("blocks left"), Column("parameters")]
     columns += [Column(label, shown=label in main) for label in labels]
-    columns += [Column("seconds"), Column("peak GiB"), Column("seeds", shown=False)]
+    columns += [Column("seconds"), Column("peak GiB")]
+    columns += [Column(name, shown=False) for name in ("trainable", "tokens", "FLOPs", "seeds")]
     body = [
         _result_cells(row, [(label, (place, label) in best) for label in labels])
         for place, row in table.iterrows()
@@ -96,6 +97,11 @@ def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]]) -> list[Ce
     seconds = UNRECORDED if dense else tables.format_seconds(row["seconds"])
     cells.append(Cell(seconds, _number(row["seconds"])))
     cells.append(_decimal(row["memory_gib"], 2))
+    for name in ("trainable_parameters", "tokens"):
+        known = pd.notna(row[name])
+        text = tables.format_parameters(row[name]) if known else UNRECORDED
+        cells.append(Cell(text, _number(row[name])))
+    cells.append(Cell(tables.format_flops(row["flops"]), _number(row["flops"])))
     return [*cells, Cell(str(row["seeds"]), int(row["seeds"]))]
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
 
-__all__ = ["Step", "read_steps"]
+__all__ = ["SPENT", "Step", "read_steps"]
+
+SPENT = ("trainable_parameters", "tokens", "optimizer_steps", "flops")
+"""What a recovery records of its cost; the first is a size, the others add up."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Step:
         group: Dense indices of the blocks that were tuned.
         fused_into: Dense indices of the blocks that received the removed unit's weights.
         score_seconds, score_memory: Of scoring; ``fuse_seconds``, ``memory_gib``: of the recovery.
+        spent: Of the recovery: trainable_parameters, tokens, optimizer_steps, flops; what an
+            older record does not have is missing.
         scores: ``{"granularity", "index", "score"}`` of every unit that was present.
         training: One row per optimiser step: step, epoch, loss, learning_rate.
     """
@@ -41,6 +46,7 @@ class Step:
     fuse_seconds: float
     memory_gib: float | None
     score_memory: float | None = None
+    spent: dict[str, float] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
 
@@ -81,6 +87,7 @@ def _read_step(directory: Path, number: int) -> Step:
             fuse_seconds=float(manifest.get("seconds", 0.0)),
             memory_gib=manifest.get("memory_gib"),
             score_memory=scores.get("memory_gib"),
+            spent={name: manifest[name] for name in SPENT if name in manifest},
             scores=scores["units"],
             training=training.get("rows", []),
         )

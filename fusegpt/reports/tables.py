@@ -11,8 +11,10 @@ import pandas as pd
 from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
 from fusegpt.reports.collect import COLUMNS, DENSE, refuse_mixed_settings
+from fusegpt.reports.runs import SPENT
 
 __all__ = [
+    "format_flops",
     "format_parameters",
     "format_seconds",
     "format_sparsity",
@@ -49,6 +51,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
+    for column in SPENT:  # tables made before these were recorded
+        if column not in frame.columns:
+            frame[column] = float("nan")
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
@@ -63,8 +68,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, parameters, seconds,
-        memory_gib, then ``<evaluation> <metric>`` (with the task when an evaluation has several)
-        and ``<...> std`` beside it, which is missing for a single seed.
+        memory_gib, what recovery spent, then ``<evaluation> <metric>`` (with the task when an
+        evaluation has several) and ``<...> std`` beside it, which is missing for a single seed.
     """
     order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
     models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
@@ -77,6 +82,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"seeds": len(runs), "num_blocks": first["num_blocks"]}
         row |= {"blocks_left": first["blocks_left"], "parameters": first["parameters"]}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
+        row |= {name: runs[name].mean() for name in SPENT}
         for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
             row |= {str(label): values.mean(), f"{label} std": values.std()}
         rows.append(row)
@@ -128,7 +134,14 @@ def text_table(frame: pd.DataFrame) -> str:
     parts = []
     for model, rows in table.groupby("model", sort=False):
         head = ["recipe", "sparsity", "blocks", "parameters", *labels, "seconds"]
-        lines = [head] + [_cells(row, labels) for _, row in rows.iterrows()]
+        cells = [_cells(row, labels) for _, row in rows.iterrows()]
+        if rows["tokens"].max() > 0:
+            head += ["trainable", "tokens", "FLOPs"]
+            cells = [
+                [*line, *_budget(row)]
+                for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
+            ]
+        lines = [head, *cells]
         parts.append(f"{model}\n{_align(lines)}")
     return "\n\n".join(parts)
 
@@ -142,6 +155,14 @@ def _cells(row: pd.Series, labels: Sequence[str]) -> list[str]:
         *(format_value(row.get(label), row.get(f"{label} std")) for label in labels),
         "-" if row["recipe"] == DENSE else format_seconds(row["seconds"]),
     ]
+
+
+def _budget(row: pd.Series) -> list[str]:
+    """What recovery spent: numbers trained at once, tokens tuned on, FLOPs."""
+    if not row["tokens"] > 0:
+        return ["-", "-", "-"]
+    counts = [format_parameters(row[name]) for name in ("trainable_parameters", "tokens")]
+    return [*counts, format_flops(row["flops"])]
 
 
 def _align(lines: Sequence[Sequence[str]]) -> str:
@@ -161,6 +182,11 @@ def format_parameters(number: float) -> str:
         if number >= size:
             return f"{number / size:.4g}{letter}"
     return str(int(number))
+
+
+def format_flops(number: float) -> str:
+    """``1.2e+14``; ``-`` where nobody counted."""
+    return "-" if pd.isna(number) else f"{number:.2g}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -63,6 +63,10 @@ def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
         "fused_into": group if fused else [],
         "seconds": 30.0 if trained else 0.5,
         "memory_gib": 1.0 + 0.1 * step,
+        "trainable_parameters": 1000 * step if trained else 0,
+        "tokens": 4096 if trained else 0,
+        "optimizer_steps": 16 if trained else 0,
+        "flops": 2.5e9 if trained else 0.0,
     }
     write(directory / "scores.json", scores)
     write(directory / "training.json", {"rows": rows if trained else []})

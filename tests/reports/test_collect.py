@@ -25,6 +25,28 @@ def test_seconds_add_up_over_the_steps_and_memory_is_the_peak(results, experimen
     assert row["memory_gib"] == pytest.approx(1.4)
 
 
+def test_what_recovery_spent_adds_up_over_the_steps_and_its_size_is_the_largest(
+    results, experiment
+):
+    frame = collect(parse_experiment(experiment), results)
+    row = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)].iloc[0]
+    assert (row["trainable_parameters"], row["tokens"]) == (4000, 4 * 4096)
+    assert (row["optimizer_steps"], row["flops"]) == (64, 1e10)
+    assert frame[frame["recipe"] == "dense"].iloc[0]["tokens"] == 0
+
+
+def test_a_recovery_at_the_end_is_spent_too(results, experiment):
+    spent = {"trainable_parameters": 9, "tokens": 10, "optimizer_steps": 11, "flops": 12.0}
+    record = {"finish": {**spent, "seconds": 7.0, "memory_gib": 5.0}}
+    file = results / "checkpoints/tiny/macro_influence-00000001/step-004/fusegpt.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(record))
+    frame = collect(parse_experiment(experiment), results)
+    row = frame[(frame["recipe"] == "macro_influence") & (frame["step"] == 4)].iloc[0]
+    assert {name: row[name] for name in spent} == spent
+    assert (row["seconds"], row["memory_gib"]) == (8.0 + 2.0 + 7.0, 5.0)
+
+
 def test_a_missing_evaluation_is_named(results, experiment):
     (results / "evaluations/tiny/fusegpt-00000003/step-004/docs.json").unlink()
     with pytest.raises(ArtifactError, match=r"fusegpt-00000003/step-004/docs\.json"):

@@ -45,10 +45,20 @@ def test_seeds_are_averaged_and_their_spread_is_told(frame):
 def test_the_text_has_blocks_parameters_value_and_seconds(frame):
     lines = tables.text_table(frame).splitlines()
     assert lines[1].split() == [
-        "recipe", "sparsity", "blocks", "parameters", "docs", "perplexity", "seconds"
+        "recipe", "sparsity", "blocks", "parameters", "docs", "perplexity", "seconds",
+        "trainable", "tokens", "FLOPs",
     ]  # fmt: skip
     last = lines[-1].split()
-    assert last == ["fusegpt", "30%", "8/12", "56M", "41.60", "128"]
+    assert last == ["fusegpt", "30%", "8/12", "56M", "41.60", "128", "4k", "16.38k", "1e+10"]
+    assert lines[-3].split()[-4:] == ["10", "-", "-", "-"]
+
+
+def test_a_table_from_before_budgets_were_recorded_is_read(frame, tmp_path):
+    old = frame.drop(columns=["trainable_parameters", "tokens", "optimizer_steps", "flops"])
+    tables.write_csv(tmp_path / "t.csv", old)
+    again = tables.read_csv(tmp_path / "t.csv")
+    assert "tokens" not in tables.text_table(again)
+    assert len(again) == len(frame)
 
 
 @pytest.mark.parametrize(

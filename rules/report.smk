@@ -6,7 +6,11 @@ rule table:
     input:
         evaluations=evaluations_of_experiment,
     output:
-        csv="results/tables/{experiment}.csv",
+        csv=report(
+            "results/tables/{experiment}.csv",
+            category="tables",
+            labels={"experiment": "{experiment}"},
+        ),
         record="results/tables/{experiment}.json",
     log:
         "logs/table/{experiment}.log",
@@ -27,7 +31,11 @@ rule figure:
     input:
         csv="results/tables/{experiment}.csv",
     output:
-        svg="results/figures/{experiment}.svg",
+        svg=report(
+            "results/figures/{experiment}.svg",
+            category="figures",
+            labels={"experiment": "{experiment}"},
+        ),
     log:
         "logs/figure/{experiment}.log",
     benchmark:
@@ -46,7 +54,7 @@ rule report:
         tables=every_table,
         figures=every_figure,
     output:
-        page="results/report.html",
+        page=report("results/report.html", category="the page"),
     log:
         "logs/report.log",
     benchmark:

@@ -31,6 +31,7 @@ VERBS: dict[str, Entry] = {
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
     "plan": Entry("fusegpt.cli.plan:plan"),
+    "watch": Entry("fusegpt.cli.watch:watch"),
     "gc": Entry("fusegpt.cli.gc:gc"),
     "verify": Entry("fusegpt.cli.verify:verify"),
     "card": Entry("fusegpt.cli.card:card"),

@@ -14,12 +14,14 @@ include: "rules/llava.smk"
 include: "rules/prune.smk"
 include: "rules/checkpoint.smk"
 include: "rules/evaluate.smk"
+include: "rules/slicegpt.smk"
 include: "rules/report.smk"
 
 
 wildcard_constraints:
     model=one_of(PLAN.models),
-    recipe=one_of([DENSE, *PLAN.recipes]),
+    recipe=one_of([DENSE, *PLAN.recipes, *PLAN.slices]),
+    sparsity=one_of(slices.sparsities(PLAN)),
     windows=one_of(PLAN.windows),
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),

@@ -42,6 +42,7 @@ STAGE_VERSION: dict[str, int] = {
     "score": 1,
     "fuse": 1,
     "merge": 1,
+    "slice": 1,
     "card": 1,
     "evaluate": 2,
     "table": 2,

@@ -11,7 +11,7 @@ from snakemake.settings.types import SharedFSUsage
 
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.errors import FuseGPTError
-from fusegpt.workflow import paths
+from fusegpt.workflow import paths, slices
 from fusegpt.workflow.experiment import DENSE, make_plan
 from fusegpt.workflow.library import with_library
 
@@ -31,6 +31,7 @@ CHOSEN = bool(config.get("experiments"))
 """Whether the configuration says which experiments; if not, a target has to: table4-small."""
 
 PLAN = checked_plan()
+SLICED = slices.sliced(PLAN)
 
 
 def one_of(names):
@@ -83,12 +84,13 @@ def furthest_points():
 def every_checkpoint(wildcards):
     """The pruned models of every experiment that keeps them."""
     chosen()
-    return [paths.checkpoint(*point) for point in PLAN.kept]
+    sliced = [paths.sliced(*point) for point in slices.kept_slices(PLAN)]
+    return [paths.checkpoint(*point) for point in PLAN.kept] + sliced
 
 
 def asked_checkpoints(wildcards):
     """The same for those who ask for nothing else; there must be one."""
-    if chosen() and not PLAN.kept:
+    if not every_checkpoint(wildcards):
         logger.error("checkpoints: no experiment says keep_checkpoints: true")
         sys.exit(1)
     return every_checkpoint(wildcards)
@@ -96,7 +98,8 @@ def asked_checkpoints(wildcards):
 
 def every_card(wildcards):
     """Their model cards, with what was measured."""
-    return [paths.card(*point) for point in PLAN.kept]
+    sliced = [paths.slice_card(*point) for point in slices.kept_slices(PLAN)]
+    return [paths.card(*point) for point in PLAN.kept] + sliced
 
 
 def every_table(wildcards):
@@ -115,6 +118,10 @@ def evaluations_of_experiment(wildcards):
         paths.evaluation(model, recipe, step, evaluation)
         for model, recipe, step in PLAN.points[wildcards.experiment]
         for evaluation in PLAN.experiments[wildcards.experiment].evaluations
+    ] + [
+        paths.slice_evaluation(*point, evaluation)
+        for point in slices.slice_points(PLAN, wildcards.experiment)
+        for evaluation in PLAN.experiments[wildcards.experiment].evaluations
     ]
 
 
@@ -124,6 +131,12 @@ def evaluations_of_checkpoint(wildcards):
     return [
         paths.evaluation(*point, evaluation) for evaluation in PLAN.evaluated[point]
     ]
+
+
+def evaluations_of_slice(wildcards):
+    """The same of a sliced model."""
+    point = (wildcards.model, wildcards.recipe, wildcards.sparsity)
+    return [paths.slice_evaluation(*point, evaluation) for evaluation in SLICED[point]]
 
 
 # The inputs of a step.
@@ -265,6 +278,11 @@ def num_blocks(wildcards):
 def recipe_settings(wildcards):
     """A recipe with every default filled in."""
     return json.dumps(PLAN.recipes[wildcards.recipe].to_json())
+
+
+def slice_settings(wildcards):
+    """Likewise, of a recipe that slices widths."""
+    return json.dumps(PLAN.slices[wildcards.recipe].to_json())
 
 
 def windows_flags(wildcards):

@@ -22,6 +22,7 @@ VERBS: dict[str, Entry] = {
     "sample": Entry("fusegpt.cli.sample:sample"),
     "score": Entry("fusegpt.cli.score:score"),
     "prune": Entry("fusegpt.cli.prune:prune"),
+    "slice": Entry("fusegpt.cli.slice:slice_widths"),
     "evaluate": Entry("fusegpt.cli.evaluate:evaluate"),
     "compare": Entry("fusegpt.cli.compare:compare"),
     "info": Entry("fusegpt.cli.info:info"),

@@ -36,6 +36,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "fuse": STEP_FILES,
     "merge": ("fusegpt.json",),
     "prune": ("fusegpt.json",),
+    "slice": ("fusegpt.json",),
     "evaluate": (),
 }
 """Verbs that hold their output's lock; the files of those that write a directory, last one last."""
@@ -47,6 +48,8 @@ LOWER = {
     " device; training changes nothing by itself, since each of these changes the result",
     "prune": "lower finetune.length, recovery.rank or calibration.batch_size, or choose another"
     " device",
+    "slice": "lower calibration.batch_size (changes results by rounding only) or"
+    " calibration.sequences, or choose another device",
     "evaluate": "lower the length, or choose another device",
 }
 """What a user can turn down when a verb runs out of memory."""

@@ -10,14 +10,35 @@ from typing import TYPE_CHECKING
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
+from fusegpt.registry import Entry
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["count_parameters", "text_config", "weight_files"]
+__all__ = ["OWN_TYPES", "count_parameters", "register_own_type", "text_config", "weight_files"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+OWN_TYPES: dict[str, Entry] = {
+    "fusegpt_sliced": Entry("fusegpt.slicegpt.modeling:SlicedForCausalLM"),
+}
+"""Model types of ours: importing the module makes the auto classes of transformers know them."""
+
+
+def register_own_type(directory: Path) -> bool:
+    """Let transformers know the model type of a directory, if it is one of ours.
+
+    Returns:
+        Whether it is.
+    """
+    try:
+        config = read_json(Path(directory) / "config.json")
+    except ArtifactError:  # whoever loads the model says what is wrong with it
+        return False
+    entry = OWN_TYPES.get(config.get("model_type", "")) if isinstance(config, dict) else None
+    if entry is not None:
+        entry.load()
+    return entry is not None
 
 
 def text_config(directory: Path) -> PretrainedConfig:
@@ -30,6 +51,7 @@ def text_config(directory: Path) -> PretrainedConfig:
         raise ArtifactError(f"{directory}: no config.json here; not a transformers directory")
     from transformers import AutoConfig
 
+    register_own_type(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

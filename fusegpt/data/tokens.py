@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusegpt.data.directories import register_own_type
 from fusegpt.errors import ArtifactError
 from fusegpt.runtime import remote_code_is_allowed
 
@@ -30,6 +31,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         raise ArtifactError(f"{directory}: no tokenizer here; expected {TOKENIZER_FILES[0]}")
     from transformers import AutoTokenizer
 
+    register_own_type(directory)
     try:
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()

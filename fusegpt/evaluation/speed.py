@@ -124,7 +124,8 @@ def _dense(path: Path, directory: Path, named: Path | None) -> Path | None:
     """Where the dense model lies; None when ``path`` is one."""
     step = path.suffix == ".json" or (path / "manifest.json").is_file()
     record = path / "fusegpt.json"
-    pruned = step or (record.is_file() and bool(read_json(record).get("removed")))
+    notes = read_json(record) if record.is_file() else {}
+    pruned = step or bool(notes.get("removed")) or notes.get("kind") == "slice"
     if not pruned:
         return None
     if named is None and not step:

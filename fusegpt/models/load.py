@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from fusegpt.artifacts import read_json
+from fusegpt.data.directories import OWN_TYPES, register_own_type
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
@@ -80,6 +81,7 @@ def load_structure(path: str | Path) -> Model:
         ArchitectureError: transformers has no such model, or no list of blocks is found.
     """
     path = Path(path)
+    register_own_type(path)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -123,6 +125,7 @@ def _number(model: Model, notes: dict[str, Any], path: Path) -> None:
 
 
 def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    register_own_type(path)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
@@ -158,6 +161,9 @@ def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any
     names = getattr(config, "architectures", None) or []
     if trust_remote_code and getattr(config, "auto_map", None):
         return transformers.AutoModelForCausalLM
+    own = OWN_TYPES.get(config.model_type)
+    if own is not None and [own.name] == names:
+        return own.load()
     found = [getattr(transformers, name, None) for name in names]
     if len(found) != 1 or found[0] is None:
         raise ArchitectureError(

@@ -13,7 +13,7 @@ from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.trajectory import fused_map
 from fusegpt.reports.card import card
 
-__all__ = ["publish"]
+__all__ = ["about_base", "publish"]
 
 ABOUT_BASE = ("base_model", "licence", "source", "revision")
 
@@ -61,7 +61,7 @@ def publish(
         **(made or {}),
         "stage_version": STAGE_VERSION["merge"],
         "provenance": provenance(model.device),
-        **_base(model),
+        **about_base(model),
     }
     save(model, output, extra=info, card=card(info, []))
     return info
@@ -74,7 +74,7 @@ def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"units": step["units"]} if "units" in step else {})
 
 
-def _base(model: Model) -> dict[str, Any]:
+def about_base(model: Model) -> dict[str, Any]:
     """Return what the dense model's directory, or a checkpoint of ours, says of its origin."""
     if model.source is None:
         return {}

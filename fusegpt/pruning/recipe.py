@@ -29,7 +29,16 @@ from fusegpt.pruning.sections import Calibration, Common, WindowsSpec
 from fusegpt.recovery import RECOVERIES
 from fusegpt.registry import lookup
 
-__all__ = ["Recipe", "WindowsSpec", "load_recipe", "recipe_names", "resolve"]
+__all__ = [
+    "Recipe",
+    "WindowsSpec",
+    "deviations",
+    "load_recipe",
+    "recipe_names",
+    "recipe_settings",
+    "resolve",
+    "section_of",
+]
 
 SCHEMA_VERSION = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -86,7 +95,7 @@ class Recipe(Strict):
         Settings with their default value are left out of the hash, so that a new setting does
         not rename old results.
         """
-        settings = _deviations(self.to_json(), _defaults(self))
+        settings = deviations(self.to_json(), _defaults(self))
         if not self.trains:
             settings.pop("finetune", None)
         settings["schema_version"] = SCHEMA_VERSION
@@ -143,18 +152,28 @@ def load_recipe(
         UnknownNameError: No such recipe; the message names the closest.
         ConfigError: A setting is unknown or out of range.
     """
+    name, settings = recipe_settings(name_or_path)
+    return resolve(name, settings, overrides, seed, own)
+
+
+def recipe_settings(name_or_path: str | Path) -> tuple[str, Any]:
+    """The name and the unchecked settings of a recipe by name, or in a YAML file.
+
+    Raises:
+        UnknownNameError: No such recipe; the message names the closest.
+        ConfigError: The file cannot be read.
+    """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         folder = builtin_config_dir() / "recipes"
         known = {name: folder / f"{name}.yaml" for name in recipe_names()}
         path = lookup(known, str(name_or_path), "recipe")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return path.stem, yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    return resolve(path.stem, settings, overrides, seed, own)
 
 
 def resolve(
@@ -184,10 +203,12 @@ def resolve(
     for mapping in (settings, overrides or {}, own or {}):
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{where}: must be a table of settings, got {mapping!r}")
+    if "width" in settings:
+        raise ConfigError(f"{where}: slices widths; use fusegpt slice, or name it in an experiment")
     layers = (settings, overrides, own)
     merged = {**settings, **(overrides or {}), **(own or {})}
     for role in ("calibration", "finetune"):
-        merged[role] = {k: v for layer in layers for k, v in _table(layer, role, where).items()}
+        merged[role] = {k: v for layer in layers for k, v in section_of(layer, role, where).items()}
         if merged[role].get("rows") is not None:
             merged[role].pop("sequences", None)
     merged["importance"] = _method(where, "importance", "metric", METRICS, layers)
@@ -214,7 +235,7 @@ def _method(
     layers: tuple[Mapping[str, Any] | None, ...],
 ) -> dict[str, Any]:
     """Check one section, method and settings, against the method's signature."""
-    own, over, last = (dict(_table(layer, section, where)) for layer in layers)
+    own, over, last = (dict(section_of(layer, section, where)) for layer in layers)
     if key not in own:
         raise ConfigError(f"{where}.{section}.{key}: must be given; known: {', '.join(table)}")
     if key in over or key in last:
@@ -238,7 +259,8 @@ def _method(
     return {key: chosen, **common.model_dump(), **bound}
 
 
-def _table(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
+def section_of(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
+    """One table of a recipe's settings; ConfigError if it is something else."""
     value = (mapping or {}).get(key) or {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
@@ -252,11 +274,12 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
     return blank
 
 
-def _deviations(settings: Mapping[str, Any], blank: Mapping[str, Any]) -> dict[str, Any]:
+def deviations(settings: Mapping[str, Any], blank: Mapping[str, Any]) -> dict[str, Any]:
+    """What in settings is not as in ``blank``, at any depth."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and isinstance(blank.get(key), Mapping):
-            inner = _deviations(value, blank[key])
+            inner = deviations(value, blank[key])
             if inner:
                 found[key] = inner
         elif key not in blank or value != blank[key]:

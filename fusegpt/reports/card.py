@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from fusegpt.reports.slice_card import slice_parts
+
 __all__ = ["card"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -21,22 +23,32 @@ def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str
         info: base_model, licence, num_blocks (of the dense model), kept (dense indices), removed
             (units in order, each ``{"granularity", "index"}`` or an index), fused (index of a
             block to the indices of what was fused into it), recipe (its settings, with name),
-            parameters. What is missing is left out.
+            parameters; of a sliced model also kind ("slice"), hidden_size, width, head_width,
+            sparsity. What is missing is left out.
         rows: Measured results: task, metric, value, unit, num_samples, protocol.
 
     Returns:
         The whole file as text.
     """
-    parts = [_front_matter(info), _opening(info), _removal(info), _loading(info)]
+    about = slice_parts if info.get("kind") == "slice" else _depth_parts
+    parts = [_front_matter(info), *about(info)]
     parts += [_results(rows), _recipe(info), _limits(info)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _depth_parts(info: Mapping[str, Any]) -> list[str]:
+    return [_opening(info), _removal(info), _loading(info)]
 
 
 def _front_matter(info: Mapping[str, Any]) -> str:
     fields: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": info.get("pipeline_tag", "text-generation"),
-        "tags": ["fusegpt", "depth-pruning", "pruned"],
+        "tags": [
+            "fusegpt",
+            "slicegpt" if info.get("kind") == "slice" else "depth-pruning",
+            "pruned",
+        ],
     }
     if info.get("licence"):
         fields = {"license": str(info["licence"]).lower(), **fields}
@@ -153,16 +165,22 @@ def _recipe(info: Mapping[str, Any]) -> str:
     text = json.dumps(recipe, indent=1, default=str)
     return (
         "## How it was made\n"
-        "The settings, complete with defaults; the method is that of FuseGPT (arXiv 2411.14507).\n"
+        f"The settings, complete with defaults; the method is that of {_method(info)}.\n"
         f"\n```json\n{text}\n```"
     )
 
 
+def _method(info: Mapping[str, Any]) -> str:
+    sliced = info.get("kind") == "slice"
+    return "SliceGPT (arXiv 2401.15024)" if sliced else "FuseGPT (arXiv 2411.14507)"
+
+
 def _limits(info: Mapping[str, Any]) -> str:
+    what = "Slicing widths" if info.get("kind") == "slice" else "Removing blocks"
     return "\n".join(
         [
             "## Limits",
-            "- Removing blocks costs quality, and perplexity hides part of it: reasoning, long"
+            f"- {what} costs quality, and perplexity hides part of it: reasoning, long"
             " contexts and rare knowledge suffer more. Measure the task you need.",
             "- Whatever limits, biases and conditions of use the base model has, this one has too.",
             "- Recovery saw only the text named above; other languages and domains may have lost"

@@ -65,11 +65,16 @@ class ModelSteps(Strict):
 
 
 class RecipeRun(Strict):
-    """A recipe of an experiment with one seed."""
+    """A recipe of an experiment with one seed.
+
+    Attributes:
+        width: It slices widths: results lie under sparsities, not steps.
+    """
 
     name: str
     seed: int
     id: str
+    width: bool = False
 
 
 class Experiment(Strict):
@@ -127,16 +132,28 @@ def evaluation_files(experiment: Experiment, results: str | Path) -> list[Path]:
     found: dict[Path, None] = {}
     for model, spec in experiment.models.items():
         for run in experiment.recipes:
-            for step in [0] if run.name == DENSE else spec.steps.values():
+            for sparsity, step in _asked(run, spec).items():
                 for name in experiment.evaluations:
-                    found[_result_file(Path(results), model, run, step, name)] = None
+                    found[_result_file(Path(results), model, run, sparsity, step, name)] = None
     return list(found)
 
 
-def _result_file(results: Path, model: str, run: RecipeRun, step: int, evaluation: str) -> Path:
+def _asked(run: RecipeRun, spec: ModelSteps) -> dict[str, int]:
+    """Sparsity to step; a recipe that slices widths has but the dense step."""
+    if run.name == DENSE:
+        return {"0": 0}
+    return dict.fromkeys(spec.steps, 0) if run.width else spec.steps
+
+
+def _result_file(
+    results: Path, model: str, run: RecipeRun, sparsity: str, step: int, evaluation: str
+) -> Path:
     """Where a result lies; that of step 0 is the dense model's, whatever the recipe."""
-    recipe = run.id if step else DENSE
-    return results / "evaluations" / model / recipe / f"step-{step:03d}" / f"{evaluation}.json"
+    if run.width and float(sparsity):
+        place = Path(run.id, f"sparsity-{sparsity}")
+    else:
+        place = Path(run.id if step else DENSE, f"step-{step:03d}")
+    return results / "evaluations" / model / place / f"{evaluation}.json"
 
 
 def refuse_mixed_settings(frame: pd.DataFrame) -> None:
@@ -159,11 +176,10 @@ def refuse_mixed_settings(frame: pd.DataFrame) -> None:
 def _rows(experiment: Experiment, results: Path) -> Iterator[dict[str, Any]]:
     for model, spec in experiment.models.items():
         for run in experiment.recipes:
-            steps = {"0": 0} if run.name == DENSE else spec.steps
-            for sparsity, step in steps.items():
-                costs = _costs(results, model, run.id, step)
+            for sparsity, step in _asked(run, spec).items():
+                costs = _costs(results, model, run, sparsity, step)
                 for evaluation in experiment.evaluations:
-                    file = _result_file(results, model, run, step, evaluation)
+                    file = _result_file(results, model, run, sparsity, step, evaluation)
                     common = {
                         "experiment": experiment.name,
                         "model": model,
@@ -201,13 +217,23 @@ def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
         raise ArtifactError(f"{file}: not an evaluation: {error!r}; evaluate again") from None
 
 
-def _costs(results: Path, model: str, recipe_id: str, last: int) -> dict[str, float | None]:
-    """Seconds, peak memory and budget of steps 1 to ``last``, and of a recovery at the end."""
+def _costs(
+    results: Path, model: str, run: RecipeRun, sparsity: str, last: int
+) -> dict[str, float | None]:
+    """Seconds, peak memory and budget of steps 1 to ``last``, and of a recovery at the end.
+
+    Slicing scores and tunes nothing: its seconds stand in ``seconds`` alone.
+    """
     if last == 0:
-        nothing = dict.fromkeys(("score_seconds", "fuse_seconds", "seconds"), 0.0)
-        return {**nothing, "memory_gib": None, **dict.fromkeys(SPENT, 0)}
-    steps = read_steps(results / "runs" / model / recipe_id, last)
-    end = _finish(results / "checkpoints" / model / recipe_id / f"step-{last:03d}")
+        notes = {}
+        if run.width and float(sparsity):
+            place = Path(model, run.id, f"sparsity-{sparsity}", "fusegpt.json")
+            notes = read_json(results / "slices" / place)
+        nothing = dict.fromkeys(("score_seconds", "fuse_seconds"), 0.0)
+        spent = {"seconds": notes.get("seconds", 0.0), "memory_gib": notes.get("memory_gib")}
+        return {**nothing, **spent, **dict.fromkeys(SPENT, 0)}
+    steps = read_steps(results / "runs" / model / run.id, last)
+    end = _finish(results / "checkpoints" / model / run.id / f"step-{last:03d}")
     score = sum(step.score_seconds for step in steps)
     fuse = sum(step.fuse_seconds for step in steps) + end.get("seconds", 0.0)
     memory = [step.memory_gib for step in steps] + [end.get("memory_gib")]

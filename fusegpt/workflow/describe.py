@@ -51,6 +51,7 @@ def as_text(notes: Mapping[str, Any]) -> str:
         "base model": notes["base_model"],
         "recipe": _recipe_line(notes["recipe_id"], recipe),
         "blocks": f"{len(notes['kept'])} of {notes['num_blocks']} left",
+        "width": f"{notes['width']} of {notes['hidden_size']} left" if "width" in notes else None,
         "parameters": f"{notes['parameters']:,}" if notes["parameters"] else None,
         "removed": ", ".join(_unit_name(unit) for unit in notes["removed"]) or "nothing",
         "kept": _ranges(notes["kept"]),
@@ -68,8 +69,9 @@ def _checkpoint(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
     described = {name: notes.get(name) for name in names}
     fused = {int(target): donors for target, donors in notes.get("fused", {}).items()}
     return {
-        "kind": "checkpoint",
+        "kind": notes.get("kind", "checkpoint"),
         **described,
+        **{name: notes[name] for name in ("hidden_size", "width", "sparsity") if name in notes},
         "fused": fused,
         "steps": notes.get("steps", []),
         "provenance": notes.get("provenance"),
@@ -154,8 +156,9 @@ def _fused(steps: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 def _recipe_line(recipe_id: str | None, recipe: Mapping[str, Any]) -> str | None:
     if not recipe:
         return recipe_id
-    methods = (recipe["importance"]["metric"], recipe["recovery"]["method"])
-    return f"{recipe_id}: {methods[0]}, {methods[1]}, {recipe['dtype']}, seed {recipe['seed']}"
+    sections = {"width": "method", "importance": "metric", "recovery": "method"}
+    methods = [recipe[name][key] for name, key in sections.items() if name in recipe]
+    return f"{recipe_id}: {', '.join(methods)}, {recipe['dtype']}, seed {recipe['seed']}"
 
 
 def _unit_name(unit: Mapping[str, Any]) -> str:

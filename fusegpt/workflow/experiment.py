@@ -18,7 +18,8 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS, FIVE
 from fusegpt.pruning.budget import removals
-from fusegpt.pruning.recipe import Recipe, load_recipe, resolve
+from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
+from fusegpt.pruning.width import WidthRecipe, is_width, resolve_width
 from fusegpt.registry import lookup
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
 
@@ -68,6 +69,7 @@ class Plan:
         models, tasks, evaluations, experiments: Of the configuration, by name.
         corpora: Likewise, also those that no entry changes.
         recipes: By id; ``dense`` is not among them.
+        slices: Recipes that slice widths, by id; they have no steps (``fusegpt.workflow.slices``).
         members: Experiment to its recipes, ``dense`` included.
         windows: By id.
     """
@@ -78,12 +80,14 @@ class Plan:
     evaluations: Mapping[str, Evaluation]
     experiments: Mapping[str, Experiment]
     recipes: Mapping[str, Recipe]
+    slices: Mapping[str, WidthRecipe]
     members: Mapping[str, tuple[Member, ...]]
     windows: Mapping[str, Windows]
 
     def windows_of(self, recipe_id: str, role: Literal["calibration", "finetune"]) -> Windows:
         """The windows a recipe reads."""
-        return _windows(self.recipes[recipe_id], role, self.corpora)
+        recipe = self.recipes.get(recipe_id) or self.slices[recipe_id]
+        return _windows(recipe, role, self.corpora)
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
@@ -123,7 +127,7 @@ class Plan:
             points: dict[Point, None] = {}
             for model in experiment.models:
                 steps = sorted(set(self.steps(name, model).values()))
-                for member in self.members[name]:
+                for member in (x for x in self.members[name] if x.id not in self.slices):
                     reached = [0] if member.id == DENSE else steps
                     points |= {(model, member.id if k else DENSE, k): None for k in reached}
             found[name] = list(points)
@@ -160,7 +164,10 @@ class Plan:
                 }
                 for model in models
             },
-            "recipes": [vars(member) for member in self.members[experiment]],
+            "recipes": [
+                vars(member) | ({"width": True} if member.id in self.slices else {})
+                for member in self.members[experiment]
+            ],
             "evaluations": list(self.experiments[experiment].evaluations),
         }
 
@@ -191,7 +198,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
     }
     available = _recipe_settings(checked.recipes, recipes)
-    resolved: dict[str, Recipe] = {}
+    resolved: dict[str, Recipe | WidthRecipe] = {}
     members: dict[str, tuple[Member, ...]] = {}
     for name, experiment in checked.experiments.items():
         _check_names(name, experiment, checked, available)
@@ -204,7 +211,8 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         checked.tasks,
         evaluations,
         checked.experiments,
-        resolved,
+        {name: recipe for name, recipe in resolved.items() if isinstance(recipe, Recipe)},
+        {name: recipe for name, recipe in resolved.items() if isinstance(recipe, WidthRecipe)},
         members,
         windows,
     )
@@ -255,7 +263,9 @@ def _check_names(
 
 
 def _members(
-    experiment: Experiment, available: Mapping[str, Any], resolved: dict[str, Recipe]
+    experiment: Experiment,
+    available: Mapping[str, Any],
+    resolved: dict[str, Recipe | WidthRecipe],
 ) -> tuple[Member, ...]:
     """An experiment's recipes, once per seed; ``resolved`` gains them."""
     members = []
@@ -263,13 +273,12 @@ def _members(
         if name == DENSE:
             members.append(Member(DENSE, 0, DENSE))
             continue
-        own = experiment.recipe_settings.get(name)
+        own, settings = experiment.recipe_settings.get(name), available[name]
+        if isinstance(settings, Path):
+            _, settings = recipe_settings(settings)
+        complete = resolve_width if is_width(settings) else resolve
         for seed in experiment.seeds:
-            settings = available[name]
-            if isinstance(settings, Path):
-                recipe = load_recipe(settings, experiment.settings, seed, own)
-            else:
-                recipe = resolve(name, settings, experiment.settings, seed, own)
+            recipe = complete(name, settings, experiment.settings, seed, own)
             resolved[recipe.id] = recipe
             members.append(Member(name, seed, recipe.id))
     return tuple(members)
@@ -289,7 +298,7 @@ def _check_distinct(name: str, members: tuple[Member, ...]) -> None:
 
 
 def _all_windows(
-    recipes: Mapping[str, Recipe], corpora: Mapping[str, Corpus]
+    recipes: Mapping[str, Recipe | WidthRecipe], corpora: Mapping[str, Corpus]
 ) -> dict[str, Windows]:
     found = {}
     for recipe in recipes.values():
@@ -304,7 +313,9 @@ def _all_windows(
 
 
 def _windows(
-    recipe: Recipe, role: Literal["calibration", "finetune"], corpora: Mapping[str, Corpus]
+    recipe: Recipe | WidthRecipe,
+    role: Literal["calibration", "finetune"],
+    corpora: Mapping[str, Corpus],
 ) -> Windows:
     spec = recipe.windows(role)
     entry = _corpus_entry(spec.corpus, spec.split, corpora)

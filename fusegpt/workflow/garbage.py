@@ -13,6 +13,7 @@ from pathlib import Path
 from fusegpt.locks import holder
 from fusegpt.workflow import paths
 from fusegpt.workflow.experiment import DENSE, Plan
+from fusegpt.workflow.slices import kept_slices, sliced
 
 __all__ = ["Garbage", "find", "remove"]
 
@@ -26,8 +27,11 @@ PATTERNS = (
     "runs/*/*",
     "runs/*/*/step-*",
     "checkpoints/*/*/step-*",
+    "slices/*/*/sparsity-*",
     "cards/*/*/step-*.md",
+    "cards/*/*/sparsity-*.md",
     "evaluations/*/*/step-*/*.json",
+    "evaluations/*/*/sparsity-*/*.json",
     "tables/*.csv",
     "tables/*.json",
     "figures/*.svg",
@@ -100,6 +104,12 @@ def _named(plan: Plan) -> set[str]:
         found |= {_parent(paths.model(name)) for name in _bases(plan, model)}
         if recipe != DENSE:
             found |= set(_of_run(plan, model, recipe, step))
+    for (model, recipe, sparsity), evaluations in sliced(plan).items():
+        found |= {paths.slice_evaluation(model, recipe, sparsity, name) for name in evaluations}
+        found |= {_parent(paths.model(name)) for name in _bases(plan, model)}
+        found |= {_parent(paths.sliced(model, recipe, sparsity))}
+        found |= {paths.windows(model, plan.windows_of(recipe, "calibration").id)}
+    found |= {paths.slice_card(*point) for point in kept_slices(plan)}
     for point in plan.kept:
         found |= {_parent(paths.checkpoint(*point)), paths.card(*point)}
     return found

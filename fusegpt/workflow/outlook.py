@@ -16,6 +16,7 @@ from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import DENSE, Plan
 from fusegpt.workflow.measured import Measured
 from fusegpt.workflow.shape import Shape, block_shape
+from fusegpt.workflow.slice_outlook import slice_lines, slice_rows
 
 __all__ = ["as_text", "outlook"]
 
@@ -43,6 +44,7 @@ def outlook(plan: Plan, config: Mapping[str, Any], directory: Path, device: str)
             {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
             for row in _runs(plan, directory, seconds)
         ],
+        "slices": list(slice_rows(plan, to_run, lambda model: _shape(plan, model, directory))),
         "device": device,
         **_time(seconds),
     }
@@ -134,6 +136,7 @@ def as_text(notes: Mapping[str, Any]) -> str:
     lines.append("work of the steps, all of them / still to run:")
     for row in notes["runs"]:
         lines += [f"{row['model']}  {row['recipe']}  {row['steps']} steps", *_row_lines(row)]
+    lines += slice_lines(notes["slices"])
     if not any(count["to_run"] for count in notes["jobs"].values()):
         return "\n".join([*lines, "", "time: nothing to do"])
     time = f"time, one job after another on {notes['device']}, from earlier runs here: "

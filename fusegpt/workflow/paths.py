@@ -10,6 +10,9 @@ __all__ = [
     "manifest",
     "model",
     "scores",
+    "slice_card",
+    "slice_evaluation",
+    "sliced",
     "step_name",
     "table",
     "windows",
@@ -54,6 +57,21 @@ def card(model: str, recipe: str, step: int) -> str:
 def evaluation(model: str, recipe: str, step: int, evaluation: str) -> str:
     """The result of one evaluation of one model."""
     return f"results/evaluations/{model}/{recipe}/{step_name(step)}/{evaluation}.json"
+
+
+def sliced(model: str, recipe: str, sparsity: str) -> str:
+    """The last file of a sliced model."""
+    return f"results/slices/{model}/{recipe}/sparsity-{sparsity}/fusegpt.json"
+
+
+def slice_card(model: str, recipe: str, sparsity: str) -> str:
+    """A copy of a sliced model's card with its results."""
+    return f"results/cards/{model}/{recipe}/sparsity-{sparsity}.md"
+
+
+def slice_evaluation(model: str, recipe: str, sparsity: str, evaluation: str) -> str:
+    """The result of one evaluation of one sliced model."""
+    return f"results/evaluations/{model}/{recipe}/sparsity-{sparsity}/{evaluation}.json"
 
 
 def table(experiment: str) -> str:

@@ -17,7 +17,9 @@ RECORDS = (
     "runs/*/*/step-*/scores.json",
     "runs/*/*/step-*/manifest.json",
     "checkpoints/*/*/step-*/fusegpt.json",
+    "slices/*/*/sparsity-*/fusegpt.json",
     "evaluations/*/*/step-*/*.json",
+    "evaluations/*/*/sparsity-*/*.json",
     "tables/*.json",
 )
 """Files that say what else must be true; the order in which they come to be."""

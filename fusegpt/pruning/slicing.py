@@ -1,0 +1,112 @@
+"""A whole slicing: load, slice, and write a checkpoint that says how it was made."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import STAGE_VERSION, parent_record, provenance, read_json, sha256
+from fusegpt.data.windows import batches, read_meta, read_windows
+from fusegpt.models.checkpoint import save
+from fusegpt.models.load import load
+from fusegpt.models.model import Model
+from fusegpt.pruning.publish import about_base
+from fusegpt.pruning.width import WidthRecipe
+from fusegpt.reports.card import card
+from fusegpt.runtime import Timer, peak_memory_gib
+from fusegpt.slicegpt import WIDTHS
+from fusegpt.slicegpt.families import family_of
+
+__all__ = ["publish_slice", "slice_model"]
+
+
+def slice_model(
+    path: Path,
+    recipe: WidthRecipe,
+    sparsity: Decimal,
+    calibration: Path,
+    output: Path,
+    *,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Slice a model and write the checkpoint.
+
+    Args:
+        path: Directory of the model, or a checkpoint of ours.
+        recipe: Names the method and its settings.
+        sparsity: Fraction of the hidden size, in [0, 1).
+        calibration: Windows file of ``fusegpt sample``.
+        output: Must not exist or be empty.
+        device: Where to work.
+
+    Returns:
+        The contents of ``fusegpt.json``.
+
+    Raises:
+        ArchitectureError: The model's family cannot be sliced; said before weights are loaded.
+        ArtifactError: A file is missing or corrupt, or the output is taken.
+        ConfigError: Nothing would be left.
+    """
+    if (path / "config.json").is_file():
+        family_of(read_json(path / "config.json"), str(path))
+    windows, about = read_windows(calibration), read_meta(calibration)
+    model = load(path, dtype=recipe.dtype, device=device)
+    with Timer() as timer:
+        pieces = batches(windows, recipe.calibration.batch_size)
+        method = WIDTHS[recipe.method].load()
+        sliced, record = method(model, pieces, sparsity, seed=recipe.seed, **recipe.settings())
+    made = {
+        "inputs": {"calibration": sha256(calibration)},
+        "parent": parent_record(path, output),
+        "data": {"calibration": about},
+        "seconds": round(timer.seconds, 3),
+        "memory_gib": round(peak_memory_gib(), 3),
+    }
+    return publish_slice(sliced, recipe, sparsity, record, output, made=made)
+
+
+def publish_slice(
+    model: Model,
+    recipe: WidthRecipe,
+    sparsity: Decimal | float,
+    record: dict[str, Any],
+    output: Path,
+    *,
+    made: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write weights, tokenizer, ``fusegpt.json`` and the card of a sliced model.
+
+    Args:
+        model: Sliced.
+        recipe: Of the slicing.
+        sparsity: As asked.
+        record: From the method: hidden_size, width, head_width, kept_energy.
+        output: Must not exist or be empty.
+        made: How: parent, inputs, data, seconds, memory_gib.
+
+    Returns:
+        The contents of ``fusegpt.json``.
+
+    Raises:
+        ArtifactError: The directory is taken, or the disk is full.
+    """
+    info: dict[str, Any] = {
+        "kind": "slice",
+        "num_blocks": model.num_blocks,
+        "kept": list(model.kept),
+        "removed": [unit.to_json() for unit in model.removed],
+        "sparsity": float(sparsity),
+        **record,
+        "parameters": model.module.num_parameters(),
+        "dtype": recipe.dtype,
+        "recipe_id": recipe.id,
+        "recipe": recipe.to_json(),
+        "seed": recipe.seed,
+        **(made or {}),
+        "stage_version": STAGE_VERSION["slice"],
+        "provenance": provenance(model.device),
+        **about_base(model),
+    }
+    save(model, output, extra=info, card=card(info, []))
+    return info

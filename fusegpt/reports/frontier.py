@@ -13,7 +13,7 @@ from fusegpt.reports.tables import format_sparsity, with_labels
 
 __all__ = ["Axis", "frontier_chart", "speed_axis"]
 
-KEY = ["recipe", "recipe_id", "step"]
+KEY = ["recipe", "recipe_id", "sparsity", "step"]
 SPEED_UPS = ("decode_speedup", "prefill_speedup")
 
 
@@ -24,7 +24,7 @@ class Axis:
     Attributes:
         title: Of the axis.
         measured: Whether speed was measured; otherwise the parameters left stand for it.
-        values: Columns recipe, recipe_id, step, cost.
+        values: Columns recipe, recipe_id, sparsity, step, cost.
         more_is_better: Of ``cost``.
     """
 
@@ -74,7 +74,7 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
     if len(data) < 2:
         return None
     better = bool(data["higher_is_better"].iloc[0])
-    data = data[[*KEY, "seed", "sparsity", "value", "cost"]].assign(
+    data = data[[*KEY, "seed", "value", "cost"]].assign(
         frontier=_frontier(data, better, axis.more_is_better),
         words=data["sparsity"].map(format_sparsity),
     )

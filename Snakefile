@@ -9,15 +9,9 @@ configfile: f"{workflow.current_basedir}/config/config.yaml"
 
 
 include: "rules/common.smk"
-include: "rules/data.smk"
-include: "rules/llava.smk"
-include: "rules/prune.smk"
-include: "rules/checkpoint.smk"
-include: "rules/evaluate.smk"
-include: "rules/slicegpt.smk"
-include: "rules/report.smk"
 
 
+# Before the rules: later, and outputs in a bucket would lose all constraints.
 wildcard_constraints:
     model=one_of(PLAN.models),
     recipe=one_of([DENSE, *PLAN.recipes, *PLAN.slices]),
@@ -26,6 +20,15 @@ wildcard_constraints:
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),
     k=r"\d{3}",
+
+
+include: "rules/data.smk"
+include: "rules/llava.smk"
+include: "rules/prune.smk"
+include: "rules/checkpoint.smk"
+include: "rules/evaluate.smk"
+include: "rules/slicegpt.smk"
+include: "rules/report.smk"
 
 
 localrules:

@@ -43,7 +43,7 @@ STAGE_VERSION: dict[str, int] = {
     "fuse": 1,
     "merge": 1,
     "slice": 1,
-    "card": 1,
+    "card": 2,
     "evaluate": 2,
     "table": 2,
     "figure": 1,

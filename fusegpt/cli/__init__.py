@@ -39,8 +39,9 @@ VERBS: dict[str, Entry] = {
     "table": Entry("fusegpt.cli.table:table"),
     "figure": Entry("fusegpt.cli.figure:figure"),
     "report": Entry("fusegpt.cli.report:report"),
+    "push": Entry("fusegpt.cli.push:push"),
 }
-"""Verbs in the order of a day's work; the last seven are what the workflow's rules call."""
+"""Verbs in the order of a day's work."""
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -31,7 +31,7 @@ def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str
         The whole file as text.
     """
     about = slice_parts if info.get("kind") == "slice" else _depth_parts
-    parts = [_front_matter(info), *about(info)]
+    parts = [_front_matter(info), *about(info), _licence(info)]
     parts += [_results(rows), _recipe(info), _limits(info)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -69,6 +69,19 @@ def _opening(info: Mapping[str, Any]) -> str:
     if info.get("parameters"):
         lines[-1] += f" {info['parameters']:,} parameters remain."
     return "\n".join(lines)
+
+
+def _licence(info: Mapping[str, Any]) -> str:
+    base = _link(info.get("base_model", "a language model"))
+    if not info.get("licence"):
+        return (
+            f"## Licence\nThat of {base}, on which this checkpoint is based, is not on record; find"
+            " it before you use this checkpoint or pass it on."
+        )
+    return (
+        f"## Licence\n{info['licence']}, that of {base}. This checkpoint is derived from it, so its"
+        " terms apply here too."
+    )
 
 
 def _link(base: Any) -> str:

@@ -43,8 +43,10 @@ def test_a_local_base_model_is_told_but_not_linked_on_the_hub():
     assert "`/models/mine`" in text
 
 
-def test_an_unknown_licence_is_left_out():
-    assert "license" not in front_matter(card({**INFO, "licence": None}))
+def test_the_licence_is_the_base_models_and_an_unknown_one_is_told():
+    assert "Apache-2.0, that of `org/base-30`" in card(INFO)
+    text = card({**INFO, "licence": None})
+    assert "license" not in front_matter(text) and "is not on record" in text
 
 
 def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():

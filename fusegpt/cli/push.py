@@ -1,0 +1,25 @@
+"""``fusegpt push``: a checkpoint to the model hub, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("checkpoint", type=FOLDER)
+@click.argument("repo_id", metavar="REPO_ID")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--revision", help="The branch, made if need be; main.")
+def push(checkpoint: Path, repo_id: str, private: bool, revision: str | None) -> None:
+    """Upload the directory CHECKPOINT to REPO_ID (ORGANISATION/NAME) and print the address.
+
+    Everything is checked first: the files by checksum, safetensors only, a card with the licence.
+    HF_ENDPOINT says where the hub is, HF_TOKEN who you are.
+    """
+    from fusegpt.reports.push import push as upload
+
+    click.echo(upload(checkpoint, repo_id, private=private, revision=revision))

@@ -1,0 +1,131 @@
+"""A checkpoint to the model hub, with its card; checked whole before anything is sent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from fusegpt.artifacts import check_file, read_json
+from fusegpt.errors import ArtifactError, DataError
+
+__all__ = ["check_checkpoint", "push"]
+
+logger = logging.getLogger(__name__)
+
+CARD, RECORD = "README.md", "fusegpt.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+PLACE = '"PATH"'
+"""What a card written before its repository is known says in its example."""
+
+
+def check_checkpoint(directory: str | Path) -> list[Path]:
+    """The files of a checkpoint that go to the hub; those and no others.
+
+    Args:
+        directory: Of `fusegpt merge` or `fusegpt prune`.
+
+    Raises:
+        ArtifactError: It is no whole checkpoint, a file is not what the record says or could hold
+            a pickle, or the card is missing or names no licence.
+    """
+    directory = Path(directory)
+    record = directory / RECORD
+    if not record.is_file():
+        raise ArtifactError(f"{directory}: must be a checkpoint, {RECORD} is missing")
+    listed = read_json(record).get("files")
+    if not isinstance(listed, Mapping) or not listed:
+        raise ArtifactError(f"{record}: must list its files; merge again with this version")
+    if not any(name.endswith(".safetensors") for name in listed):
+        raise ArtifactError(f"{record}: must list weights as safetensors, got {sorted(listed)}")
+    for name in listed:
+        if PurePosixPath(name).name != name or name.endswith(PICKLES):
+            raise ArtifactError(f"{directory / name}: may hold a pickle, which is never uploaded")
+    _check_card(directory / CARD)
+    for name, about in listed.items():
+        check_file(directory / name, about)
+    return [directory / name for name in (*listed, CARD, RECORD)]
+
+
+def _check_card(card: Path) -> None:
+    if not card.is_file():
+        raise ArtifactError(f"{card}: the card is missing; write it with fusegpt card")
+    text = card.read_text(encoding="utf-8")
+    front = text.split("---\n")[1] if text.startswith("---\n") else ""
+    try:
+        fields = yaml.safe_load(front) or {}
+    except yaml.YAMLError:
+        fields = {}
+    if not isinstance(fields, dict) or not fields.get("license"):
+        raise ArtifactError(
+            f"{card}: must name the base model's licence; give its entry in the configuration a"
+            " licence, or put 'license: ...' into the card's front matter"
+        )
+    if "| task | metric |" not in text:
+        logger.warning("%s: holds no results; fusegpt card adds those of evaluations", card)
+
+
+def push(
+    directory: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None
+) -> str:
+    """Upload a checkpoint in one commit; the repository and the branch are made if need be.
+
+    Where to: the environment's ``HF_ENDPOINT``, with its ``HF_TOKEN`` or the stored login.
+
+    Args:
+        directory: The checkpoint.
+        repo_id: ``ORGANISATION/NAME`` or ``NAME``.
+        private: Of a repository that is made now; an older one stays as it is.
+        revision: The branch; None: ``main``.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ArtifactError: The checkpoint cannot be published as it is; nothing was sent.
+        DataError: The hub cannot be reached or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    files = check_checkpoint(directory)
+    api = HfApi()
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision:
+            api.create_branch(made.repo_id, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            made.repo_id,
+            [CommitOperationAdd(file.name, _content(file, made.repo_id)) for file in files],
+            commit_message=_message(read_json(Path(directory) / RECORD)),
+            revision=revision,
+        )
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise DataError(f"{repo_id}: the hub did not take it: {_reason(error)}") from error
+    except RuntimeError as error:  # one upload among several failed; its reason is the cause
+        cause = error.__cause__ or error
+        raise DataError(f"{repo_id}: the hub did not take it: {_reason(cause)}") from error
+    return str(commit.commit_url)
+
+
+def _content(file: Path, repo_id: str) -> Path | bytes:
+    """The file, or the card with the repository's name in its example."""
+    if file.name != CARD:
+        return file
+    return file.read_text(encoding="utf-8").replace(PLACE, f'"{repo_id}"').encode()
+
+
+def _message(record: Mapping[str, Any]) -> str:
+    name, removed = record.get("recipe_id") or "checkpoint", len(record.get("removed") or [])
+    return f"{name}: {removed} of {record['num_blocks']} removed" if removed else str(name)
+
+
+def _reason(error: BaseException) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{status}, not allowed; log in with hf auth login, or set HF_TOKEN"
+    text = getattr(error, "server_message", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

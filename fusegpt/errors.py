@@ -10,6 +10,7 @@ __all__ = [
     "NumericsError",
     "OutOfMemory",
     "UnknownNameError",
+    "first_line",
 ]
 
 
@@ -55,3 +56,8 @@ class OutOfMemory(FuseGPTError):
     """The device's or the machine's memory is too small; the message names what lowers it."""
 
     exit_code = 77
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, cut to one line; its type when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

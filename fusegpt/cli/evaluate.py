@@ -16,7 +16,7 @@ from fusegpt.cli.options import (
     output_path,
 )
 from fusegpt.config import Dtype, bind
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ConfigError, first_line
 from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.registry import lookup
 
@@ -83,8 +83,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        line = str(error).split("\n")[0]
-        raise ConfigError(f"{path}: not a readable YAML file ({line})") from None
+        raise ConfigError(f"{path}: not a readable YAML file ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a table of keys and values")
     return {key: content.get(key) or {} for key in ("corpora", "tasks")}

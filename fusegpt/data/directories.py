@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusegpt.artifacts import read_json
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, first_line
 from fusegpt.registry import Entry
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def text_config(directory: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{directory}: config.json cannot be read ({line})") from error
+        raise ArtifactError(
+            f"{directory}: config.json cannot be read ({first_line(error)})"
+        ) from error
     return config.get_text_config(decoder=True)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusegpt.errors import DataError
+from fusegpt.errors import DataError, first_line
 
 __all__ = ["read_documents"]
 
@@ -36,8 +36,7 @@ def read_documents(path: Path, limit: int | None = None) -> list[str]:
     try:
         rows = list(itertools.islice(readers[path.suffix](path), limit))
     except (OSError, ValueError, EOFError) as error:  # pyarrow's and json's errors are ValueErrors
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"{path}: cannot be read ({line})") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     if limit is not None and len(rows) < limit:
         raise DataError(f"{path}: {limit} documents asked, {len(rows)} there; lower documents")
     return rows

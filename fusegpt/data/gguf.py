@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.runtime import quiet, torch_dtype
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def convert(
             )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, NotImplementedError, ImportError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{path.name}: transformers cannot read this GGUF ({line})") from error
+        raise ArtifactError(
+            f"{path.name}: transformers cannot read this GGUF ({first_line(error)})"
+        ) from error
     model = _plain_model(loaded, config or {}).to(torch_dtype(dtype))
     if split_digits:
         _split_digits(tokenizer)

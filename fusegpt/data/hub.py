@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fusegpt.errors import ArtifactError, DataError
+from fusegpt.errors import ArtifactError, DataError, first_line
 
 __all__ = ["dataset_file", "model_snapshot", "offline_reason"]
 
@@ -43,7 +43,9 @@ def dataset_file(repository: str, revision: str, name: str, advice: str = ADVICE
     try:
         return Path(hf_hub_download(repository, name, revision=revision, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(f"{what}: the hub did not give it ({_line(error)}); {advice}") from error
+        raise DataError(
+            f"{what}: the hub did not give it ({first_line(error)}); {advice}"
+        ) from error
 
 
 def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -68,10 +70,10 @@ def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str
             )
         )
     except LocalEntryNotFoundError as error:
-        why = reason or _line(error)
+        why = reason or first_line(error)
         raise ArtifactError(f"{what}: not in the hub's cache, and {why}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ArtifactError(f"{what}: the hub did not give it ({_line(error)})") from error
+        raise ArtifactError(f"{what}: the hub did not give it ({first_line(error)})") from error
 
 
 def offline_reason() -> str | None:
@@ -89,7 +91,3 @@ def offline_reason() -> str | None:
     except OSError:
         return f"{constants.ENDPOINT} cannot be reached"
     return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.data.windows import META_KEY, draw
-from fusegpt.errors import DataError
+from fusegpt.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,8 +190,7 @@ def _processor(directory: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, ImportError, TypeError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"{directory}: no readable processor ({line})") from error
+        raise DataError(f"{directory}: no readable processor ({first_line(error)})") from error
     if not isinstance(processor, ProcessorMixin):
         raise DataError(f"{directory}: no processor for images; use text windows")
     return processor

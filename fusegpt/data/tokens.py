@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusegpt.data.directories import register_own_type
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, first_line
 from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{directory}: the tokenizer does not load ({line})") from error
+        raise ArtifactError(
+            f"{directory}: the tokenizer does not load ({first_line(error)})"
+        ) from error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusegpt.artifacts import atomic_path
-from fusegpt.errors import ArtifactError, DataError
+from fusegpt.errors import ArtifactError, DataError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def read_windows(path: Path) -> Tensor:
     try:
         column = pq.read_table(path, columns=["input_ids"]).column("input_ids").combine_chunks()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise ArtifactError(f"{path}: not a readable windows file ({_line(error)})") from error
+        raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
     lengths = set(column.value_lengths().to_pylist())
     if len(lengths) != 1:
         raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
@@ -154,7 +154,7 @@ def _schema_metadata(path: Path) -> dict[bytes, bytes]:
     try:
         return pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: not a readable parquet file ({_line(error)})") from error
+        raise ArtifactError(f"{path}: not a readable parquet file ({first_line(error)})") from error
 
 
 def draw(seed: int, index: int) -> int:
@@ -168,7 +168,3 @@ def _check_length(tokens: int, length: int) -> None:
             f"text too short for the windows asked: {tokens} tokens there, one window needs"
             f" {length}; lower the length to {tokens} or less"
         )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusegpt.data.hub import offline_reason
-from fusegpt.errors import DataError
+from fusegpt.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,8 +41,7 @@ def _from_file(path: Path) -> Dataset:
     try:
         table = pq.read_table(path).replace_schema_metadata(None)  # images stay bytes
     except (OSError, ValueError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"{path}: not a readable parquet file ({line})") from error
+        raise DataError(f"{path}: not a readable parquet file ({first_line(error)})") from error
     if not any(name in table.column_names for name in ("image", "image_1")):
         raise DataError(f"{path}: must have a column image or image_1, has {table.column_names}")
     return Dataset(table)
@@ -60,8 +59,9 @@ def _from_hub(hub: str | None, split: str) -> Dataset:
             return _joined(hub, split)
         return load_dataset(hub, split=split)
     except (OSError, ValueError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"{hub}: the hub did not give it ({line}); {ADVICE}") from error
+        raise DataError(
+            f"{hub}: the hub did not give it ({first_line(error)}); {ADVICE}"
+        ) from error
 
 
 def _joined(hub: str, split: str) -> Dataset:

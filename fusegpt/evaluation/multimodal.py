@@ -19,7 +19,7 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.tasks import TaskManager
 
 from fusegpt.config import PositiveInt
-from fusegpt.errors import ArtifactError, ConfigError, DataError, FuseGPTError
+from fusegpt.errors import ArtifactError, ConfigError, DataError, FuseGPTError, first_line
 from fusegpt.evaluation.items import fingerprint, pack
 from fusegpt.evaluation.task_files import quiet
 from fusegpt.models.model import Model
@@ -240,9 +240,9 @@ def _check_template(processor: Any) -> None:
     try:
         processor.apply_chat_template([{"role": "user", "content": content}])
     except (ValueError, TypeError, TemplateError) as error:
-        line = str(error).strip().split("\n")[0]
         raise ConfigError(
-            f"chat_template: the processor has none for images ({line}); set it to false"
+            f"chat_template: the processor has none for images ({first_line(error)});"
+            " set it to false"
         ) from error
 
 
@@ -252,8 +252,7 @@ def _processor(directory: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, ImportError, TypeError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{directory}: no readable processor ({line})") from error
+        raise ArtifactError(f"{directory}: no readable processor ({first_line(error)})") from error
     if not isinstance(processor, ProcessorMixin):
         raise ArtifactError(
             f"{directory}: must hold an image-text model's processor, has a"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusegpt.errors import DataError
+from fusegpt.errors import DataError, first_line
 from fusegpt.evaluation.items import fingerprint
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def read_table(path: Path) -> pa.Table:
                 return pa.ipc.open_stream(source).read_all().replace_schema_metadata(None)
         return pa.Table.from_pylist(_rows(path))
     except (OSError, ValueError, EOFError) as error:  # pyarrow's and json's are ValueErrors
-        line = str(error).strip().split("\n")[0]
-        raise DataError(f"{path}: cannot be read ({line})") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from lm_eval.tasks import TaskManager
 
 from fusegpt.data.hub import offline_reason
-from fusegpt.errors import ConfigError, DataError, FuseGPTError
+from fusegpt.errors import ConfigError, DataError, FuseGPTError, first_line
 from fusegpt.evaluation.task_data import check_files
 
 __all__ = ["aggregates", "leaves", "load_task", "quiet", "task_file"]
@@ -152,7 +152,7 @@ def _from_file(leaf: str, path: Path) -> Any:
     except FuseGPTError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
-        reason = _line(error)
+        reason = first_line(error)
         raise DataError(f"tasks.{leaf}: the data do not fit the task ({reason})") from error
 
 
@@ -163,7 +163,7 @@ def _from_hub(leaf: str) -> Any:
             return _manager().load([leaf])["tasks"][leaf]
     except (OSError, ValueError, LookupError) as error:
         cfg = _manager().task_index[leaf].cfg or {}
-        why = f"not in the hub's cache, and {reason}" if reason else _line(error)
+        why = f"not in the hub's cache, and {reason}" if reason else first_line(error)
         raise DataError(f"tasks.{leaf}: {cfg.get('dataset_path')}: {why}; {ADVICE}") from error
 
 
@@ -180,7 +180,3 @@ def _offline(offline: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.pictured import Pictured
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, first_line
 from fusegpt.models.blocks import find_blocks, text_config
 from fusegpt.models.units import Granularity, Unit
 
@@ -94,7 +94,9 @@ class Model:
         try:
             return AutoTokenizer.from_pretrained(self.source, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
-            raise ArtifactError(f"{self.source}: no readable tokenizer ({_line(error)})") from error
+            raise ArtifactError(
+                f"{self.source}: no readable tokenizer ({first_line(error)})"
+            ) from error
 
     def units(self, granularity: Granularity = "block") -> list[Unit]:
         """The living units, in order."""
@@ -172,7 +174,3 @@ def _roles(block: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
 
 def _filters(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

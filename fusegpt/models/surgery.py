@@ -16,7 +16,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.twin import twin_check
 from fusegpt.models.units import Unit
 
-__all__ = ["Unit", "remove", "skip", "twin_check"]
+__all__ = ["Unit", "check_basis", "remove", "skip", "twin_check"]
 
 INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 """What blocks call their own number."""
@@ -68,6 +68,19 @@ def skip(model: Model, units: Sequence[Unit]) -> Iterator[None]:
         _restore(undo)
 
 
+def check_basis(model: Model) -> None:
+    """Refuse a model whose blocks each write another basis than they read.
+
+    Raises:
+        ArchitectureError: It is one.
+    """
+    if getattr(model.module, "blocks_change_basis", False):
+        raise ArchitectureError(
+            f"{type(model.module).__name__}: each block reads the basis that the one before it"
+            " writes, so none can go; remove blocks first, slice then"
+        )
+
+
 def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Cut, and cut nothing when the config does not follow; each set of blocks is built once."""
     undo = _cut(model, units)
@@ -84,6 +97,7 @@ def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
 
 def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Shorten list, config and block numbers; return what brings them back."""
+    check_basis(model)
     gone = _dropped(model, units)
     keep = [place for place, index in enumerate(model.kept) if index not in gone]
     undo: Undo = []

@@ -20,6 +20,7 @@ from fusegpt.artifacts import (
 from fusegpt.models.checkpoint import write_delta
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
+from fusegpt.models.surgery import check_basis
 from fusegpt.pruning.adapters import adapter_tensors, restore_adapters
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.report import RecoveryReport
@@ -34,8 +35,12 @@ def load_step(path: Path, recipe: Recipe, device: str) -> Model:
         path: A step's manifest, or the directory of a model.
         recipe: Of the run.
         device: Where to put the model.
+
+    Raises:
+        ArchitectureError: No block of the model can go.
     """
     model = load(path, dtype=recipe.dtype, device=device)
+    check_basis(model)
     restore_adapters(model)
     return model
 

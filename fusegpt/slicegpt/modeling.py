@@ -110,13 +110,18 @@ class SlicedBlock(nn.Module):
 
 
 class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
-    """A causal model of a family with sliced matrices, plain norms and residual adapters."""
+    """A causal model of a family with sliced matrices, plain norms and residual adapters.
+
+    Attributes:
+        blocks_change_basis: No block can be taken out: the next one reads what it writes.
+    """
 
     config_class = SlicedConfig
     base_model_prefix = "inner"
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    blocks_change_basis = True
 
     def __init__(self, config: SlicedConfig) -> None:
         super().__init__(config)

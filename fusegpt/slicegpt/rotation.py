@@ -40,7 +40,7 @@ def slicegpt(
     batches: Sequence[Tensor],
     sparsity: Decimal | float | str,
     *,
-    seed: int = 0,
+    seed: int,
     round_interval: PositiveInt = 8,
     orientation: Literal["random", "pca"] = "random",
     signal: Literal["residual", "normed"] = "residual",

@@ -46,7 +46,7 @@ STAGE_VERSION: dict[str, int] = {
     "card": 2,
     "evaluate": 2,
     "table": 2,
-    "figure": 1,
+    "figure": 2,
     "report": 2,
 }
 """Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports.collect import DENSE
-from fusegpt.reports.tables import value_labels, value_names, with_labels
+from fusegpt.reports.tables import main_labels, value_labels, value_names, with_labels
 
 __all__ = ["PALETTE", "colours_of", "labels_above", "recipes_of", "sparsity_chart", "write_svg"]
 
@@ -110,15 +110,17 @@ def labels_above(order: list[str], field: str = "run") -> alt.Y:
 
 
 def write_svg(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write one panel per model (rows) and value (columns) as an SVG."""
-    rows = []
+    """Write the main values of each model, three panels side by side at most, as an SVG."""
+    groups = []
     for model in pd.unique(frame["model"]):
+        rows = frame[frame["model"] == model]
         panels = [
-            sparsity_chart(frame, model, label).properties(width=360, height=260, title=model)
-            for label in value_labels(frame[frame["model"] == model])
+            sparsity_chart(frame, model, label).properties(width=360, height=260)
+            for label in main_labels(rows) or value_labels(rows)
         ]
-        rows.append(alt.hconcat(*panels))
-    chart = alt.vconcat(*rows).configure(background="white").configure_view(stroke=None)
+        title = alt.Title(model, anchor="start", fontSize=14, offset=12)
+        groups.append(alt.concat(*panels, columns=3, title=title))
+    chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
     with atomic_path(path) as partial:
         chart.save(str(partial), format="svg")
 

@@ -1,10 +1,13 @@
 """The CSV round trip, the summary over seeds, and the table a terminal shows."""
 
+import re
+
 import pytest
 
 from fusegpt.errors import ArtifactError
 from fusegpt.reports import tables
 from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.figures import write_svg
 from fusegpt.reports.grid import protocol_grid
 
 
@@ -93,3 +96,13 @@ def test_the_protocol_is_told_without_checksums(frame):
     assert [cell.text for cell in row] == [
         "docs", "python_docs", "perplexity", "exp(nats/token)", "20", 'corpus python_docs, join " "'
     ]  # fmt: skip
+
+
+def test_the_readmes_picture_shows_the_committed_numbers(root, tmp_path):
+    results = root / "docs/results"
+    write_svg(tmp_path / "again.svg", tables.read_csv(results / "recovery_small.csv"))
+    values = [
+        sorted(re.findall(r'aria-label="(sparsity[^"]*)"', file.read_text()))
+        for file in (results / "recovery_small.svg", tmp_path / "again.svg")
+    ]
+    assert values[0] == values[1] and len(values[0]) >= 2 * 4 * 4

@@ -35,7 +35,8 @@ def fuse(
 ) -> None:
     """Remove the unit with the least importance and recover; write what changed.
 
-    A killed run goes on from its last in-step checkpoint when it is started again.
+    A killed run goes on from its last in-step checkpoint, or its last finished trial, when it is
+    started again.
     """
     from fusegpt.artifacts import read_json
     from fusegpt.pruning.recipe import Recipe
@@ -44,6 +45,7 @@ def fuse(
     record = read_json(scores)
 
     from fusegpt.data.windows import read_windows
+    from fusegpt.pruning.rerank import forget
     from fusegpt.pruning.step import fuse_step
     from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
     from fusegpt.recovery.resume import Checkpoint
@@ -60,3 +62,4 @@ def fuse(
     inputs = {"scores": scores, "finetune": finetune if tunes else None}
     write_step(output, loaded, chosen, done, report, parent=model, inputs=inputs)
     checkpoint.remove()
+    forget(checkpoint)

@@ -28,7 +28,13 @@ __all__ = ["WRITERS", "guarded", "in_words"]
 
 logger = logging.getLogger(__name__)
 
-STEP_FILES = ("resume.safetensors", "delta.safetensors", "training.json", "manifest.json")
+STEP_FILES = (
+    "trials.json",
+    "resume.safetensors",
+    "delta.safetensors",
+    "training.json",
+    "manifest.json",
+)
 WRITERS: dict[str, tuple[str, ...]] = {
     "fetch": ("source.json",),
     "sample": (),

@@ -25,6 +25,7 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_importance(recipe, where)
     _check_selection(recipe, where)
     _check_recovery(recipe, where)
+    _check_rerank(recipe, where)
 
 
 def _check_data(recipe: Recipe, where: str) -> None:
@@ -34,11 +35,10 @@ def _check_data(recipe: Recipe, where: str) -> None:
             f"{where}.recovery.batch_size: must be at least 2, got {recovery['batch_size']};"
             " Eq. 7 normalises over the batch"
         )
-    spec = recipe.finetune
-    if recipe.trains and not spec.rows and spec.sequences < recovery.get("batch_size", 1):
+    spec, batch = recipe.finetune, _batch_size(recipe)
+    if recipe.trains and not spec.rows and spec.sequences < batch:
         raise ConfigError(
-            f"{where}.finetune.sequences: must fill one batch of {recovery['batch_size']},"
-            f" got {spec.sequences}"
+            f"{where}.finetune.sequences: must fill one batch of {batch}, got {spec.sequences}"
         )
 
 
@@ -83,6 +83,39 @@ def _check_recovery(recipe: Recipe, where: str) -> None:
             f"{where}.finetune.sequences: must be at least 2, got {spec.sequences};"
             f" {recipe.method} compares on windows that it did not fit"
         )
+
+
+def _check_rerank(recipe: Recipe, where: str) -> None:
+    rerank = recipe.rerank
+    if rerank is None:
+        return
+    if recipe.selection == "contiguous":
+        raise ConfigError(
+            f"{where}.rerank: tries one unit at a time; with it the selection must be 'iterative'"
+            " or 'one_shot', got 'contiguous'"
+        )
+    if not recipe.trains or recipe.recovers_at_end:
+        able = [name for name, entry in RECOVERIES.items() if entry.trains and entry.when == "step"]
+        raise ConfigError(
+            f"{where}.rerank: tries the recovery of each step, which {recipe.method} has not; the"
+            f" recovery must be one of {', '.join(able)}"
+        )
+    batch, spec = _batch_size(recipe), recipe.finetune
+    if rerank.sequences < batch:
+        raise ConfigError(
+            f"{where}.rerank.sequences: must fill one batch of {batch}, got {rerank.sequences}"
+        )
+    if not spec.rows and spec.sequences < rerank.sequences + rerank.judged:
+        raise ConfigError(
+            f"{where}.finetune.sequences: must be at least {rerank.sequences + rerank.judged},"
+            f" rerank's sequences and judged, got {spec.sequences}"
+        )
+
+
+def _batch_size(recipe: Recipe) -> int:
+    """Sequences that the recovery needs at once; a closed form has no batches."""
+    closed = recipe.recovery.get("fit") == "closed_form"
+    return 1 if closed else recipe.recovery.get("batch_size", 1)
 
 
 def _metrics_with(parameter: str) -> list[str]:

@@ -71,7 +71,7 @@ def _brief(step: Mapping[str, Any]) -> dict[str, Any]:
     names = ("unit", "score", "next_score", "group", "fused_into", "first_loss", "last_loss")
     spent = ("trainable_parameters", "tokens", "optimizer_steps", "flops", "seconds", "memory_gib")
     found = {name: step.get(name) for name in ("step", *names, *spent)}
-    return found | ({"units": step["units"]} if "units" in step else {})
+    return found | {name: step[name] for name in ("units", "rerank") if name in step}
 
 
 def about_base(model: Model) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fusegpt.config import (
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.pruning.checks import check_together
-from fusegpt.pruning.sections import Calibration, Common, WindowsSpec
+from fusegpt.pruning.sections import Calibration, Common, Rerank, WindowsSpec, rerank_of, section_of
 from fusegpt.recovery import RECOVERIES
 from fusegpt.registry import lookup
 
@@ -52,6 +52,7 @@ class Recipe(Strict):
         importance: ``metric`` and its settings, and the settings of ``Common``.
         selection: ``iterative`` scores anew before each removal; ``one_shot`` scores once;
             ``contiguous`` takes one run of neighbours of the dense model, as long as needed.
+        rerank: Try the best candidates before one is removed; absent: the lowest score goes.
         recovery: ``method`` and its settings.
         calibration: Windows for scoring.
         finetune: Windows for recovery.
@@ -62,6 +63,7 @@ class Recipe(Strict):
     name: str
     importance: dict[str, Any]
     selection: Literal["iterative", "one_shot", "contiguous"] = "iterative"
+    rerank: Rerank | None = None
     recovery: dict[str, Any]
     calibration: Calibration = Calibration()
     finetune: WindowsSpec = WindowsSpec()
@@ -116,9 +118,26 @@ class Recipe(Strict):
         """Keyword arguments of the recovery."""
         return {key: value for key, value in self.recovery.items() if key != "method"}
 
+    def trial(self) -> Recipe:
+        """Return the recipe of one trial of ``rerank``: fewer windows, epochs, neighbours."""
+        assert self.rerank is not None, self.name
+        shorter = {"epochs": self.rerank.epochs, "group_size": self.rerank.group_size}
+        known = {name: value for name, value in shorter.items() if name in self.recovery}
+        windows = {"sequences": self.rerank.sequences, "rows": None}
+        return self.model_copy(
+            update={
+                "rerank": None,
+                "recovery": {**self.recovery, **known},
+                "finetune": self.finetune.model_copy(update=windows),
+            }
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Return every setting, defaults included; ``read`` takes it."""
-        return self.model_dump()
+        """Return every setting, defaults included; ``read`` takes it. No rerank is no setting."""
+        settings = self.model_dump()
+        if self.rerank is None:
+            del settings["rerank"]
+        return settings
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Recipe:
@@ -211,6 +230,7 @@ def resolve(
         merged[role] = {k: v for layer in layers for k, v in section_of(layer, role, where).items()}
         if merged[role].get("rows") is not None:
             merged[role].pop("sequences", None)
+    merged["rerank"] = rerank_of(layers, where)
     merged["importance"] = _method(where, "importance", "metric", METRICS, layers)
     merged["recovery"] = _method(where, "recovery", "method", RECOVERIES, layers)
     if seed is not None:
@@ -257,14 +277,6 @@ def _method(
     bound = bind(entry, {**own, **unknown, **applied, **last}, f"{where}.{section}")
     chosen = next(name for name, other in table.items() if other is entry)
     return {key: chosen, **common.model_dump(), **bound}
-
-
-def section_of(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
-    """One table of a recipe's settings; ConfigError if it is something else."""
-    value = (mapping or {}).get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
-    return value
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

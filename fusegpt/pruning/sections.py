@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from fusegpt.config import NonNegativeInt, PositiveInt, Strict
+from pydantic import ValidationError
 
-__all__ = ["Calibration", "Common", "WindowsSpec"]
+from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
+from fusegpt.errors import ConfigError
+
+__all__ = ["Calibration", "Common", "Rerank", "WindowsSpec", "rerank_of", "section_of"]
 
 
 class WindowsSpec(Strict):
@@ -49,3 +53,52 @@ class Common(Strict):
     protect_first: NonNegativeInt = 0
     protect_last: NonNegativeInt = 0
     reference: Literal["current", "original"] = "current"
+
+
+class Rerank(Strict):
+    """Trying the best candidates shortly, and removing the one that recovers best (D41).
+
+    Attributes:
+        candidates: So many units with the lowest scores are tried; 1 tries nothing.
+        sequences: Fine-tuning windows of a trial, the first ones.
+        judged: Fine-tuning windows that a trial's result is judged on, those behind.
+        epochs: Of a trial, where the recovery has epochs.
+        group_size: Of a trial, where the recovery has a group.
+        by: ``cosine``: how far the last hidden states turn from those before the removal.
+            ``loss``: mean loss of the next token.
+    """
+
+    candidates: PositiveInt = 8
+    sequences: PositiveInt = 32
+    judged: PositiveInt = 8
+    epochs: PositiveInt = 1
+    group_size: PositiveInt = 3
+    by: Literal["cosine", "loss"] = "cosine"
+
+
+def section_of(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
+    """One table of a recipe's settings; ConfigError if it is something else."""
+    value = (mapping or {}).get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
+    return value
+
+
+def rerank_of(layers: Sequence[Mapping[str, Any] | None], where: str) -> Rerank | None:
+    """The section, if the recipe or its own settings in an experiment have it.
+
+    Args:
+        layers: Settings of the recipe, of the experiment, and of the experiment for this recipe;
+            later ones are laid over.
+        where: Names the recipe in messages.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+    """
+    tables = [section_of(layer, "rerank", where) for layer in layers]
+    try:
+        found = Rerank.model_validate({k: v for table in tables for k, v in table.items()})
+    except ValidationError as error:
+        raise ConfigError(explain(error, f"{where}.rerank", Rerank)) from None
+    named = [layer["rerank"] for layer in (layers[0], layers[2]) if layer and "rerank" in layer]
+    return found if named and named[-1] is not None else None

@@ -17,6 +17,7 @@ from fusegpt.models.load import load_original
 from fusegpt.models.model import Model
 from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.rerank import rerank
 from fusegpt.pruning.select import candidates, check_run, select_run
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
@@ -26,6 +27,9 @@ from fusegpt.runtime import Timer, peak_memory_gib
 __all__ = ["fuse_step", "score_step"]
 
 logger = logging.getLogger(__name__)
+
+SPENT = ("tokens", "optimizer_steps", "flops")
+"""What a step cost, its trials included."""
 
 
 def score_step(
@@ -136,10 +140,17 @@ def fuse_step(
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
     if "checkpoint" in runtime_parameters(recovery):
         settings["checkpoint"] = checkpoint
+    tried: dict[str, Any] = {}
     with Timer() as timer:
+        if recipe.rerank is not None and recipe.rerank.candidates > 1:
+            assert windows is not None, recipe.method
+            tried = rerank(model, recipe, scores, windows, checkpoint)
+            units = [Unit.from_json(tried["chosen"])]
         gone = units[0] if len(units) == 1 else units
         report = recovery.load()(model, gone, windows, **settings)
     record = _record(model, units, scores, report)
+    if tried:
+        record |= {name: record[name] + tried[name] for name in SPENT} | {"rerank": tried}
     record["seconds"] = round(timer.seconds, 3)
     record["memory_gib"] = round(peak_memory_gib(), 3)
     logger.info("%s", _line(record, recipe, model))
@@ -149,14 +160,15 @@ def fuse_step(
 def _record(
     model: Model, units: Sequence[Unit], scores: Mapping[str, Any], report: RecoveryReport
 ) -> dict[str, Any]:
-    ordered = sorted(row["score"] for row in scores["units"])
+    score = {Unit.from_json(row): row["score"] for row in scores["units"]}
+    own = score.pop(units[0])
     losses = [row["loss"] for row in report.rows]
     return {
         "step": len(model.removed),
         "unit": units[0].to_json(),
         **({"units": [unit.to_json() for unit in units]} if len(units) > 1 else {}),
-        "score": ordered[0],
-        "next_score": ordered[1] if len(ordered) > 1 else None,
+        "score": own,
+        "next_score": min(score.values(), default=None),
         "removed": [gone.to_json() for gone in model.removed],
         "kept": list(model.kept),
         "group": report.group,

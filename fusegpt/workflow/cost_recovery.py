@@ -9,11 +9,11 @@ counts are those of a mean block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.flops import forward_rule, training_rule
-from fusegpt.workflow.cost import Work, drawn
+from fusegpt.workflow.cost import Work, drawn, total
 from fusegpt.workflow.shape import Shape
 
 __all__ = ["Memory", "fuse_work", "least_memory", "merge_work"]
@@ -59,7 +59,31 @@ class _Step:
 def fuse_work(
     recipe: Recipe, num_blocks: int, step: int, shape: Shape | None, sequences: int | None = None
 ) -> Work:
-    """Of removing and recovering at ``step``; ``sequences``: of a file sampled by rows."""
+    """Of removing and recovering at ``step``, the trials of a re-ranking included.
+
+    Args:
+        recipe: Of the run.
+        num_blocks: Of the dense model.
+        step: Its number.
+        shape: Of the model.
+        sequences: Windows of a file that was sampled by rows.
+    """
+    work, rerank = _step_work(recipe, num_blocks, step, shape, sequences), recipe.rerank
+    if rerank is None or rerank.candidates == 1:
+        return work
+    trial = _step_work(recipe.trial(), num_blocks, step, shape, None)
+    if shape is not None and trial.flops is not None:
+        tokens, left = rerank.judged * recipe.finetune.length, num_blocks - step
+        size = (left * shape.values, left * shape.width)
+        judged = forward_rule(*size, tokens, recipe.finetune.length)
+        trial = replace(trial, flops=trial.flops + judged)
+    stay = recipe.importance["protect_first"] + recipe.importance["protect_last"]
+    return total([work, *[trial] * min(rerank.candidates, num_blocks - step + 1 - stay)])
+
+
+def _step_work(
+    recipe: Recipe, num_blocks: int, step: int, shape: Shape | None, sequences: int | None
+) -> Work:
     if not recipe.trains or recipe.recovers_at_end:  # the latter works on merging
         return Work()
     number = drawn(recipe, "finetune", sequences)

@@ -168,6 +168,41 @@ def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
             "importance.kept: must be less than 1, got 1.0",
         ),
         ({"importance": {"metric": "random", "seed": 1}}, "unknown setting 'seed'"),
+        (
+            {"importance": {"metric": "random"}, "rerank": {}},
+            "recipes.a.rerank: tries the recovery of each step, which none has not; the recovery"
+            " must be one of finetune, fusion",
+        ),
+        (
+            {"importance": {"metric": "random"}, "rerank": {}, "recovery": {"method": "lora"}},
+            "recipes.a.rerank: tries the recovery of each step, which lora has not",
+        ),
+        (
+            {
+                "importance": {"metric": "block_influence"},
+                "selection": "contiguous",
+                "rerank": {},
+                "recovery": {"method": "streamline"},
+            },
+            "recipes.a.rerank: tries one unit at a time; with it the selection must be",
+        ),
+        (
+            {
+                "importance": {"metric": "random"},
+                "rerank": {"sequences": 4},
+                "recovery": {"method": "fusion"},
+            },
+            "recipes.a.rerank.sequences: must fill one batch of 8, got 4",
+        ),
+        (
+            {
+                "importance": {"metric": "random"},
+                "rerank": {},
+                "recovery": {"method": "fusion"},
+                "finetune": {"sequences": 32},
+            },
+            "recipes.a.finetune.sequences: must be at least 40, rerank's sequences and judged,",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_runs(settings, message):

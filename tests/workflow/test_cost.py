@@ -160,6 +160,19 @@ def test_a_steps_record_has_what_was_planned(recovery, tiny_llama_dir, shape):
         holds(record, fuse_work(chosen, BLOCKS, number, shape), shape)
 
 
+def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
+    tried = {"candidates": 3, "sequences": 2, "judged": 3, "group_size": 1, "epochs": 1}
+    chosen = recipe({"metric": "macro_influence", "protect_first": 4}, TRAINED[0], rerank=tried)
+    model = load(str(tiny_llama_dir), dtype="float32")
+
+    (record,) = fusegpt.prune(model, chosen, 1, WINDOWS, WINDOWS)
+
+    work = fuse_work(chosen, BLOCKS, 1, shape)
+    assert len(record["rerank"]["candidates"]) == 2
+    holds(record, work, shape)
+    assert work.optimizer_steps == 2 * 2 + 2 * 1
+
+
 def test_terms_that_go_on_training_are_counted_at_most(tiny_llama_dir, shape):
     recovery = {"method": "fusion", **SMALL, **RANKS, "group_size": 9, "fold": "at_end"}
     chosen = recipe({"metric": "macro_influence"}, recovery)

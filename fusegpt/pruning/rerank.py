@@ -1,0 +1,166 @@
+"""Re-ranking: the best candidates are tried shortly, and the one that recovers best goes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from fusegpt.artifacts import read_json, write_json
+from fusegpt.data.windows import batches
+from fusegpt.errors import DataError
+from fusegpt.models.model import Model
+from fusegpt.models.replay import record
+from fusegpt.models.units import Unit
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.sections import Rerank
+from fusegpt.recovery import RECOVERIES
+from fusegpt.recovery.closed_form import next_token_loss
+from fusegpt.recovery.flops import forward_flops
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.runtime import Timer
+
+__all__ = ["forget", "rerank"]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8
+"""Sequences that run at once; changes results by rounding only."""
+
+
+def rerank(
+    model: Model,
+    recipe: Recipe,
+    scores: Mapping[str, Any],
+    windows: Tensor,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Remove and recover each of the best candidates in a copy of the model, and choose.
+
+    A trial is the recipe's own recovery with fewer windows, epochs and neighbours. Its result is
+    judged on fine-tuning windows that no trial saw: 1 - mean over tokens of the cosine between the
+    last hidden states of the model as it is and of the trial, or the loss of the next token. The
+    lowest result is chosen, among equals the lower score (decision D41).
+
+    Args:
+        model: Unchanged; a copy of it lies beside it during a trial.
+        recipe: Its ``rerank`` says how.
+        scores: Of this step, from ``score_step``.
+        windows: Fine-tuning token ids ``[sequences, length]`` int64.
+        checkpoint: Finished trials are kept beside its file, and read back.
+
+    Returns:
+        A record: by, ``candidates`` (unit, score, result, first and last loss of the trial,
+        seconds), the ``chosen`` unit, and what all trials took: tokens, optimizer_steps, flops.
+
+    Raises:
+        DataError: Too few windows.
+        NumericsError: A loss of a trial is NaN or infinite.
+    """
+    settings = recipe.rerank
+    assert settings is not None
+    seen, judged = _split(windows, settings)
+    rows = sorted(scores["units"], key=lambda row: (row["score"], Unit.from_json(row)))
+    before = _last_states(model, judged) if settings.by == "cosine" else []
+    trials = _finished(checkpoint)
+    for row in rows[len(trials) : settings.candidates]:
+        trials.append(_try(model, recipe, row, seen, judged, before))
+        _keep(checkpoint, trials)
+    best = min(trials, key=lambda trial: trial["result"])
+    listed = ", ".join(f"{Unit.from_json(x['unit'])} {x['result']:.4g}" for x in trials)
+    logger.info(
+        "tried %d candidates (%s): %s; %s goes",
+        *(len(trials), settings.by, listed, Unit.from_json(best["unit"])),
+    )
+    spent = ("tokens", "optimizer_steps", "flops")
+    candidates = [{k: v for k, v in trial.items() if k not in spent} for trial in trials]
+    totals = {name: sum(trial[name] for trial in trials) for name in spent}
+    return {"by": settings.by, "candidates": candidates, "chosen": best["unit"], **totals}
+
+
+def forget(checkpoint: Checkpoint) -> None:
+    """Delete the kept trials; the step has ended well."""
+    _file(checkpoint).unlink(missing_ok=True)
+
+
+def _try(
+    model: Model,
+    recipe: Recipe,
+    row: Mapping[str, Any],
+    seen: Tensor,
+    judged: Tensor,
+    before: Sequence[Tensor],
+) -> dict[str, Any]:
+    """One candidate's trial, in a copy of the model."""
+    settings = recipe.trial().recovery_settings()
+    unit = Unit.from_json(dict(row))
+    with Timer() as timer:
+        trial = copy.deepcopy(model, {id(model.adapter_state): model.adapter_state})
+        report = RECOVERIES[recipe.method].load()(trial, unit, seen, seed=recipe.seed, **settings)
+        result = _turn(trial, judged, before) if before else next_token_loss(trial, judged)
+    losses = [step["loss"] for step in report.rows]
+    length = judged.shape[1]
+    return {
+        "unit": unit.to_json(),
+        "score": row["score"],
+        "result": result,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "seconds": round(timer.seconds, 3),
+        "tokens": report.tokens,
+        "optimizer_steps": report.optimizer_steps,
+        "flops": report.flops + forward_flops(trial, trial.kept, judged.numel(), length),
+    }
+
+
+def _split(windows: Tensor, settings: Rerank) -> tuple[Tensor, Tensor]:
+    """The windows of the trials, and those behind, which results are judged on."""
+    wanted = settings.sequences + settings.judged
+    if len(windows) < wanted:
+        raise DataError(
+            f"finetune data: {len(windows)} sequences, but rerank needs {settings.sequences} to try"
+            f" and {settings.judged} to judge on"
+        )
+    return windows[: settings.sequences], windows[settings.sequences : wanted]
+
+
+@torch.no_grad()
+def _last_states(model: Model, windows: Tensor) -> list[Tensor]:
+    """What leaves the last block, ``[batch, seq, hidden]`` each, on the CPU."""
+    return [record(model, batch).hidden_out.cpu() for batch in batches(windows, BATCH)]
+
+
+def _turn(model: Model, windows: Tensor, before: Sequence[Tensor]) -> float:
+    """1 - mean cosine over tokens with the states ``before``; sums in float64."""
+    total = 0.0
+    for old, new in zip(before, _last_states(model, windows), strict=True):
+        total += cosine_similarity(old.float(), new.float(), dim=-1).double().sum().item()
+    return 1 - total / math.prod(windows.shape[:2])
+
+
+def _finished(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+    """Trials that a killed run of the same step had finished."""
+    if checkpoint is None or not _file(checkpoint).is_file():
+        return []
+    kept = read_json(_file(checkpoint))
+    if kept.get("fingerprint") != checkpoint.fingerprint:
+        return []
+    logger.info("%d trials were finished before", len(kept["trials"]))
+    return list(kept["trials"])
+
+
+def _keep(checkpoint: Checkpoint | None, trials: Sequence[Mapping[str, Any]]) -> None:
+    if checkpoint is not None:
+        content = {"fingerprint": checkpoint.fingerprint, "trials": list(trials)}
+        write_json(_file(checkpoint), content)
+
+
+def _file(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path.with_name("trials.json")

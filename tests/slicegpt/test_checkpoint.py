@@ -176,3 +176,16 @@ def test_a_sliced_model_is_not_sliced_again_nor_pruned(sliced_dirs, calibration,
     assert "recipes.slicegpt: slices widths; use fusegpt slice" in capsys.readouterr().err
     assert fusegpt("prune", *common, "--recipe", "block_influence") == 2
     assert "remove blocks first, slice then" in capsys.readouterr().err
+
+
+def test_a_pruned_checkpoint_can_be_sliced(tiny_llama_dir, calibration, tmp_path):
+    common = ("--sparsity", "0.25", "--calibration", calibration)
+    pruned, sliced = tmp_path / "pruned", tmp_path / "sliced"
+    flags = ("--recipe", "last_blocks", *common, "--output", pruned)
+    assert fusegpt("prune", "--model", tiny_llama_dir, *flags) == 0
+
+    flags = ("--recipe", "slicegpt", *common, "--output", sliced)
+    assert fusegpt("slice", "--model", pruned, *flags) == 0
+
+    assert load(sliced).kept == load(pruned).kept == [0, 1, 2, 3]
+    assert "4 of 6 left" in as_text(describe(sliced))

@@ -14,6 +14,7 @@ from fusegpt.errors import FuseGPTError
 from fusegpt.workflow import paths, slices
 from fusegpt.workflow.experiment import DENSE, make_plan
 from fusegpt.workflow.library import with_library
+from fusegpt.workflow.together import settings_of, together
 
 
 def checked_plan():
@@ -32,6 +33,7 @@ CHOSEN = bool(config.get("experiments"))
 
 PLAN = checked_plan()
 SLICED = slices.sliced(PLAN)
+TOGETHER = together(PLAN)
 
 
 def one_of(names):
@@ -219,15 +221,18 @@ def finetune_flag(wildcards, input):
 
 
 def evaluated_model(wildcards):
-    """What is measured: the dense model, or a step; results need no merged checkpoint.
+    """What is measured: the dense model, a step, or a sliced model; none has to be merged.
 
     A recovery after the last removal works on merging, so there the checkpoint is measured.
     """
-    if wildcards.recipe == DENSE:
-        return paths.model(wildcards.model)
-    if PLAN.recipes[wildcards.recipe].recovers_at_end:
-        return paths.checkpoint(wildcards.model, wildcards.recipe, int(wildcards.k))
-    return paths.manifest(wildcards.model, wildcards.recipe, int(wildcards.k))
+    model, recipe, place = wildcards.model, wildcards.recipe, wildcards.place
+    if recipe == DENSE:
+        return paths.model(model)
+    kind, _, number = place.partition("-")
+    if kind == "sparsity":
+        return paths.sliced(model, recipe, number)
+    at_end = PLAN.recipes[recipe].recovers_at_end
+    return (paths.checkpoint if at_end else paths.manifest)(model, recipe, int(number))
 
 
 # The settings of a verb, as JSON on its command line.
@@ -307,31 +312,25 @@ def corpus_files(wildcards):
     return files_of(PLAN.windows[wildcards.windows].corpora)
 
 
-def evaluation_files(wildcards):
-    """The local files that an evaluation reads: its corpus, or the items of its tasks."""
-    return files_by_evaluation(wildcards.evaluation)
+def evaluation_files(evaluations):
+    """The local files that a set reads: corpora, or the items of tasks."""
+    found = {}
+    for name in evaluations.evaluations:
+        tasks = PLAN.tasks_of(name)
+        local = {task: entry for task, entry in tasks.items() if "package" not in entry}
+        found |= dict.fromkeys(files_of(PLAN.corpora_of(name)) + files_of(local))
+    return list(found)
 
 
-@functools.cache
-def files_by_evaluation(evaluation):
-    """Worked out once for all the models that are measured."""
-    tasks = PLAN.tasks_of(evaluation)
-    local = {name: entry for name, entry in tasks.items() if "package" not in entry}
-    return files_of(PLAN.corpora_of(evaluation)) + files_of(local)
+def dense_model_beside(evaluations):
+    """The dense model, for an evaluation that measures it beside the pruned one."""
+    beside = any(map(PLAN.compares_with_dense, evaluations.evaluations))
+    return dense_model if beside else []
 
 
 def dense_model(wildcards):
-    """The dense model's last file, for evaluations that measure it beside the pruned one."""
-    beside = compares_with_dense(wildcards.evaluation)
-    return (
-        [paths.model(wildcards.model)] if beside and wildcards.recipe != DENSE else []
-    )
-
-
-@functools.cache
-def compares_with_dense(evaluation):
-    """Likewise."""
-    return PLAN.compares_with_dense(evaluation)
+    """Its last file; nothing when the dense model itself is measured."""
+    return [] if wildcards.recipe == DENSE else [paths.model(wildcards.model)]
 
 
 def files_of(corpora):
@@ -341,23 +340,41 @@ def files_of(corpora):
     ]
 
 
-def evaluation_flags(wildcards):
-    """What to measure, and how."""
-    return flags_by_evaluation(wildcards.evaluation)
+def evaluation_settings(evaluations):
+    """A parameter for each evaluation, so that Snakemake says which one changed."""
+    return [
+        functools.partial(as_it_is, f"{name}={json.dumps(settings_of(PLAN, name))}")
+        for name in evaluations.evaluations
+    ]
 
 
-@functools.cache
-def flags_by_evaluation(evaluation):
-    """Likewise."""
-    entry = PLAN.evaluations[evaluation]
-    flags = {
-        "--eval": entry.eval,
-        "--dtype": entry.dtype,
-        "--settings": json.dumps(entry.settings),
-        "--corpora": json.dumps(PLAN.corpora_of(evaluation)),
-        "--tasks": json.dumps(PLAN.tasks_of(evaluation)),
-    }
-    return [part for pair in flags.items() for part in pair]
+def as_it_is(value, wildcards):
+    """Snakemake looks for wildcards in a text, but not in what a function returns."""
+    return value
+
+
+def evaluation_flags(wildcards, output):
+    """``--evaluation NAME=SETTINGS --output FILE`` for each result."""
+    flags = []
+    for file in output:
+        name = Path(file).stem
+        settings = json.dumps(settings_of(PLAN, name))
+        flags += ["--evaluation", f"{name}={settings}", "--output", file]
+    return flags
+
+
+def as_evaluate(evaluations):
+    """The name of a set's rule; what a profile says of ``evaluate`` holds for it, too."""
+    names = "evaluate", f"evaluate_{evaluations.label}"
+    known, new = map(workflow.modifier.modify_rulename, names)
+    settings = workflow.resource_settings
+    for said in (
+        settings._parsed_overwrite_threads,
+        settings._parsed_overwrite_resources,
+    ):
+        if known in said:
+            said.setdefault(new, said[known])
+    return names[1]
 
 
 def dense_flag(wildcards, input):

@@ -35,19 +35,6 @@ rule slice:
         " --output {params.directory:q} >{log:q} 2>&1"
 
 
-use rule evaluate as evaluate_slice with:
-    input:
-        model="results/slices/{model}/{recipe}/sparsity-{sparsity}/fusegpt.json",
-        data=evaluation_files,
-        dense=dense_model,
-    output:
-        result="results/evaluations/{model}/{recipe}/sparsity-{sparsity}/{evaluation}.json",
-    log:
-        "logs/evaluate/{model}/{recipe}/sparsity-{sparsity}/{evaluation}.log",
-    benchmark:
-        "benchmarks/runs/evaluate/{model}/{recipe}/sparsity-{sparsity}/{evaluation}.tsv"
-
-
 use rule card as card_slice with:
     input:
         record="results/slices/{model}/{recipe}/sparsity-{sparsity}/fusegpt.json",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -17,10 +18,35 @@ from fusegpt.cli.options import (
 )
 from fusegpt.config import Dtype, bind
 from fusegpt.errors import ConfigError, first_line
-from fusegpt.evaluation import EVALS, Evaluation
+from fusegpt.evaluation import EVALS
 from fusegpt.registry import lookup
 
+if TYPE_CHECKING:
+    from fusegpt.evaluation.together import Asked
+
 __all__ = ["evaluate"]
+
+
+ONE_BY_NAME = "NAME={eval, dtype, settings, corpora, tasks}"
+
+
+class NamedEntry(click.ParamType):
+    """An evaluation of the configuration with its name."""
+
+    name = ONE_BY_NAME
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, dict[str, Any]]:
+        """Split at the first ``=``; the rest is JSON."""
+        name, _, text = value.partition("=")
+        try:
+            entry = json.loads(text)
+            return name, {key: entry[key] for key in ("eval", "dtype", "settings")} | {
+                key: entry.get(key, {}) for key in ("corpora", "tasks")
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.fail(f"must be {ONE_BY_NAME} in JSON, got {value!r}", param, ctx)
 
 
 @click.command()
@@ -40,8 +66,15 @@ __all__ = ["evaluate"]
 @click.option("--dense", type=input_path, help="The dense model's directory, to compare speed.")
 @click.option("--store", type=output_path, help="A folder that keeps what was measured, by task.")
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="bfloat16", show_default=True)
+@click.option(
+    "--evaluation",
+    "entries",
+    type=NamedEntry(),
+    multiple=True,
+    help="In place of the options above: each has an --output NAME.json; they share the model.",
+)
 @device_option
-@click.option("--output", type=output_path, required=True, help="The JSON file to write.")
+@click.option("--output", type=output_path, required=True, multiple=True, help="JSON to write.")
 def evaluate(
     model: Path,
     name: str,
@@ -52,27 +85,55 @@ def evaluate(
     dense: Path | None,
     store: Path | None,
     dtype: str,
+    entries: Sequence[tuple[str, dict[str, Any]]],
     device: str,
-    output: Path,
+    output: Sequence[Path],
     **flags: Any,
 ) -> None:
     """Measure a model and write the rows as JSON; a short table goes to stdout."""
     flags["corpus"] = flags.pop("data")
     given = {key: value for key, value in flags.items() if value is not None}
-    evaluation = lookup(EVALS, name, "evaluation")
-    bound = bind(evaluation, {**settings, **given}, f"evaluations.{name}")
-    known = _read_config(config)
-    reads = {
-        "corpora": known.get("corpora", {}) if corpora is None else corpora,
-        "tasks": known.get("tasks", {}) if tasks is None else tasks,
-        "models": {"model": model, "dense": dense},
-    }
-    result = _run(model, evaluation, bound, reads, store, dtype=dtype, device=device)
-    from fusegpt.artifacts import parent_record, write_json
+    if not entries:
+        known = _read_config(config)
+        entry = {
+            "eval": name,
+            "dtype": dtype,
+            "settings": {**settings, **given},
+            "corpora": known.get("corpora", {}) if corpora is None else corpora,
+            "tasks": known.get("tasks", {}) if tasks is None else tasks,
+        }
+        entries = [(output[0].stem, entry)]
+    places = _places([name for name, _ in entries], output)
+    models = {"model": model, "dense": dense}
+    asked = [_asked(entry, models, places[name]) for name, entry in entries]
+    dtypes = sorted({entry["dtype"] for _, entry in entries})
+    if len(dtypes) > 1:
+        raise click.UsageError(f"--evaluation: all must have one dtype, got {', '.join(dtypes)}.")
+    from fusegpt.evaluation.together import evaluate_together
 
-    parent = parent_record(model, output.parent)
-    write_json(output, {"eval": name, "settings": bound, "parent": parent, **result})
-    _print_rows(result["rows"])
+    for result in evaluate_together(model, asked, store, dtype=dtypes[0], device=device):
+        _print_rows(result["rows"])
+
+
+def _places(names: Sequence[str], outputs: Sequence[Path]) -> dict[str, Path]:
+    """Which output is whose."""
+    places = {output.stem: output for output in outputs}
+    if sorted(places) != sorted(names) or len(places) != len(outputs):
+        raise click.UsageError(
+            "--output: must be one NAME.json for each evaluation, got"
+            f" {', '.join(map(str, outputs))} for {', '.join(names)}."
+        )
+    return places
+
+
+def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: Path) -> Asked:
+    """Check an entry's settings and fill in the defaults."""
+    from fusegpt.evaluation.together import Asked
+
+    evaluation = lookup(EVALS, entry["eval"], "evaluation")
+    bound = bind(evaluation, entry["settings"], f"evaluations.{entry['eval']}")
+    reads = {**entry, "models": models}[evaluation.reads]
+    return Asked(entry["eval"], bound, reads, output)
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
@@ -87,51 +148,6 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a table of keys and values")
     return {key: content.get(key) or {} for key in ("corpora", "tasks")}
-
-
-def _run(
-    path: Path,
-    evaluation: Evaluation,
-    settings: Mapping[str, Any],
-    reads: Mapping[str, Any],
-    store: Path | None,
-    *,
-    dtype: str,
-    device: str,
-) -> dict[str, Any]:
-    """Plan, load, measure."""
-    from fusegpt.artifacts import provenance
-    from fusegpt.evaluation.run import run
-    from fusegpt.evaluation.store import Store, model_digest
-    from fusegpt.models.load import load
-    from fusegpt.runtime import device as torch_device
-    from fusegpt.runtime import peak_memory_gib
-
-    place = torch_device(device)
-    plan = evaluation.load()(_directory(path), reads[evaluation.reads], **settings)
-    kept = Store(store, model_digest(path)) if store and evaluation.in_parts else None
-    result = run(
-        evaluation,
-        plan,
-        lambda: load(path, dtype=dtype, device=place),
-        kept,
-        dtype=dtype,
-        device=device,
-    )
-    return {
-        **result,
-        "dtype": dtype,
-        "peak_memory_gib": round(peak_memory_gib(), 3),
-        "provenance": provenance(place),
-    }
-
-
-def _directory(path: Path) -> Path:
-    """Where the config and the tokenizer of a model lie: of a step, those of its dense model."""
-    from fusegpt.models.chain import read_chain
-
-    manifest = path if path.suffix == ".json" else path / "manifest.json"
-    return read_chain(manifest).source if manifest.is_file() else path
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

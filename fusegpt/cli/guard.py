@@ -70,14 +70,15 @@ def guarded(verb: str, command: click.Command) -> click.Command:
 
     @functools.wraps(inner)
     def callback(**given: Any) -> Any:
-        job, output = _job(verb, given), Path(given["output"])
-        before = _state(verb, output)
-        with sole_writer(output, job=job, wait_seconds=_patience()) as waited_for:
-            done = waited_for == job and _state(verb, output) != before
-            if done and _is_whole(verb, output):
-                logger.info("%s: finished by the process waited for; nothing is left", output)
+        job, outputs = _job(verb, given), _outputs(given)
+        before = [_state(verb, output) for output in outputs]
+        with sole_writer(outputs[0], job=job, wait_seconds=_patience()) as waited_for:
+            changed = all(_state(verb, x) != old for x, old in zip(outputs, before, strict=True))
+            if waited_for == job and changed and all(_is_whole(verb, x) for x in outputs):
+                logger.info("%s: finished by the process waited for; nothing is left", outputs[0])
                 return None
-            _remove_leftovers(verb, output)
+            for output in outputs:
+                _remove_leftovers(verb, output)
             with lease(str(given.get("device", "cpu"))):
                 return inner(**given)
 
@@ -129,6 +130,12 @@ def _named(value: Any) -> Any:
         return value
     files = [value] if value.is_file() else [value / name for name in NOTES]
     return [os.path.abspath(value), *(sha256(file) for file in files if file.is_file())]
+
+
+def _outputs(given: Mapping[str, Any]) -> list[Path]:
+    """Where a verb writes; the first output's lock stands for all of them."""
+    output = given["output"]
+    return [Path(each) for each in (output if isinstance(output, tuple) else [output])]
 
 
 def _last(verb: str, output: Path) -> Path:

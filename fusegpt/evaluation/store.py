@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import read_json, sha256, write_json
+from fusegpt.artifacts import parent_record, read_json, sha256, write_json
 
 __all__ = ["Store", "digest", "model_digest"]
 
@@ -57,11 +57,11 @@ def model_digest(path: Path) -> str:
     """What tells one model from another: a digest of its weights, config and tokenizer.
 
     Args:
-        path: A model or checkpoint directory, or a step's manifest, which names all its parents by
-            checksum.
+        path: A step's manifest, or the directory of a model. A record of ours in it names all
+            files, or all parents, by checksum.
     """
-    manifest = path if path.suffix == ".json" else path / "manifest.json"
-    if manifest.is_file():
-        return sha256(manifest)[:32]
+    record = parent_record(path, path.parent)
+    if record is not None:
+        return record["sha256"][:32]
     files = sorted({file for pattern in DECIDES for file in path.glob(pattern)})
     return digest([[file.name, sha256(file)] for file in files])

@@ -18,9 +18,13 @@ from fusegpt.errors import ConfigError
 __all__ = ["Job", "jobs", "snakefile"]
 
 
+SETS = "evaluate_"
+"""How the rules of sets of evaluations begin; the rest names the set."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One job of a dry run."""
+    """One job of a dry run; sets of evaluations all are of the rule ``evaluate``."""
 
     rule: str
     wildcards: Mapping[str, str]
@@ -73,5 +77,8 @@ def _parse(text: str) -> list[Job]:
         assert rule is not None
         line = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
         pairs = [pair.split("=", 1) for pair in line[1].split(", ")] if line else []
-        found.append(Job(rule[1], {pair[0]: pair[1] for pair in pairs}))
+        name, wildcards = rule[1], {pair[0]: pair[1] for pair in pairs}
+        if name.startswith(SETS):
+            name, wildcards["evaluation"] = "evaluate", name.removeprefix(SETS)
+        found.append(Job(name, wildcards))
     return [job for job in found if job.rule != "all"]

@@ -11,8 +11,11 @@ from pathlib import Path
 def main(verb: str, *arguments: str) -> None:
     flags = dict(zip(arguments[::2], arguments[1::2], strict=True))
     output = Path(flags["--output"])
-    with open(os.environ["STUB_LEDGER"], "a", encoding="utf-8") as ledger:
-        ledger.write(f"{verb} {output}\n")
+    if verb == "evaluate":
+        return evaluate(arguments, Path(flags["--model"]), Path(flags["--store"]))
+    note(f"{verb} {output}")
+    if os.environ.get("STUB_RAISE") == verb:  # another version gives other results
+        arguments += ("raised",)
     files = {
         "fetch": [output / "source.json"],
         "start": [Path(flags.get("--recipe-output", output)), output],
@@ -23,12 +26,43 @@ def main(verb: str, *arguments: str) -> None:
     }.get(verb, [output])
     for file in files:
         write(file, arguments)
-    hang = os.environ.get("STUB_HANG")
-    if hang and verb == "fuse" and output.name == hang:
+    if verb == "fuse":
+        hang(output.name)
+        write(output / "manifest.json", arguments)
+
+
+def evaluate(arguments: tuple[str, ...], model: Path, store: Path) -> None:
+    """One line ``load`` for a process that measures anything, one ``evaluate`` for each result."""
+    pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
+    entries = [value for name, value in pairs if name == "--evaluation"]
+    outputs = [Path(value) for name, value in pairs if name == "--output"]
+    records = [model / name for name in ("manifest.json", "source.json", "fusegpt.json")]
+    read = b"".join(file.read_bytes() for file in records if file.is_file())
+    loaded = False
+    for entry, output in zip(entries, outputs, strict=True):
+        assert entry.startswith(f"{output.stem}=")
+        key = hashlib.sha256(entry.encode() + read).hexdigest()
+        if not (store / key).exists():
+            if not loaded:
+                note(f"load {output.parent}")
+            loaded = True
+            hang(output.stem)
+            note(f"evaluate {output}")
+            store.mkdir(parents=True, exist_ok=True)
+            (store / key).write_text(json.dumps({"digest": key}), encoding="utf-8")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes((store / key).read_bytes())
+
+
+def note(line: str) -> None:
+    with open(os.environ["STUB_LEDGER"], "a", encoding="utf-8") as ledger:
+        ledger.write(f"{line}\n")
+
+
+def hang(name: str) -> None:
+    if os.environ.get("STUB_HANG") == name:
         Path(os.environ["STUB_LEDGER"]).with_name("hanging").touch()
         time.sleep(120)
-    if verb == "fuse":
-        write(output / "manifest.json", arguments)
 
 
 def write(file: Path, arguments: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/config.yaml")}
-GPU_RULES = ("score", "fuse", "merge", "evaluate")
+GPU_RULES = ("score", "fuse", "merge", "evaluate_python_docs_demo")
 
 
 def planned(directory: Path, *arguments: str, **environment: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 
-from tests.workflow.conftest import ROOT, Project, verbs
+from tests.workflow.conftest import EVALUATION, ROOT, Project, verbs
 
 AFTER_EVALUATION = {"card": 2, "table": 1, "figure": 1, "report": 1}
 
@@ -24,7 +25,7 @@ def test_a_first_run_starts_each_job_once(project):
     assert len(set(started)) == len(started)
     assert verbs(started) == {
         **{"fetch": 1, "sample": 2, "start": 2, "score": 2, "fuse": 2, "merge": 2},
-        **{"evaluate": 6, **AFTER_EVALUATION},
+        **{"load": 3, "evaluate": 6, **AFTER_EVALUATION},
     }
 
 
@@ -65,8 +66,70 @@ def test_an_evaluations_setting_reruns_this_evaluation_alone(finished):
 
     started = finished.started()
 
-    assert verbs(started) == {"evaluate": 3, **AFTER_EVALUATION}
+    assert verbs(started) == {"load": 3, "evaluate": 3, **AFTER_EVALUATION}
     assert all(line.endswith("short.json") for line in started if line.startswith("evaluate"))
+
+
+def test_another_evaluation_measures_this_one_alone(finished):
+    finished.config["evaluations"]["long"] = {**EVALUATION, "length": 64}
+    finished.study["evaluations"].append("long")
+
+    planned = finished.snakemake("-n").stdout
+    started = finished.started()
+
+    assert "Missing output files: results/evaluations/tiny/dense/step-000/long.json" in planned
+    assert verbs(started) == {"load": 3, "evaluate": 3, **AFTER_EVALUATION}
+    assert all(line.endswith("long.json") for line in started if line.startswith("evaluate"))
+
+
+def test_one_evaluation_less_measures_nothing(finished):
+    finished.study["evaluations"].remove("short")
+
+    started = finished.started()
+
+    assert verbs(started) == AFTER_EVALUATION
+    finished.study["evaluations"].append("short")
+    assert verbs(finished.started()) == AFTER_EVALUATION
+
+
+def test_a_deleted_result_is_read_back_and_a_dry_run_names_the_change(finished):
+    (finished.directory / "results/evaluations/tiny/dense/step-000/docs.json").unlink()
+    finished.config["evaluations"]["short"]["windows"] = 3
+
+    planned = finished.snakemake("-n").stdout
+
+    assert "Missing output files: results/evaluations/tiny/dense/step-000/docs.json" in planned
+    assert re.search(r"before: 'short=.*\"windows\": 2.* now: 'short=.*\"windows\": 3", planned)
+    started = finished.started()
+    assert all(line.endswith("short.json") for line in started if line.startswith("evaluate"))
+
+
+def test_a_forced_set_measures_nothing_twice(finished):
+    started = finished.started("--forcerun", "evaluate_docs_short")
+
+    assert verbs(started) == AFTER_EVALUATION
+
+
+def test_evaluations_share_a_process_only_where_that_changes_nothing(project):
+    project.config["evaluations"] |= {
+        "speed": {"eval": "speed"},
+        "exact": {**EVALUATION, "dtype": "float32"},
+    }
+    names = ["docs", "short", "speed", "exact"]
+    project.study.update(recipes=["dense"], evaluations=names, keep_checkpoints=False)
+    project.config["experiments"]["other"] = {
+        **project.study,
+        "recipes": ["macro_influence"],
+        "evaluations": ["docs"],
+    }
+
+    started = project.started()
+
+    assert verbs(started)["evaluate"] == 5
+    assert sorted(line for line in started if line.startswith("load")) == [
+        *["load results/evaluations/tiny/dense/step-000"] * 3,
+        f"load results/evaluations/tiny/{recipe_ids(project).pop()}/step-001",
+    ]
 
 
 def test_a_recipes_setting_computes_beside_the_old_result(finished):
@@ -87,7 +150,8 @@ def test_a_raised_stage_version_reruns_the_stage_and_what_follows(finished):
 
     started = finished.started()
 
-    assert verbs(started) == {"fuse": 2, "merge": 2, "evaluate": 4, **AFTER_EVALUATION}
+    work = {"fuse": 2, "merge": 2, "load": 2, "evaluate": 4}
+    assert verbs(started) == {**work, **AFTER_EVALUATION}
     assert finished.started() == []
 
 
@@ -136,8 +200,9 @@ def test_two_experiments_share_what_they_have_in_common(finished):
     assert verbs(finished.started()) == {"table": 1, "figure": 1, "report": 1}
 
 
-def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
-    project.environment["STUB_HANG"] = "step-001"
+def kill_where_it_hangs(project: Project, name: str) -> list[str]:
+    """Kill scheduler and jobs where the stand-in hangs; what was started until then."""
+    project.environment["STUB_HANG"] = name
     with subprocess.Popen(
         project.command(),
         cwd=project.directory,
@@ -150,15 +215,32 @@ def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
         while not (project.directory / "hanging").exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGKILL)
-    interrupted = [line for line in project.lines() if line.startswith("fuse")]
-    assert interrupted
     del project.environment["STUB_HANG"]
     assert project.snakemake("--unlock").returncode == 0
+    return project.lines()
+
+
+def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
+    killed = kill_where_it_hangs(project, "step-001")
+    interrupted = [line for line in killed if line.startswith("fuse")]
+    assert interrupted
 
     started = project.started()
 
     assert set(interrupted) <= set(started)
-    assert not {"fetch", "sample", "start"} & set(verbs(started))
+    assert not [x for x in killed if x.split()[0] in ("fetch", "sample", "start") and x in started]
     for manifest in project.directory.glob("results/runs/tiny/*/step-001/manifest.json"):
         json.loads(manifest.read_text())
+    assert project.started() == []
+
+
+def test_evaluations_killed_in_the_middle_lose_the_one_that_was_measured(project):
+    killed = kill_where_it_hangs(project, "short")
+    assert any(x.startswith("evaluate") for x in killed)
+
+    started = project.started()
+
+    assert not set(x for x in killed if x.startswith("evaluate")) & set(started)
+    everything = [line for line in [*killed, *started] if line.startswith("evaluate")]
+    assert len(everything) == len(set(everything)) == 6
     assert project.started() == []

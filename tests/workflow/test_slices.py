@@ -111,9 +111,9 @@ def test_another_sparsity_is_sliced_alone_and_nothing_else_runs_again(project):
     second = verbs(project.started())
 
     assert first == Counter(
-        fetch=1, sample=1, slice=2, evaluate=6, card=2, table=1, figure=1, report=1
+        fetch=1, sample=1, slice=2, load=3, evaluate=6, card=2, table=1, figure=1, report=1
     )
-    assert second == Counter(slice=1, evaluate=2, card=1, table=1, figure=1, report=1)
+    assert second == Counter(slice=1, load=1, evaluate=2, card=1, table=1, figure=1, report=1)
     assert project.started() == []
 
 

@@ -1,0 +1,128 @@
+"""Several evaluations of one model in one process: it is loaded once, or not at all."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import STAGE_VERSION, parent_record, provenance, sha256, write_json
+from fusegpt.evaluation import EVALS, Evaluation
+from fusegpt.evaluation.store import Store, digest, model_digest
+
+__all__ = ["Asked", "evaluate_together"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One evaluation that is asked for.
+
+    Attributes:
+        eval: Key of ``EVALS``.
+        settings: All of them, checked.
+        reads: Second argument of its planning function.
+        output: Where the result goes.
+    """
+
+    eval: str
+    settings: Mapping[str, Any]
+    reads: Mapping[str, Any]
+    output: Path
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its line of the table."""
+        return EVALS[self.eval]
+
+    def key(self, model: str, dtype: str) -> str | None:
+        """A digest of all that a result follows from; None: it is timed anew whenever asked for.
+
+        Libraries and device are left out: when they change, the workflow repeats nothing either.
+        """
+        if self.evaluation.reads == "models":
+            return None
+        splits = [entry.get("splits", {}).values() for entry in self.reads.values()]
+        named = [*(file for files in splits for file in files), self.settings.get("corpus", "")]
+        files = sorted({str(file) for file in named if Path(file).is_file()})
+        return digest(
+            {
+                "eval": self.eval,
+                "version": STAGE_VERSION["evaluate"],
+                "settings": self.settings,
+                "reads": self.reads,
+                "files": {file: sha256(file) for file in files},
+                "dtype": dtype,
+                "model": model,
+            }
+        )
+
+
+def evaluate_together(
+    model: Path, asked: Sequence[Asked], store: Path | None, *, dtype: str, device: str
+) -> Iterator[dict[str, Any]]:
+    """Measure what is not measured yet, and write each result as soon as there is one.
+
+    What is in the store is read back, so whoever is interrupted loses one evaluation, and of one
+    with parts only a part.
+
+    Args:
+        model: Its directory, or a step's manifest.
+        asked: All of one dtype.
+        store: A folder that keeps what was measured; None: nothing is kept.
+        dtype: Of the weights.
+        device: Where the model is put.
+
+    Yields:
+        What lies at each output, in the order of ``asked``.
+    """
+    kept = Store(store, model_digest(model)) if store else None
+    keys = [entry.key(kept.model, dtype) if kept else None for entry in asked]
+    found = [kept.get({"key": key}) if kept and key else None for key in keys]
+    waiting = [entry for entry, earlier in zip(asked, found, strict=True) if earlier is None]
+    measured = _measure(model, waiting, kept, dtype=dtype, device=device)
+    for entry, key, result in zip(asked, keys, found, strict=True):
+        if result is not None:
+            logger.info("%s: measured before, read back from %s", entry.output, store)
+        else:
+            result = {"eval": entry.eval, "settings": entry.settings, **next(measured)}
+            if kept and key:
+                kept.put({"key": key}, result)
+        parent = parent_record(model, entry.output.parent)
+        write_json(entry.output, result | {"parent": parent})
+        yield result
+
+
+def _measure(
+    model: Path, asked: Sequence[Asked], kept: Store | None, *, dtype: str, device: str
+) -> Iterator[dict[str, Any]]:
+    """Plan all, load once, measure one after the other."""
+    from fusegpt.evaluation.run import run
+    from fusegpt.models.load import load
+    from fusegpt.runtime import device as torch_device
+    from fusegpt.runtime import peak_memory_gib
+
+    place = torch_device(device)
+    directory = _directory(model)
+    plans = [entry.evaluation.load()(directory, entry.reads, **entry.settings) for entry in asked]
+    loaded = functools.cache(lambda: load(model, dtype=dtype, device=place))
+    for entry, plan in zip(asked, plans, strict=True):
+        result = run(entry.evaluation, plan, loaded, kept, dtype=dtype, device=device)
+        yield {
+            **result,
+            "dtype": dtype,
+            "peak_memory_gib": round(peak_memory_gib(), 3),
+            "provenance": provenance(place),
+        }
+
+
+def _directory(path: Path) -> Path:
+    """Where the config and the tokenizer of a model lie: of a step, those of its dense model."""
+    from fusegpt.models.chain import read_chain
+
+    manifest = path if path.suffix == ".json" else path / "manifest.json"
+    return read_chain(manifest).source if manifest.is_file() else path

@@ -1,0 +1,109 @@
+"""Which evaluations of one model share a process, and so one loaded model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from fusegpt.workflow import paths
+from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.slices import slice_points
+
+__all__ = ["Together", "settings_of", "together"]
+
+Place = tuple[str, str, str]
+"""Model, recipe id, and ``step-...`` or ``sparsity-...``: where the results of one model lie."""
+LONGEST = 48
+
+
+@dataclass(frozen=True)
+class Together:
+    """Evaluations that the same models are measured by, in one process each.
+
+    Attributes:
+        label: Of the rule, the log and the benchmark; distinct.
+        evaluations: Their names, in the configuration's order. They have one dtype, and the same
+            experiments want them; one that compares two models is alone, so that nothing else is
+            in memory.
+        places: The models that are measured by exactly these.
+    """
+
+    label: str
+    evaluations: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def models(self) -> str:
+        """A regular expression for ``model`` in a path, which looks ahead at the rest of it."""
+        runs = []
+        for (model, recipe), places in groupby(sorted(self.places), lambda place: place[:2]):
+            last = "|".join(re.escape(place) for _, _, place in places)
+            runs.append(f"{re.escape(model)}/{re.escape(recipe)}/(?:{last})/")
+        names = sorted({re.escape(model) for model, _, _ in self.places})
+        return f"(?={'|'.join(runs)})(?:{'|'.join(names)})"
+
+
+def together(plan: Plan) -> tuple[Together, ...]:
+    """Share out every evaluation of every model; each is in one of the sets.
+
+    A job of the workflow makes all its files, so a set holds only what the same experiments want:
+    whoever asks for one experiment gets nothing else.
+    """
+    wanting: dict[Place, dict[str, list[str]]] = {}
+    for experiment, asked in plan.experiments.items():
+        for place in _places(plan, experiment):
+            for name in asked.evaluations:
+                wanting.setdefault(place, {}).setdefault(name, []).append(experiment)
+    order = {name: position for position, name in enumerate(plan.evaluations)}
+    found: dict[tuple[str, ...], list[Place]] = {}
+    for place, wanted in wanting.items():
+        kinds: dict[Any, list[str]] = {}
+        for name in sorted(wanted, key=order.__getitem__):
+            alone = name if plan.compares_with_dense(name) else ""
+            kind = (plan.evaluations[name].dtype, alone, *wanted[name])
+            kinds.setdefault(kind, []).append(name)
+        for members in kinds.values():
+            found.setdefault(tuple(members), []).append(place)
+    sets: dict[str, Together] = {}
+    for evaluations, places in found.items():
+        label = _label(evaluations)
+        if label in sets:
+            label = f"{label}_{_hash(evaluations)}"
+        sets[label] = Together(label, evaluations, tuple(places))
+    return tuple(sets.values())
+
+
+def settings_of(plan: Plan, evaluation: str) -> dict[str, Any]:
+    """What ``fusegpt evaluate --evaluation NAME=...`` takes."""
+    entry = plan.evaluations[evaluation]
+    return {
+        "eval": entry.eval,
+        "dtype": entry.dtype,
+        "settings": entry.settings,
+        "corpora": plan.corpora_of(evaluation),
+        "tasks": plan.tasks_of(evaluation),
+    }
+
+
+def _places(plan: Plan, experiment: str) -> Iterator[Place]:
+    """Every model of an experiment, step by step, and sliced."""
+    for model, recipe, step in plan.points[experiment]:
+        yield model, recipe, paths.step_name(step)
+    for model, recipe, sparsity in slice_points(plan, experiment):
+        yield model, recipe, f"sparsity-{sparsity}"
+
+
+def _label(names: tuple[str, ...]) -> str:
+    label = "_".join(re.sub(r"[^a-z0-9]+", "_", name) for name in names)
+    if len(label) <= LONGEST or len(names) == 1:
+        return label
+    return f"{_label(names[:1])}_and_{len(names) - 1}_more"
+
+
+def _hash(names: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]

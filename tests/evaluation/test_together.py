@@ -1,0 +1,145 @@
+"""Several evaluations in one process: one loaded model, each result for itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import fusegpt.models.load as load_module
+from fusegpt.artifacts import STAGE_VERSION
+from fusegpt.cli import fusegpt_command, run
+
+TEXT = "beautiful is better than ugly, explicit is better than implicit " * 200
+DOCS = {"corpus": "mine", "split": "test", "length": 32, "windows": 4}
+
+
+class Place:
+    """A store, a corpus, and a count of the models that were loaded."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model, self.loads = folder, model, 0
+        self.text = folder / "mine.txt"
+        self.text.write_text(TEXT)
+
+    def entry(self, **settings) -> dict:
+        corpora = {"mine": {"splits": {"test": str(self.text)}}}
+        settings = {**DOCS, **settings}
+        return {"eval": "perplexity", "dtype": "float32", "settings": settings, "corpora": corpora}
+
+    def evaluate(self, *more: str, **entries: dict) -> int:
+        line = ["evaluate", "--model", str(self.model), "--store", str(self.folder / "store")]
+        for name, entry in entries.items():
+            line += ["--evaluation", f"{name}={json.dumps(entry)}"]
+            line += ["--output", str(self.folder / f"{name}.json")]
+        return run(fusegpt_command, [*line, *more])
+
+    def result(self, name: str) -> dict:
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def place(tmp_path, tiny_llama_dir, monkeypatch):
+    made, real = Place(tmp_path, tiny_llama_dir), load_module.load
+
+    def counted(*arguments, **options):
+        made.loads += 1
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(load_module, "load", counted)
+    return made
+
+
+def rows(result: dict) -> list[tuple]:
+    return [(row["task"], row["metric"], row["value"]) for row in result["rows"]]
+
+
+def test_one_loaded_model_serves_all_and_changes_no_value(place):
+    assert place.evaluate(docs=place.entry(), short=place.entry(windows=2)) == 0
+    assert place.loads == 1
+    together = place.result("short")
+    assert place.evaluate("--store", str(place.folder / "2"), short=place.entry(windows=2)) == 0
+
+    assert rows(place.result("short")) == rows(together)
+    assert together["settings"]["windows"] == 2
+    assert together["provenance"] and together["peak_memory_gib"] > 0
+
+
+def test_what_was_measured_is_read_back_without_a_model(place):
+    entries = {"docs": place.entry(), "short": place.entry(windows=2)}
+    place.evaluate(**entries)
+    before = place.result("docs")
+    (place.folder / "docs.json").unlink()
+
+    assert place.evaluate(**entries) == 0
+
+    assert place.loads == 1
+    assert place.result("docs") == before
+    place.evaluate(**entries, long=place.entry(length=64))
+    assert place.loads == 2
+    assert place.result("docs") == before
+
+
+@pytest.mark.parametrize("change", ["settings", "dtype", "text", "version"])
+def test_what_a_result_follows_from_is_in_its_key(place, change, monkeypatch):
+    place.evaluate(docs=place.entry())
+    entry = place.entry(bos="none") if change == "settings" else place.entry()
+    if change == "dtype":
+        entry["dtype"] = "bfloat16"
+    if change == "text":
+        place.text.write_text(TEXT.replace("ugly", "fair"))
+    if change == "version":
+        monkeypatch.setitem(STAGE_VERSION, "evaluate", 99)
+
+    assert place.evaluate(docs=entry) == 0
+
+    assert place.loads == 2
+
+
+def test_a_kill_loses_one_evaluation(place, monkeypatch):
+    import fusegpt.evaluation.run as run_module
+
+    real, started = run_module.run, []
+
+    def killed(evaluation, plan, *arguments, **options):
+        started.append(plan.protocol["windows"])
+        if started == [4, 2]:
+            raise KeyboardInterrupt
+        return real(evaluation, plan, *arguments, **options)
+
+    monkeypatch.setattr(run_module, "run", killed)
+    entries = {"docs": place.entry(), "short": place.entry(windows=2)}
+
+    assert place.evaluate(**entries) == 130
+    assert place.result("docs")["rows"] and not (place.folder / "short.json").exists()
+    assert place.evaluate(**entries) == 0
+    assert started == [4, 2, 2]
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(place, capsys):
+    wrong = {"docs": place.entry(), "short": place.entry(length=4096)}
+
+    assert place.evaluate(**wrong) == 2
+
+    assert "must be at most 512" in capsys.readouterr().err.splitlines()[-1]
+    assert place.loads == 0 and not (place.folder / "docs.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--evaluation", "docs"), "must be NAME={eval, dtype, settings, corpora, tasks} in JSON"),
+        (("--output", "other.json"), "--output: must be one NAME.json for each evaluation"),
+    ],
+)
+def test_mistakes_are_one_line(place, capsys, more, message):
+    assert place.evaluate(*more, docs=place.entry()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_dtypes_are_two_processes(place, capsys):
+    half = {**place.entry(), "dtype": "bfloat16"}
+
+    assert place.evaluate(docs=place.entry(), short=half) == 2
+    assert "all must have one dtype, got bfloat16, float32" in capsys.readouterr().err

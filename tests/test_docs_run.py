@@ -1,0 +1,142 @@
+"""What the documents tell one to run, run: on a tiny model, or planned where it takes hours."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fusegpt.workflow.files import plan_of
+from tests.test_docs import FENCE, ROOT, commands
+
+ELSEWHERE = {
+    "make demo": "workflow/test_demo.py::test_the_demo_removes_a_middle_block",
+    "make test-slurm": "slurm/test_slurm.py::test_the_workflow_runs_is_cancelled",
+    "make test-export": "export/test_runtimes.py::test_llama_cpps_converter_takes_it",
+    "python benchmarks/export.py": "export/test_runtimes.py::test_vllm_loads_it",
+    "fusegpt check": "cli/test_check.py::test_yes_with_every_check",
+    "fusegpt build-llava": "multimodal/test_build.py::test_the_verb_leaves_a_model",
+    "fusegpt compare": "evaluation/test_comparison.py::test_the_verb_prints_which",
+    "fusegpt evaluate --model MODEL --eval zero_shot": (
+        "evaluation/test_zero_shot.py::test_a_task_measured_once_is_read_back"
+    ),
+    "fusegpt evaluate --model MODEL --eval classification": (
+        "evaluation/test_classification.py::test_the_command_line_stores"
+    ),
+    "fusegpt evaluate --model PRUNED --dense DENSE --eval speed": (
+        "evaluation/test_speed.py::test_the_verb_measures_memory"
+    ),
+    "fusegpt evaluate --model work/model --eval perplexity": (
+        "golden/test_perplexity.py::test_dense_smollm_has_its_perplexity"
+    ),
+    "fusegpt plan": "workflow/test_outlook.py::test_the_plan_of_a_longer_sweep",
+    "fusegpt gc": "workflow/test_garbage.py::test_a_smaller_experiment_leaves",
+    "fusegpt verify": "workflow/test_verify.py::test_whole_results_have_no_problem",
+    "fusegpt watch": "reports/test_progress.py::test_watch_knows_what_an_experiment_plans",
+    "fusegpt watch results --once --tensorboard": (
+        "reports/test_events.py::test_losses_times_and_values_are_there"
+    ),
+    "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
+    "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
+    "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",
+    "fusegpt report": "reports/test_page.py::test_the_page_loads_nothing",
+    "snakemake --profile config/profiles/default --configfile config/demo.yaml --unlock": (
+        "crash/test_kills.py::test_a_run_killed_at_random_moments"
+    ),
+}
+"""How commands begin, and the test where each runs, or what it stands for."""
+
+NOT_RUN = {
+    "make test": "this is it",
+    "pip install": "changes the environment; make installs from the same file",
+    "python3 -m venv work/vllm": "3 GB; docs/models.md says what was run by hand",
+    "work/vllm/bin/": "3 GB; docs/models.md says what was run by hand",
+    "snakemake --profile config/profiles/default --configfile config/demo.yaml --report": (
+        "Snakemake's own report needs the finished demo"
+    ),
+}
+"""How commands begin that no test runs, and why."""
+
+BY_HAND = ("fetch", "sample", "score", "prune", "evaluate", "info")
+
+
+def readme(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [block for found, block in FENCE.findall(text) if found == language]
+
+
+@pytest.fixture(scope="module")
+def lines():
+    """The commands of README's section "By hand", in order."""
+    found = [words for name, words in commands() if name == "README.md"]
+    return [words for words in found if words[0] == "fusegpt" and words[1] in BY_HAND]
+
+
+def test_the_readmes_commands_and_python_run_as_they_stand(lines, tiny_llama_dir, tmp_path):
+    assert tuple(words[1] for words in lines) == BY_HAND
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-c", "from fusegpt.cli import main; main()"]
+    python = [sys.executable, "-c", readme("python")[0]]
+    small = {"smollm2-135m": str(tiny_llama_dir)}  # the one thing that differs
+    for words in [*([*program, *line[1:]] for line in lines), python]:
+        line = [small.get(word, word) for word in words]
+        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr[-2000:])
+    evaluated = json.loads((tmp_path / "work/pruned.json").read_text())
+    assert evaluated["rows"][0]["metric"] == "perplexity"
+    for folder in ("pruned", "pruned-from-python"):
+        assert json.loads((tmp_path / f"work/{folder}/fusegpt.json").read_text())["removed"]
+
+
+def test_the_readmes_sweep_is_the_one_whose_output_it_shows(tmp_path):
+    (text,) = readme("yaml")
+    (tmp_path / "study.yaml").write_text(text)
+    made = plan_of([str(tmp_path / "study.yaml")])
+    (recipe,) = made.recipes
+    shown = "".join(readme("text"))
+    assert set(re.findall(r"\bfusegpt-[0-9a-f]{8}\b", shown)) == {recipe}
+    assert made.steps("study", "smollm2-135m") == {"0.03": 1, "0.06": 2}
+
+
+PLANNED = sorted(
+    {
+        tuple(words)
+        for _, words in commands()
+        if words[0] == "snakemake" and not {"--unlock", "--report"} & set(words)
+    }
+)
+
+
+@pytest.mark.parametrize("words", PLANNED, ids=lambda words: " ".join(words[3:])[:60])
+def test_a_line_of_snakemake_can_be_planned(words, tmp_path):
+    if "slurm" in " ".join(words) and not importlib.util.find_spec(
+        "snakemake_executor_plugin_slurm"
+    ):
+        pytest.skip("snakemake-executor-plugin-slurm is not installed")
+    (tmp_path / "my-data.yaml").write_text("tasks: {}\n")
+    (tmp_path / "study.yaml").write_text(readme("yaml")[0])
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    line = [sys.executable, "-m", *words[:1], "--snakefile", str(ROOT / "Snakefile"), "-n"]
+    line += ["--quiet", "rules", *words[1:]]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+
+
+def test_every_other_command_runs_in_a_test_or_is_said_not_to():
+    starts = (*ELSEWHERE, *NOT_RUN, *(f"fusegpt {verb}" for verb in BY_HAND if verb != "evaluate"))
+    by_hand = {" ".join(words) for name, words in commands() if name == "README.md"}
+    for words in (words for _, words in commands() if tuple(words) not in PLANNED):
+        line = " ".join(words)
+        assert line.startswith(starts) or (line in by_hand and words[1] in BY_HAND), line
+
+
+@pytest.mark.parametrize(("start", "where"), ELSEWHERE.items())
+def test_the_test_that_runs_a_command_exists(start, where):
+    file, name = where.split("::")
+    assert f"def {name}" in (ROOT / "tests" / file).read_text()
+    assert any(" ".join(words).startswith(start) for _, words in commands())

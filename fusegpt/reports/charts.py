@@ -111,12 +111,23 @@ def _is_in(unit: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> bool:
     return any(all(unit[name] == other[name] for name in names) for other in units)
 
 
-def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
-    """The tuning loss of each step over its optimiser steps; None when nothing was tuned."""
+def loss_chart(
+    steps: Sequence[Step], finishes: Mapping[int, Sequence[Mapping[str, Any]]] | None = None
+) -> alt.Chart | None:
+    """The tuning loss of each step over its optimiser steps; None when nothing was tuned.
+
+    Args:
+        steps: Of one run.
+        finishes: From ``read_finishes``: curves of their own.
+    """
+    curves: dict[str, Sequence[Mapping[str, Any]]] = {
+        **{str(step.number): step.training for step in steps},
+        **{f"after {step}": rows for step, rows in (finishes or {}).items()},
+    }
     rows = [
-        {"removal": step.number, "optimiser step": row["step"], "loss": row["loss"]}
-        for step in steps
-        for row in step.training
+        {"removal": name, "optimiser step": row["step"], "loss": row["loss"]}
+        for name, curve in curves.items()
+        for row in curve
     ]
     if not rows:
         return None
@@ -125,6 +136,7 @@ def loss_chart(steps: Sequence[Step]) -> alt.Chart | None:
     scale = alt.Scale(type="log") if low > 0 and high / low > 20 else alt.Scale(zero=False)
     colour = alt.Color(
         "removal:O",
+        sort=list(curves),
         scale=alt.Scale(scheme="viridis"),
         legend=alt.Legend(title="step", orient="top", columns=6),
     )

@@ -16,7 +16,8 @@ from fusegpt.reports.runs import Step
 
 __all__ = ["STAGES", "cost_rows", "memory_chart", "time_chart"]
 
-STAGES = {"score": "#56b4e9", "recover": "#009e73", "evaluate": "#e69f00"}
+STAGES = {"score": "#56b4e9", "recover": "#009e73", "slice": "#cc79a7", "evaluate": "#e69f00"}
+"""A recovery after the last removal is a part of ``recover``; a width baseline only slices."""
 MINUTES_FROM = 600.0
 
 
@@ -26,9 +27,9 @@ def cost_rows(
     """Seconds and peak memory of every stage.
 
     Args:
-        results: The folder that holds ``evaluations``.
+        results: The folder that holds ``evaluations``, ``checkpoints`` and ``slices``.
         model: Which model.
-        runs: Label of a run to its recipe id and its steps.
+        runs: Label of a run to its recipe id and its steps; a sliced model has none.
         last: Only evaluations of steps up to this one count.
 
     Returns:
@@ -39,19 +40,28 @@ def cost_rows(
         for step in steps:
             rows.append(_row(label, "score", step.number, step.score_seconds, step.score_memory))
             rows.append(_row(label, "recover", step.number, step.fuse_seconds, step.memory_gib))
-        rows += _evaluations(results / "evaluations" / model / recipe_id, label, last)
-    return rows + _evaluations(results / "evaluations" / model / DENSE, DENSE, 0)
+        rows += _records(results / "checkpoints" / model / recipe_id, label, "recover", last)
+        rows += _records(results / "slices" / model / recipe_id, label, "slice", last)
+        rows += _records(results / "evaluations" / model / recipe_id, label, "evaluate", last)
+    return rows + _records(results / "evaluations" / model / DENSE, DENSE, "evaluate", 0)
 
 
-def _evaluations(directory: Path, label: str, last: int) -> list[dict[str, Any]]:
+def _records(directory: Path, label: str, stage: str, last: int) -> list[dict[str, Any]]:
+    """What other stages wrote beside the steps; of a checkpoint its recovery at the end counts."""
     rows = []
-    for file in sorted(directory.glob("step-*/*.json")):
-        step = int(file.parent.name.removeprefix("step-"))
-        notes = read_json(file)
-        if step <= last and isinstance(notes, dict) and "seconds" in notes:
-            memory = notes.get("peak_memory_gib")
-            rows.append(_row(label, "evaluate", step, float(notes["seconds"]), memory))
+    for file in sorted(directory.glob("s*-*/*.json")):
+        kind, _, place = file.parent.name.partition("-")
+        step = int(place) if kind == "step" else 0
+        notes = read_json(file) if step <= last and _counts(file, stage) else {}
+        spent = notes.get("finish", {}) if stage == "recover" else notes
+        if "seconds" in spent:
+            memory = spent.get("peak_memory_gib", spent.get("memory_gib"))
+            rows.append(_row(label, stage, step, float(spent["seconds"]), memory))
     return rows
+
+
+def _counts(file: Path, stage: str) -> bool:
+    return stage == "evaluate" or file.name == "fusegpt.json"
 
 
 def _row(

@@ -75,9 +75,9 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
         return None
     better = bool(data["higher_is_better"].iloc[0])
     data = data[[*KEY, "seed", "value", "cost"]].assign(
-        frontier=_frontier(data, better, axis.more_is_better),
-        words=data["sparsity"].map(format_sparsity),
+        frontier=_frontier(data, better, axis.more_is_better)
     )
+    data["words"] = _words(data, better)
     low, high = data["value"].min(), data["value"].max()
     log = low > 0 and high / low >= LOG_FROM
     y = alt.Y(
@@ -108,6 +108,13 @@ def _layers(data: pd.DataFrame, recipes: list[str], x: alt.X, y: alt.Y, dy: int)
     best = base.transform_filter("datum.frontier")
     words = best.mark_text(dy=dy, fontSize=11, color=DENSE_COLOUR).encode(text="words:N")
     return [line.encode(order="cost:Q"), points, words]
+
+
+def _words(data: pd.DataFrame, higher: bool) -> pd.Series:
+    """The sparsity, at the frontier's best point of each."""
+    best = data[data["frontier"]].sort_values("value", ascending=not higher)
+    named = best.drop_duplicates("sparsity")["sparsity"].map(format_sparsity)
+    return named.reindex(data.index, fill_value="")
 
 
 def _frontier(data: pd.DataFrame, higher: bool, more: bool) -> list[bool]:

@@ -154,14 +154,14 @@ def published_grid(name: str, entries: Iterable[Mapping[str, Any]]) -> Grid:
     columns += [Column("sparsity", choose=True), Column("value of", number=False, choose=True)]
     columns += [Column("published"), Column("ours"), Column("difference")]
     columns += [Column("protocol", number=False), Column("where", number=False, choose=True)]
-    columns += [Column("remark", number=False), Column("source", number=False, shown=False)]
+    columns += [Column(name, number=False, shown=False) for name in ("remark", "source")]
     ours_first = sorted(entries, key=lambda entry: entry["ours"] is None)
     return Grid(name, columns, [_published_cells(entry) for entry in ours_first])
 
 
 def _published_cells(entry: Mapping[str, Any]) -> list[Cell]:
     ours, marks = entry["ours"], entry["differences"]
-    gap = None if ours is None else ours / entry["value"] - 1
+    gap = ours / entry["value"] - 1 if ours is not None and not marks else None
     remarks = [entry["note"], f"erratum: {entry['erratum']}" if entry["erratum"] else ""]
     if marks is None:
         protocol = Cell("not measured here")

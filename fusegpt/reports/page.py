@@ -60,6 +60,7 @@ def write_page(
         experiments=experiments,
         charts=charts.as_json(),
         published=published_grid("published", entries) if entries else None,
+        errata=[row for row in papers.to_dict("records") if row["erratum"]],
     )
     with atomic_path(output) as partial:
         partial.write_text(page, encoding="utf-8")

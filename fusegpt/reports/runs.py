@@ -9,7 +9,7 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
 
-__all__ = ["SPENT", "Step", "read_steps"]
+__all__ = ["SPENT", "Step", "read_finishes", "read_steps"]
 
 SPENT = ("trainable_parameters", "tokens", "optimizer_steps", "flops")
 """What a recovery records of its cost; the first is a size, the others add up."""
@@ -66,6 +66,20 @@ def read_steps(run: str | Path, last: int) -> list[Step]:
         steps.append(_read_step(Path(run) / f"step-{last:03d}", last))
         last -= len(steps[-1].units)
     return steps[::-1]
+
+
+def read_finishes(checkpoints: str | Path) -> dict[int, list[dict[str, Any]]]:
+    """The training rows of recoveries after the last removal, by the number of removals.
+
+    Args:
+        checkpoints: ``results/checkpoints/{model}/{recipe}``; may be absent.
+    """
+    found = {}
+    for file in sorted(Path(checkpoints).glob("step-*/fusegpt.json")):
+        rows = (read_json(file).get("finish") or {}).get("training")
+        if rows:
+            found[int(file.parent.name.removeprefix("step-"))] = list(rows)
+    return found
 
 
 def _read_step(directory: Path, number: int) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
-from fusegpt.reports.runs import Step, read_steps
+from fusegpt.reports.runs import Step, read_finishes, read_steps
 
 __all__ = ["Charts", "model_section"]
 
 STRIP, MARGIN, ROW = 46, 8, 26
 """Heights in pixels: of a run's strip with its label, around strips, of a row of cells."""
 
-Runs = dict[str, tuple[str, list[Step]]]
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the page; ``finishes``: the losses of recoveries after the last removal."""
+
+    label: str
+    recipe_id: str
+    steps: list[Step]
+    finishes: dict[int, list[dict[str, Any]]]
 
 
 class Charts:
@@ -101,16 +110,22 @@ def _measured(
         for label in main
         if (chart := frontier_chart(rows, label, axis)) is not None
     ]
-    return {"curves": curves, "frontiers": frontiers, "speed_measured": axis.measured}
+    known = bool((papers["model"] == model).any())
+    return {
+        "curves": curves,
+        "published": known,
+        "frontiers": frontiers,
+        "speed_measured": axis.measured,
+    }
 
 
 def _costs(
-    rows: pd.DataFrame, model: str, results: Path, runs: Runs, charts: Charts
+    rows: pd.DataFrame, model: str, results: Path, runs: Sequence[Run], charts: Charts
 ) -> dict[str, str | None]:
-    if not runs:
-        return {}
     last = int(rows["step"].max())
-    spent = cost_rows(results, model, runs, last)
+    spent = cost_rows(results, model, {run.label: (run.recipe_id, run.steps) for run in runs}, last)
+    if not spent:
+        return {}
     height = STRIP * len({row["run"] for row in spent}) + MARGIN
     memory = memory_chart(spent)
     return {
@@ -119,49 +134,47 @@ def _costs(
     }
 
 
-def _removals(runs: Runs, num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
-    stack = {label: steps for label, (_, steps) in runs.items()}
+def _removals(runs: Sequence[Run], num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
+    stepped = [run for run in runs if run.steps]
+    stack = {run.label: run.steps for run in stepped}
     words = "the stack of blocks of each run: which were removed at which step, which received them"
     picture = stack_chart(stack, num_blocks) if stack else None
     return {
         "stack": charts.add(picture, STRIP * len(stack) + MARGIN, words),
-        "runs": [
-            _run(label, recipe_id, steps, num_blocks, place, charts)
-            for label, (recipe_id, steps) in runs.items()
-        ],
+        "runs": [_run(run, num_blocks, place, charts) for run in stepped],
     }
 
 
-def _runs(rows: pd.DataFrame, results: Path) -> Runs:
-    """Id and steps of every run of a model; the seed is named when there are several."""
-    found: Runs = {}
+def _runs(rows: pd.DataFrame, results: Path) -> list[Run]:
+    """Every run of a model, a sliced one without steps; several seeds are named."""
+    found = []
     pruned = rows[rows["recipe"] != DENSE]
     several = pruned["seed"].nunique() > 1
     for (recipe, seed, recipe_id), group in pruned.groupby(
         ["recipe", "seed", "recipe_id"], sort=False
     ):
-        run = results / "runs" / str(group["model"].iloc[0]) / recipe_id
-        steps = read_steps(run, int(group["step"].max()))
-        if steps:
-            found[f"{recipe} seed {seed}" if several else recipe] = (recipe_id, steps)
+        place = Path(str(group["model"].iloc[0]), recipe_id)
+        steps = read_steps(results / "runs" / place, int(group["step"].max()))
+        finishes = read_finishes(results / "checkpoints" / place)
+        label = f"{recipe} seed {seed}" if several else recipe
+        found.append(Run(label, recipe_id, steps, finishes))
     return found
 
 
-def _run(
-    label: str, recipe_id: str, steps: Sequence[Step], num_blocks: int, place: str, charts: Charts
-) -> dict[str, Any]:
+def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
+    label, steps = run.label, run.steps
     height = ROW * len(steps)
     halves = len({unit["granularity"] for step in steps for unit in step.scores})
     importance = f"{label}: importance of every block before each step"
+    fusions = (
+        f"{label}: what each step removed, and which blocks were tuned or received its weights"
+    )
+    losses = f"{label}: loss of each step's tuning"
     return {
         "label": label,
-        "id": recipe_id,
+        "id": run.recipe_id,
         "importance": charts.add(importance_chart(steps), height * halves, importance),
-        "fusions": charts.add(
-            fusion_chart(steps, num_blocks),
-            height,
-            f"{label}: which block each step removed, and which were tuned or received its weights",
-        ),
-        "losses": charts.add(loss_chart(steps), 240, f"{label}: loss of each step's tuning"),
-        "table": step_grid(f"{place}-{recipe_id}", steps),
+        "fusions": charts.add(fusion_chart(steps, num_blocks), height, fusions),
+        "losses": charts.add(loss_chart(steps, run.finishes), 240, losses),
+        "table": step_grid(f"{place}-{run.recipe_id}", steps),
     }

@@ -127,7 +127,7 @@ def test_published_values_stand_beside_ours_with_a_mark_where_protocols_differ(o
     text = page.locator("table[data-name=published]").inner_text()
     assert "≠ length 512, published 2048" in text
     assert "not measured here" in text
-    assert "printed 41" in text
+    assert "printed 41" in page.locator("ul.errata").inner_text()
 
 
 def test_dark_and_light_can_be_chosen_and_paper_is_light(opened):

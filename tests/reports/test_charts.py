@@ -5,11 +5,11 @@ import json
 import pandas as pd
 import pytest
 
-from fusegpt.reports.charts import fusion_chart, importance_chart, stack_chart
+from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
 from fusegpt.reports.collect import collect, parse_experiment
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
-from fusegpt.reports.runs import read_steps
+from fusegpt.reports.runs import read_finishes, read_steps
 from fusegpt.reports.tables import main_labels
 from tests.reports.conftest import LAST, RECIPES, write
 
@@ -72,6 +72,31 @@ def test_costs_have_every_stage_of_every_run(results):
     assert data_of(time_chart(rows.to_dict("records")))
     assert data_of(memory_chart(rows.to_dict("records")))
     assert memory_chart([{"run": "a", "stage": "score", "seconds": 1, "memory_gib": None}]) is None
+
+
+def test_losses_of_a_recovery_at_the_end_are_a_curve_of_their_own(results):
+    rows = [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.5}]
+    place = results / f"checkpoints/tiny/{RECIPES['macro_influence']}"
+    write(place / "step-004/fusegpt.json", {"finish": {"training": rows}})
+    steps = steps_of(results, "macro_influence")
+    assert loss_chart(steps) is None
+    drawn = data_of(loss_chart(steps, read_finishes(place)))
+    assert [(row["removal"], row["loss"]) for row in drawn] == [("after 4", 2.0), ("after 4", 1.5)]
+    assert read_finishes(place / "nothing") == {}
+
+
+def test_a_recovery_at_the_end_and_slicing_cost_too(results):
+    end = {"finish": {"seconds": 50.0, "memory_gib": 2.0}, "seconds": 60.0}
+    write(results / f"checkpoints/tiny/{RECIPES['fusegpt']}/step-004/fusegpt.json", end)
+    sliced = {"seconds": 9.0, "memory_gib": 1.0}
+    write(results / "slices/tiny/slicegpt-00000004/sparsity-0.3/fusegpt.json", sliced)
+    measured = {"seconds": 3.0, "peak_memory_gib": 0.8}
+    write(results / "evaluations/tiny/slicegpt-00000004/sparsity-0.3/docs.json", measured)
+    runs = {"fusegpt": (RECIPES["fusegpt"], []), "slicegpt": ("slicegpt-00000004", [])}
+    rows = cost_rows(results, "tiny", runs, LAST)
+    spent = {(row["run"], row["stage"], row["step"]): row["seconds"] for row in rows}
+    assert spent["fusegpt", "recover", 4] == 50
+    assert spent["slicegpt", "slice", 0] == 9 and spent["slicegpt", "evaluate", 0] == 3
 
 
 def test_each_row_of_the_fusions_leaves_out_what_is_gone(results):

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "fusegpt watch results --once --tensorboard": (
         "reports/test_events.py::test_losses_times_and_values_are_there"
     ),
+    "fusegpt slice": "slicegpt/test_checkpoint.py::test_every_verb_measures_it",
     "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
     "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
     "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",
@@ -98,7 +99,7 @@ def test_the_readmes_sweep_is_the_one_whose_output_it_shows(tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     made = plan_of([str(tmp_path / "study.yaml")])
     (recipe,) = made.recipes
-    shown = "".join(readme("text"))
+    shown = "".join(block for block in readme("text") if "SLURM" not in block)
     assert set(re.findall(r"\bfusegpt-[0-9a-f]{8}\b", shown)) == {recipe}
     assert made.steps("study", "smollm2-135m") == {"0.03": 1, "0.06": 2}
 

@@ -161,8 +161,12 @@ def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"  time                 {_time_words(row)}"
 
 
-def _count(value: float | None) -> str:
+def _passes(value: float | None) -> str:
     return "not counted" if value is None else f"{round(value):,}"
+
+
+def _count(value: float | None) -> str:
+    return "not known yet" if value is None else f"{round(value):,}"
 
 
 def _flops(value: float | None) -> str:
@@ -170,7 +174,7 @@ def _flops(value: float | None) -> str:
 
 
 WANTED = (
-    ("score", "block passes", "passes", _count),
+    ("score", "block passes", "passes", _passes),
     ("score", "calibration tokens", "tokens", _count),
     ("score", "scoring FLOPs", "flops", _flops),
     ("fuse", "tuned tokens", "tokens", _count),

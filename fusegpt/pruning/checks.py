@@ -77,6 +77,11 @@ def _check_recovery(recipe: Recipe, where: str) -> None:
             f"{where}.importance.protect_first: must be at least 1, got {protected};"
             f" {recipe.method} folds into the block before the removed one"
         )
+    if recovery.get("loss") == "next_token" and recovery["teacher"] == "original":
+        raise ConfigError(
+            f"{where}.recovery.teacher: must be 'current' with loss 'next_token', which knows no"
+            " teacher"
+        )
     spec = recipe.finetune
     if "holdout" in recovery and not spec.rows and spec.sequences < 2:
         raise ConfigError(

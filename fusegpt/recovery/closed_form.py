@@ -32,6 +32,7 @@ __all__ = [
     "moments",
     "next_token_loss",
     "ridge_map",
+    "samples",
     "settle",
     "split_holdout",
 ]
@@ -267,16 +268,24 @@ def _limits(gap: Gap, windows: Tensor, clip: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _samples(gap: Gap, windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield A and R of one batch after the other, ``[tokens, hidden]`` float64 on the CPU."""
+def samples(
+    gap: Gap, windows: Tensor, batch_size: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield A and the states before and behind the gap, ``[tokens, hidden]`` float64 on the CPU."""
     first, last = gap.source.position(gap.before), gap.source.position(gap.last)
-    for batch in windows.split(BATCH):
+    for batch in windows.split(batch_size):
         with watch_output(gap.writer.module) as outputs:
             seen = record(gap.source, batch, first, last, keep_states=True)
         width = seen.hidden_out.shape[-1]
-        added = outputs[-1].reshape(-1, width).cpu().double() * gap.writer.factor
-        missing = seen.hidden_out.cpu().double() - seen.states[1].cpu().double()
-        yield added, missing.reshape(-1, width)
+        added = outputs[-1].cpu().double() * gap.writer.factor
+        parts = (added, seen.states[1].cpu().double(), seen.hidden_out.cpu().double())
+        yield tuple(part.reshape(-1, width) for part in parts)  # type: ignore[misc]
+
+
+def _samples(gap: Gap, windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield A and R of one batch after the other, ``[tokens, hidden]`` float64 on the CPU."""
+    for added, before, after in samples(gap, windows):
+        yield added, after - before
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from fusegpt.config import LearningRate, PositiveFloat, PositiveInt
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.models.model import Model
+from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.flops import head_flops, training_flops
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -70,7 +71,7 @@ def lora(
     pieces = batches(windows, batch_size, drop_last=True)
     adapted = _adapted(model, lora_rank, lora_alpha, seed)
     factors = [p for p in adapted.parameters() if p.requires_grad]
-    loss_of = _loss_of(model, pieces, micro_batch_size)
+    loss_of = batch_losses(model, pieces, micro_batch_size)
     before = _total(loss_of, len(pieces))
     schedule = Schedule(epochs, len(pieces), shuffle, seed)
     rows = train(
@@ -128,29 +129,6 @@ def _adapted(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
             parameter.data.copy_(start)
     adapted.eval()
     return adapted
-
-
-def _loss_of(model: Model, pieces: list[Tensor], micro_batch: int) -> Callable[[int], Tensor]:
-    """Return the loss of a batch; all but its last part is propagated back at once."""
-
-    def loss_of(number: int) -> Tensor:
-        parts = pieces[number].split(micro_batch)
-        done = torch.zeros((), device=model.device)
-        for place, part in enumerate(parts):
-            share = _next_token_loss(model, part) * (len(part) / len(pieces[number]))
-            if place + 1 < len(parts) and torch.is_grad_enabled():
-                share.backward()
-                share = share.detach()
-            done = done + share
-        return done
-
-    return loss_of
-
-
-def _next_token_loss(model: Model, ids: Tensor) -> Tensor:
-    inputs = model.inputs(ids)
-    logits = model.module(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
-    return nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:].flatten())
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from fusegpt.config import LearningRate, PositiveInt
 from fusegpt.models.model import Model
 from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
+from fusegpt.recovery.causal import tune_by_next_token
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
@@ -26,7 +27,7 @@ def streamline(
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine"] = "mse",
+    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine", "next_token"] = "mse",
     teacher: Literal["current", "original"] = "current",
     epochs: PositiveInt = 1,
     batch_size: PositiveInt = 8,
@@ -47,24 +48,15 @@ def streamline(
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the order of batches.
         checkpoint: For resuming inside the step.
-        loss: Between the neighbour's output and the removed block's; see ``fusegpt.nn.losses``.
+        loss: Between the neighbour's output and the removed block's; see ``fusegpt.nn.losses``. Or
+            ``next_token``: of the whole pruned model, of which only the neighbour trains; it
+            knows no teacher.
         teacher: The current model, or the original one.
         epochs: Passes over the windows.
         batch_size: Sequences of one batch.
         learning_rate: Peak, along a cosine to zero.
         shuffle: Draw a new order of the batches for each epoch.
     """
-    plan = Plan(
-        group_size=1,
-        loss=loss,
-        teacher=teacher,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        coefficient_learning_rate=learning_rate,
-        shuffle=shuffle,
-        fold="each_step",
-    )
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
         return fused_weights(
@@ -78,6 +70,31 @@ def streamline(
         )
 
     label = f"replacing {unit}" if isinstance(unit, Unit) else "replacing a run"
+    if loss == "next_token":
+        return tune_by_next_token(
+            model,
+            unit,
+            windows,
+            build,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            shuffle=shuffle,
+            seed=seed,
+            checkpoint=checkpoint,
+            label=label,
+        )
+    plan = Plan(
+        group_size=1,
+        loss=loss,
+        teacher=teacher,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        coefficient_learning_rate=learning_rate,
+        shuffle=shuffle,
+        fold="each_step",
+    )
     return tune_group(
         model, unit, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, DataError
@@ -20,11 +18,12 @@ from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
+from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.flops import forward_flops, training_flops
 from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.recovery.training import Schedule, train
+from fusegpt.recovery.training import Schedule
 
 __all__ = ["Example", "Plan", "tune_group"]
 
@@ -191,80 +190,21 @@ def _fit(
     checkpoint: Checkpoint | None,
     label: str,
 ) -> list[dict[str, object]]:
-    """Train the factors; the blocks' own parameters end with the formed weights.
-
-    Each weight is formed into the block's parameter once per optimiser step and the parameter's
-    gradient is pulled back onto the factors, so the blocks run as they are. When the loss over
-    all batches ends higher than it began, the factors go back to where they began (D25).
-    """
+    """Train the factors on the hidden states that leave the group."""
     blocks = [model.block(index) for index in group]
-    leaves = {name: model.parameter(name) for name in weights}
     measure = LOSSES[plan.loss]
-
-    def form() -> None:
-        for name, weight in weights.items():
-            leaves[name].data.copy_(weight.form())
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
         output = run_blocks(blocks, example.calls, example.hidden_in.to(model.device))
         return measure(output, example.target.to(model.device))
 
-    def pull() -> None:
-        for name, weight in weights.items():
-            gradient = leaves[name].grad
-            assert gradient is not None, name
-            weight.pull(gradient)
-            leaves[name].grad = None
-
-    begun = [parameter.detach().clone() for w in weights.values() for parameter in w.parameters()]
-    form()
-    before = _total(loss_of, schedule.num_batches)
-    with _trainable(leaves.values()), torch.enable_grad():
-        rows = train(
-            [
-                ([p for w in weights.values() for p in w.update_parameters()], plan.learning_rate),
-                (
-                    [p for w in weights.values() for p in w.coefficient_parameters()],
-                    plan.coefficient_learning_rate,
-                ),
-            ],
-            loss_of,
-            schedule,
-            before=form,
-            after=pull,
-            checkpoint=checkpoint,
-            label=label,
-        )
-    form()
-    after = _total(loss_of, schedule.num_batches)
-    if after > before:
-        logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
-        _put_back(weights, begun)
-        form()
-    return rows
-
-
-@torch.no_grad()
-def _total(loss_of: Callable[[int], Tensor], num_batches: int) -> float:
-    return math.fsum(loss_of(number).item() for number in range(num_batches))
-
-
-@torch.no_grad()
-def _put_back(weights: Mapping[str, FusedWeight], values: Sequence[Tensor]) -> None:
-    parameters = [parameter for weight in weights.values() for parameter in weight.parameters()]
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
-
-
-@contextmanager
-def _trainable(leaves: Iterable[nn.Parameter]) -> Iterator[None]:
-    leaves = list(leaves)
-    for leaf in leaves:
-        leaf.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for leaf in leaves:
-            leaf.requires_grad_(False)
-            leaf.grad = None
+    return fit_weights(
+        model,
+        weights,
+        loss_of,
+        schedule,
+        (plan.learning_rate, plan.coefficient_learning_rate),
+        checkpoint=checkpoint,
+        label=label,
+    )

@@ -8,6 +8,7 @@ counts are those of a mean block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -155,8 +156,31 @@ def _adapters(step: _Step, loop: Work) -> Work:
 
 
 def _streamline(step: _Step, loop: Work) -> Work:
-    shape = step.shape
-    return _tuned(step, loop, shape.values + shape.biases + shape.rest, 1)
+    shape, length = step.shape, step.recipe.finetune.length
+    trainable = shape.values + shape.biases + shape.rest
+    if step.recipe.recovery["loss"] != "next_token":
+        return _tuned(step, loop, trainable, 1)
+    assert loop.tokens is not None
+    others = step.left - 1  # all counted as if they lay behind the one that trains
+    flops = training_rule(shape.values, shape.width, loop.tokens, length)
+    size = (others * shape.values, others * shape.width)
+    flops += training_rule(*size, loop.tokens, length, adapters=True)
+    flops += 4.0 * shape.vocab * shape.width * loop.tokens
+    return Work(0, loop.tokens, loop.optimizer_steps, trainable, flops)
+
+
+def _least_squares(step: _Step, loop: Work) -> Work:
+    settings, work = step.recipe.recovery, _closed_form(step, loop)
+    if settings["fit"] != "cosine":
+        return work
+    assert work.flops is not None and work.tokens is not None
+    length, epochs = step.recipe.finetune.length, settings["cosine_epochs"]
+    sequences, tokens = work.tokens // length, work.tokens * epochs
+    steps = epochs * math.ceil(sequences / settings["cosine_batch_size"])
+    blocks = step.dense if settings["teacher"] == "original" else step.alive
+    trainable = step.shape.width**2
+    flops = work.flops - step.forward(blocks, sequences) + 4.0 * trainable * tokens
+    return Work(0, tokens, steps, trainable, flops)
 
 
 def _low_rank(step: _Step, loop: Work) -> Work:
@@ -189,7 +213,7 @@ COUNTERS: dict[str, Callable[[_Step, Work], Work]] = {
     "streamline": _streamline,
     "low_rank": _low_rank,
     "additive_bias": _additive_bias,
-    "least_squares": _closed_form,
+    "least_squares": _least_squares,
     "magnitude": _closed_form,
 }
 

@@ -169,6 +169,13 @@ def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
         ),
         ({"importance": {"metric": "random", "seed": 1}}, "unknown setting 'seed'"),
         (
+            {
+                "importance": {"metric": "random"},
+                "recovery": {"method": "streamline", "loss": "next_token", "teacher": "original"},
+            },
+            "recipes.a.recovery.teacher: must be 'current' with loss 'next_token'",
+        ),
+        (
             {"importance": {"metric": "random"}, "rerank": {}},
             "recipes.a.rerank: tries the recovery of each step, which none has not; the recovery"
             " must be one of finetune, fusion",

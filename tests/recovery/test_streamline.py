@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from fusegpt.errors import ArchitectureError
 from fusegpt.models.replay import record
+from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
+from fusegpt.recovery.closed_form import next_token_loss
 from fusegpt.recovery.streamline import streamline
 from tests import tiny
 
@@ -41,3 +44,35 @@ def test_a_loss_that_rises_is_undone():
     settings = {**SETTINGS, "epochs": 1, "learning_rate": 3.0}
     streamline(model, Unit("block", 2), tiny.ids(8, 12), seed=0, **settings)
     assert torch.equal(model.block(1).mlp.down_proj.weight, plain.block(1).mlp.down_proj.weight)
+
+
+@pytest.mark.parametrize("gone", [(2,), (2, 3)])
+def test_by_the_next_token_only_the_block_before_trains_and_text_is_predicted_better(gone):
+    windows = tiny.ids(8, 12, seed=3)
+    model, plain = tiny.model("llama"), tiny.model("llama")
+    run = [Unit("block", index) for index in gone]
+    remove(plain, *run)
+    settings = {**SETTINGS, "loss": "next_token"}
+    report = streamline(model, run if len(run) > 1 else run[0], windows, seed=0, **settings)
+    # batches are whole, so the first loss is that of the plain removal, parts of 2 or not
+    assert report.rows[0]["loss"] == pytest.approx(next_token_loss(plain, windows), rel=1e-5)
+    assert next_token_loss(model, windows) < 0.95 * next_token_loss(plain, windows)
+    assert report.group == [1] and report.optimizer_steps == 10
+    for index in model.kept:
+        for name, parameter in model.block(index).named_parameters():
+            same = torch.equal(parameter, plain.block(index).get_parameter(name))
+            assert same == (index != 1), (index, name)
+    assert torch.equal(model.module.lm_head.weight, plain.module.lm_head.weight)
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+
+
+def test_a_neighbour_that_the_data_pass_over_cannot_learn_from_them():
+    with pytest.raises(ArchitectureError, match="the data do not run through block 2"):
+        streamline(
+            tiny.model("mllama"),
+            Unit("block", 3),
+            tiny.ids(8, 12),
+            seed=0,
+            loss="next_token",
+            **SETTINGS,
+        )

@@ -143,6 +143,7 @@ TRAINED = [
     {"method": "additive_bias", "fit": "learned", **SMALL},
     {"method": "least_squares"},
     {"method": "least_squares", "teacher": "original"},
+    {"method": "least_squares", "fit": "cosine", "cosine_epochs": 2, "cosine_batch_size": 3},
     {"method": "magnitude"},
     {"method": "magnitude", "scale": "channel"},
     {"method": "none"},
@@ -158,6 +159,21 @@ def test_a_steps_record_has_what_was_planned(recovery, tiny_llama_dir, shape):
 
     for number, record in enumerate(steps, start=1):
         holds(record, fuse_work(chosen, BLOCKS, number, shape), shape)
+
+
+def test_a_neighbour_that_learns_to_predict_text_is_counted_at_most(tiny_llama_dir, shape):
+    chosen = recipe(
+        {"metric": "macro_influence"}, {"method": "streamline", "loss": "next_token", **SMALL}
+    )
+    model = load(str(tiny_llama_dir), dtype="float32")
+
+    (record,) = fusegpt.prune(model, chosen, 1, WINDOWS, WINDOWS)
+
+    work = fuse_work(chosen, BLOCKS, 1, shape)
+    for name in ("tokens", "optimizer_steps"):
+        assert getattr(work, name) == record[name]
+    assert work.trainable == record["trainable_parameters"]
+    assert record["flops"] <= work.flops <= 1.5 * record["flops"]
 
 
 def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):

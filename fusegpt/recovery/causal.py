@@ -1,0 +1,124 @@
+"""Tuning by the loss of the next token of the whole pruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fusegpt.data.windows import batches
+from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.models.model import Model
+from fusegpt.models.reached import reached
+from fusegpt.models.surgery import remove
+from fusegpt.models.units import Unit
+from fusegpt.nn.fused import FusedWeight
+from fusegpt.recovery.fit import fit_weights
+from fusegpt.recovery.flops import forward_flops, head_flops, training_flops
+from fusegpt.recovery.group import neighbours, run_of
+from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.training import Schedule
+
+__all__ = ["batch_losses", "tune_by_next_token"]
+
+AT_ONCE = 2
+"""Sequences whose activations exist at one time; changes results by rounding only."""
+
+
+def tune_by_next_token(
+    model: Model,
+    unit: Unit | Sequence[Unit],
+    windows: Tensor,
+    build: Callable[[Sequence[int]], Mapping[str, FusedWeight]],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    shuffle: bool,
+    seed: int,
+    checkpoint: Checkpoint | None,
+    label: str,
+) -> RecoveryReport:
+    """Remove a block, or a run, and train its neighbour alone so that the model predicts text.
+
+    Args:
+        model: Loses the block; its neighbour before (or, at the start, behind) ends trained.
+        unit: Living.
+        windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
+        build: Makes the neighbour's fused weights.
+        epochs: Passes over the windows.
+        batch_size: Sequences of one optimiser step.
+        learning_rate: Peak, along a cosine to zero.
+        shuffle: Draw a new order of the batches for each epoch.
+        seed: Of that order.
+        checkpoint: For resuming.
+        label: Names the work in messages.
+
+    Raises:
+        ArchitectureError: The data do not run through the neighbour.
+        DataError: The windows do not fill one batch.
+        NumericsError: A loss is NaN or infinite.
+    """
+    if len(windows) < batch_size:
+        raise DataError(
+            f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
+        )
+    run = run_of(model, unit, label)
+    gone = [one.index for one in run]
+    (tuned,) = neighbours([x for x in model.kept if x not in gone[1:]], gone[0], 1)
+    if tuned not in reached(model, windows[:1]):
+        raise ArchitectureError(f"{label}: the data do not run through block {tuned}")
+    weights = build([tuned])
+    remove(model, *run)
+    pieces = batches(windows, batch_size, drop_last=True)
+    schedule = Schedule(epochs, len(pieces), shuffle, seed)
+    loss_of = batch_losses(model, pieces, AT_ONCE)
+    rates = (learning_rate, learning_rate)
+    rows = fit_weights(model, weights, loss_of, schedule, rates, checkpoint=checkpoint, label=label)
+    length, tokens = windows.shape[1], schedule.steps * batch_size * windows.shape[1]
+    place = model.position(tuned)
+    spent = forward_flops(model, model.kept[:place], tokens, length)
+    spent += training_flops(model, [tuned], tokens, length)
+    spent += training_flops(model, model.kept[place + 1 :], tokens, length, adapters=True)
+    return RecoveryReport(
+        changed=list(weights),
+        group=[tuned],
+        rows=rows,
+        trainable_parameters=sum(p.numel() for w in weights.values() for p in w.parameters()),
+        tokens=tokens,
+        optimizer_steps=schedule.steps,
+        flops=spent + 2 * head_flops(model, tokens),
+    )
+
+
+def batch_losses(
+    model: Model, pieces: Sequence[Tensor], micro_batch: int
+) -> Callable[[int], Tensor]:
+    """Return the loss of a batch; all but its last part is propagated back at once.
+
+    Args:
+        model: In eval mode.
+        pieces: Batches of token ids ``[batch, seq]``.
+        micro_batch: Sequences of a part.
+    """
+
+    def loss_of(number: int) -> Tensor:
+        parts = pieces[number].split(micro_batch)
+        done = torch.zeros((), device=model.device)
+        for place, part in enumerate(parts):
+            share = _next_token_loss(model, part) * (len(part) / len(pieces[number]))
+            if place + 1 < len(parts) and torch.is_grad_enabled():
+                share.backward()
+                share = share.detach()
+            done = done + share
+        return done
+
+    return loss_of
+
+
+def _next_token_loss(model: Model, ids: Tensor) -> Tensor:
+    inputs = model.inputs(ids)
+    logits = model.module(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:].flatten())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from click.testing import CliRunner
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.reports.collect import evaluation_files, parse_experiment
-from fusegpt.workflow import slices
+from fusegpt.workflow import paths, slices
 from fusegpt.workflow.experiment import make_plan
-from fusegpt.workflow.files import plan_of
 from fusegpt.workflow.garbage import find
 from tests.workflow.conftest import ROOT, configuration, verbs
 
@@ -106,35 +104,32 @@ def test_a_table_reads_one_file_per_sparsity_and_the_dense_model():
 
 def test_another_sparsity_is_sliced_alone_and_nothing_else_runs_again(project):
     project.config = width_study()
+    assert set(verbs(project.started("checkpoints"))) == {"fetch", "sample", "slice"}
     first = verbs(project.started())
     project.study["sparsities"].append(0.75)
     second = verbs(project.started())
 
-    assert first == Counter(
-        fetch=1, sample=1, slice=2, load=3, evaluate=6, card=2, table=1, figure=1, report=1
-    )
+    assert first == Counter(load=3, evaluate=6, card=2, table=1, figure=1, report=1)
     assert second == Counter(slice=1, load=1, evaluate=2, card=1, table=1, figure=1, report=1)
     assert project.started() == []
 
 
-def test_the_checkpoints_target_makes_the_sliced_models(project):
-    project.config = width_study()
+def test_what_no_experiment_names_can_go(tmp_path):
+    config = width_study()
+    made = plan(config)
+    [recipe] = made.slices
+    for sparsity in ("0.25", "0.5"):
+        point = ("tiny", recipe, sparsity)
+        results = [paths.slice_evaluation(*point, name) for name in ("docs", "short")]
+        for file in (paths.sliced(*point), paths.slice_card(*point), *results):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+    assert find(made, tmp_path) == []
+    config["experiments"]["study"]["sparsities"] = [0.25]
 
-    assert set(verbs(project.started("checkpoints"))) == {"fetch", "sample", "slice"}
+    found = find(plan(config), tmp_path)
 
-
-def test_what_no_experiment_names_can_go(project):
-    project.config = width_study()
-    project.started()
-    file = project.directory / "study.json"
-    assert find(plan_of([str(file)]), project.directory) == []
-    project.study["sparsities"] = [0.25]
-    file.write_text(json.dumps(project.config))
-
-    found = find(plan_of([str(file)]), project.directory)
-
-    names = {entry.path.relative_to(project.directory).as_posix() for entry in found}
-    [recipe] = plan(width_study()).slices
+    names = {entry.path.relative_to(tmp_path).as_posix() for entry in found}
     place = f"tiny/{recipe}/sparsity-0.5"
     evaluations = {f"results/evaluations/{place}/{name}.json" for name in ("docs", "short")}
     assert names == {f"results/slices/{place}", f"results/cards/{place}.md", *evaluations}

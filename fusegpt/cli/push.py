@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -20,6 +21,10 @@ def push(checkpoint: Path, repo_id: str, private: bool, revision: str | None) ->
     Everything is checked first: the files by checksum, safetensors only, a card with the licence.
     HF_ENDPOINT says where the hub is, HF_TOKEN who you are.
     """
+    from huggingface_hub.utils import disable_progress_bars
+
     from fusegpt.reports.push import push as upload
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     click.echo(upload(checkpoint, repo_id, private=private, revision=revision))

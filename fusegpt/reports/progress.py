@@ -30,6 +30,7 @@ class Now:
         rows: Optimiser steps that are on record, each with its loss; the record is written once
             in a while, so a job may be ahead of it.
         of: Optimiser steps in all; None: not known.
+        seconds: What the whole step will take, going by its rows so far; None: not known.
         holder: Who works on it, in words; None: nobody on this machine.
     """
 
@@ -37,6 +38,7 @@ class Now:
     stage: str
     rows: Sequence[Mapping[str, Any]]
     of: int | None
+    seconds: float | None
     holder: str | None
 
 
@@ -48,7 +50,8 @@ class RunProgress:
         model, recipe_id: Which.
         done: Steps that are whole, of those planned if a plan is known.
         planned: How many there will be; None: not known.
-        seconds_per_step: Median of the steps that are done; None: there is none.
+        seconds_per_step: Median of the steps that are done, or an estimate from the first one's
+            rows; None: not known.
         now: The next step, if anything of it is there or anybody works on it.
     """
 
@@ -103,13 +106,16 @@ def _run(run: Path, planned: Sequence[int] | None) -> RunProgress:
     if planned is not None:
         whole = {step: file for step, file in whole.items() if step in planned}
     seconds = [_seconds(file.with_name("scores.json")) + _seconds(file) for file in whole.values()]
+    now = _now(run, whole)
+    if not seconds and now is not None and now.seconds is not None:
+        seconds = [now.seconds]
     return RunProgress(
         model=run.parent.name,
         recipe_id=run.name,
         done=len(whole),
         planned=None if planned is None else len(planned),
         seconds_per_step=statistics.median(seconds) if seconds else None,
-        now=_now(run, whole),
+        now=now,
     )
 
 
@@ -124,8 +130,19 @@ def _now(run: Path, whole: Mapping[int, Path]) -> Now | None:
         worker = holder(directory) if scored else holder(directory / "scores.json")
         rows = training_rows(directory)
         total = _optimiser_steps(run, list(whole.values())) if scored else None
-        return Now(step, "recover" if scored else "score", rows, total, worker)
+        whole_step = _estimate(directory, len(rows), total)
+        return Now(step, "recover" if scored else "score", rows, total, whole_step, worker)
     return None
+
+
+def _estimate(step: Path, rows: int, total: int | None) -> float | None:
+    """Seconds of a step in progress: scoring, and its rows' own pace since then."""
+    try:
+        scores, resume = step / "scores.json", step / "resume.safetensors"
+        spent = resume.stat().st_mtime - scores.stat().st_mtime
+    except OSError:
+        return None
+    return _seconds(scores) + spent / rows * total if rows and total else None
 
 
 def training_rows(step: Path) -> list[dict[str, Any]]:

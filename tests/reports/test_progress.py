@@ -1,6 +1,7 @@
 """How far runs are: steps, losses and time left from files and locks alone."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -79,7 +80,12 @@ def test_a_first_step_takes_its_length_from_the_recipe(results):
         (directory.parent / f"step-{step:03d}/manifest.json").unlink()
     write(directory.parent / "recipe.json", {"recovery": {"epochs": 3, "batch_size": 8}} | {
         "finetune": {"sequences": 64}})  # fmt: skip
-    assert of(results, None).now.of == 24
+    os.utime(directory / "scores.json", (1000, 1000))
+    os.utime(directory / "resume.safetensors", (1040, 1040))
+    found = of(results, {FUSEGPT: range(1, 5)})
+    assert found.now.of == 24
+    assert found.seconds_per_step == pytest.approx(2 + 40 / 4 * 24)
+    assert found.seconds_left == pytest.approx((4 - 4 / 24) * 242)
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x00" * 7, b"[]"])

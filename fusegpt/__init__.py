@@ -20,6 +20,7 @@ _FUNCTIONS = {
     "read_windows": "fusegpt.data.windows",
     "removals": "fusegpt.pruning.budget",
     "score_step": "fusegpt.pruning.step",
+    "slice_model": "fusegpt.pruning.slicing",
     "write_windows": "fusegpt.data.windows",
 }
 

@@ -42,6 +42,9 @@ ELSEWHERE = {
         "reports/test_events.py::test_losses_times_and_values_are_there"
     ),
     "fusegpt slice": "slicegpt/test_checkpoint.py::test_every_verb_measures_it",
+    "fusegpt merge --model results/runs/.../step-008/manifest.json": (
+        "pruning/test_sublayers.py::test_one_process_and_the_chain"
+    ),
     "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
     "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
     "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",

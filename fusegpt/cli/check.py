@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -29,7 +29,8 @@ def check(model: str, config_only: bool, dtype: str, device: str) -> None:
 
     Checked are: blocks found, config alone rebuilds the model, each block can be removed, which
     weights fusion pairs; and with weights, on random tokens: blocks run alone, removal against
-    bypass, generation with and without a cache. Ends with exit code 2 when the answer is no.
+    bypass, generation with and without a cache, and whether attentions and mlps can go as well.
+    Ends with exit code 2 when the answer is no.
     """
     from fusegpt.errors import ArchitectureError
 
@@ -46,12 +47,10 @@ def check(model: str, config_only: bool, dtype: str, device: str) -> None:
 
 
 def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator[Finding]:
-    import torch
-
+    from fusegpt.models.branches import plain_ids
     from fusegpt.models.load import load, load_structure
     from fusegpt.models.suitability import check_structure, check_whole
     from fusegpt.runtime import device as torch_device
-    from fusegpt.runtime import generator
 
     if not whole:
         yield from check_structure(load_structure(directory))
@@ -60,16 +59,7 @@ def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator
     findings = list(check_structure(model))
     yield from findings
     if all(finding.passed for finding in findings):
-        settings = {**vars(model.module.config), **vars(model.text_config)}
-        special = [
-            value
-            for name, value in settings.items()
-            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
-        ]  # places of images among them
-        vocabulary: Any = model.text_config.vocab_size
-        plain = torch.tensor(sorted(set(range(vocabulary)) - set(special)))
-        chosen = torch.randint(len(plain), (2, 16), generator=generator("check"))
-        yield from check_whole(model, plain[chosen])
+        yield from check_whole(model, plain_ids(model, 2, 16))
 
 
 def _directory(model: str, config_only: bool) -> Path:

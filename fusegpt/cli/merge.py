@@ -15,11 +15,16 @@ from fusegpt.cli.options import device_option, input_file, output_path
 @click.option("--recipe", required=True, type=input_file, help="The run's recipe.json.")
 @click.option("--finetune", type=input_file, help="Windows, if recovery comes at the end.")
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
+@click.option("--zeroed", is_flag=True, help="Write removed attentions and mlps as zeros.")
 @device_option
-def merge(model: Path, recipe: Path, finetune: Path | None, output: Path, device: str) -> None:
-    """Write a step's model as a directory that plain transformers loads.
+def merge(
+    model: Path, recipe: Path, finetune: Path | None, output: Path, zeroed: bool, device: str
+) -> None:
+    """Write a step's model as a directory that transformers loads.
 
-    A recovery that works after the last removal works here, before the weights are written.
+    A recovery that works after the last removal works here, before the weights are written. Where
+    attentions or mlps were removed, `import fusegpt.models.sublayers` makes transformers know the
+    checkpoint; --zeroed writes an equal one for programs that know only the base architecture.
     """
     from fusegpt.artifacts import parent_record, sha256
     from fusegpt.data.windows import read_windows
@@ -45,6 +50,6 @@ def merge(model: Path, recipe: Path, finetune: Path | None, output: Path, device
             steps = [*steps[:-1], {**steps[-1], "finish": record}]
             made["inputs"] = {"finetune": sha256(finetune)}
     made |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
-    publish(loaded, chosen, steps, output, made=made)
+    publish(loaded, chosen, steps, output, made=made, zeros=zeroed)
     if chosen.recovers_at_end:
         checkpoint.remove()

@@ -14,7 +14,7 @@ from fusegpt.cli.options import JsonObject, device_option, input_file, input_pat
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
 @click.option("--recipe", required=True, help="Name or file of a recipe.")
 @click.option("--settings", type=JsonObject(), default="{}", help="Laid over the recipe's.")
-@click.option("--sparsity", required=True, help="Fraction of blocks to remove, in [0, 1).")
+@click.option("--sparsity", required=True, help="Fraction of units to remove, in [0, 1).")
 @click.option("--seed", type=int, help="Of everything that is drawn; 0 unless given.")
 @click.option("--calibration", required=True, type=input_file, help="Windows to score on.")
 @click.option("--finetune", type=input_file, help="Windows to recover on.")
@@ -54,6 +54,8 @@ def prune(
         windows["finetune"] = read_windows(finetune)
         data["finetune"] = read_meta(finetune)
     loaded = load_step(model, chosen, device)
-    count = removals(loaded.num_blocks, sparsity, "--sparsity") - len(loaded.removed)
+    units = chosen.num_units(loaded.num_blocks)
+    missing = units - len(loaded.units(chosen.granularity))
+    count = removals(units, sparsity, "--sparsity") - missing
     steps = prune_model(loaded, chosen, count, windows["calibration"], windows.get("finetune"))
     publish(loaded, chosen, steps, output, data=data)

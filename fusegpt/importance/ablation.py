@@ -2,6 +2,8 @@
 
 Leaving out block i changes nothing before it, so its stream starts from the state that entered
 it: n(n+1)/2 block passes in place of n² (with the reference pass), bit for bit the same states.
+Leaving out half of block i starts there too, and runs the other half: n(n+3)/2 passes for all n
+attentions, or all n mlps, n of them through half a block.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from torch import Tensor
 
+from fusegpt.models.branches import bypass
 from fusegpt.models.model import Model
 from fusegpt.models.replay import Recording, record, run_blocks
 from fusegpt.models.units import Unit
@@ -25,14 +28,14 @@ def states_without(
     Args:
         model: In eval mode. Unchanged.
         batch: Token ids ``[batch, seq]``.
-        units: Living blocks, in any order.
+        units: Living units, in any order.
 
     Returns:
         The reference ``[batch, seq, hidden]``, before the final norm, and an iterator over
         ``(unit, hidden states without it)`` in model order; each is computed when asked for.
     """
     recording = record(model, batch, keep_states=True)
-    ordered = sorted(units, key=lambda unit: model.position(unit.index))
+    ordered = sorted(units, key=lambda unit: (model.position(unit.index), unit))
     return recording.hidden_out, (
         (unit, state_without(model, recording, [unit])) for unit in ordered
     )
@@ -44,17 +47,18 @@ def state_without(model: Model, recording: Recording, units: Collection[Unit]) -
     Args:
         model: As it was when recorded. Unchanged.
         recording: Of all living blocks, with ``keep_states``.
-        units: Living blocks that are left out together; at least one.
+        units: Living units that are left out together; at least one.
 
     Returns:
         ``[batch, seq, hidden]`` after the last block, before the final norm.
     """
-    missing = {model.position(unit.index) for unit in units}
-    first = min(missing)
+    missing = {model.position(unit.index) for unit in units if unit.granularity == "block"}
+    first = min(model.position(unit.index) for unit in units)
     rest = [place for place in range(first, len(model.kept)) if place not in missing]
     blocks = model.blocks
-    return run_blocks(
-        [blocks[place] for place in rest],
-        [recording.calls[place] for place in rest],
-        recording.states[first],
-    )
+    with bypass(model, [unit for unit in units if unit.granularity != "block"]):
+        return run_blocks(
+            [blocks[place] for place in rest],
+            [recording.calls[place] for place in rest],
+            recording.states[first],
+        )

@@ -1,4 +1,4 @@
-"""Last blocks: the highest block goes first; no data is looked at."""
+"""Last blocks: the highest unit goes first; no data is looked at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def last_blocks(
 ) -> Tensor:
     """Score each unit by how deep it is not: the lowest blocks are kept.
 
-    Minus the index. Paper: Why Lift so Heavy?, arXiv 2402.11700.
+    Minus the index; an mlp stands half a block above its attention.
+    Paper: Why Lift so Heavy?, arXiv 2402.11700.
 
     Args:
         model: Not used.
@@ -30,4 +31,5 @@ def last_blocks(
         ``[units - run + 1]`` float64 on the CPU, 0 or less.
     """
     first = units[: len(units) - run + 1]
-    return torch.tensor([-unit.index for unit in first], dtype=torch.float64)
+    heights = [unit.index + (0.5 if unit.granularity == "mlp" else 0.0) for unit in first]
+    return -torch.tensor(heights, dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
+from fusegpt.models.branches import parameters_of
 from fusegpt.models.model import Model
 from fusegpt.models.units import Unit
 
@@ -36,7 +37,7 @@ def taylor(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Te
     Raises:
         NumericsError: A gradient is NaN or infinite. The message names the unit.
     """
-    owned = {unit: list(model.block(unit.index).parameters()) for unit in units}
+    owned = {unit: list(parameters_of(model, unit).values()) for unit in units}
     weights = [parameter for parameters in owned.values() for parameter in parameters]
     gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     sequences = sum(len(batch) for batch in batches)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.importance.checks import finite
+from fusegpt.models.branches import around
 from fusegpt.models.model import Model
 from fusegpt.models.replay import record
 from fusegpt.models.units import Unit
@@ -32,7 +33,7 @@ def mean_update(
         metric: For messages.
         model: In eval mode. Unchanged.
         batches: Token ids, each ``[batch, seq]``.
-        units: Living blocks; neighbours, when ``run`` is more than 1.
+        units: Living units; neighbouring blocks, when ``run`` is more than 1.
         measure: From the states before and after, ``[batch, seq, hidden]``, to any number of
             distances in float32 or float64; they all count alike.
         run: Units in a run, at most ``len(units)``.
@@ -52,8 +53,11 @@ def mean_update(
     for batch in batches:
         recording = record(model, batch, keep_states=True)
         states = [*recording.states, recording.hidden_out]
-        for place, start in enumerate(starts):
-            distances = measure(states[start], states[start + run])
+        for place, (unit, start) in enumerate(zip(units, starts, strict=False)):
+            before, after = states[start], states[start + run]
+            if unit.granularity != "block":
+                before, after = around(model, unit, recording.calls[start], before, after)
+            distances = measure(before, after)
             total[place] += distances.sum(dtype=torch.float64).cpu()
         count += distances.numel()
     return finite(metric, units[: len(starts)], total / count)

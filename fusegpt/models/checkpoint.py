@@ -11,12 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record, write_json
 from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.biases import give_bias
-from fusegpt.models.model import Model, split_name
+from fusegpt.models.model import Model
+from fusegpt.models.zeroed import zeroed
 from fusegpt.runtime import quiet
 
 __all__ = ["apply_delta", "apply_deltas", "save", "write_delta"]
@@ -42,14 +43,24 @@ ADAPTERS = ("fused/", "donor/")
 """How tensors that are not weights are called in a delta."""
 
 
-def save(model: Model, directory: str | Path, *, extra: Mapping[str, Any], card: str) -> None:
-    """Write a checkpoint that plain transformers loads, whole or not at all.
+def save(
+    model: Model,
+    directory: str | Path,
+    *,
+    extra: Mapping[str, Any],
+    card: str,
+    zeros: bool = False,
+) -> None:
+    """Write a checkpoint that transformers loads, whole or not at all.
+
+    One without attentions or mlps needs ``import fusegpt.models.sublayers`` before.
 
     Args:
         model: With nothing left to fold.
         directory: Must not exist, or be empty.
         extra: More entries for ``fusegpt.json``, which is written last.
         card: The text of ``README.md``.
+        zeros: Write removed attentions and mlps as zeros, so that no import is needed.
 
     Raises:
         ArtifactError: The directory is taken, or the disk is full.
@@ -61,7 +72,7 @@ def save(model: Model, directory: str | Path, *, extra: Mapping[str, Any], card:
         "removed": [unit.to_json() for unit in model.removed],
     }
     with atomic_directory(directory, last="fusegpt.json") as partial:
-        _save_module(model, partial)
+        _save_module(model, zeroed(model) if zeros else model.module, partial)
         for file in _copied(model.source):
             shutil.copyfile(file, partial / file.name)
         files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
@@ -116,7 +127,7 @@ def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
             for name in (name for name, owner in latest.items() if owner == path):
                 if name.startswith(ADAPTERS):
                     model.adapter_state[name] = file.get_tensor(name)
-                elif split_name(name)[0] in model.kept:
+                elif not model.is_gone(name):
                     _overwrite(model, name, file.get_tensor(name), path)
 
 
@@ -146,21 +157,20 @@ def _open(path: Path) -> Any:
         raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def _save_module(model: Model, directory: Path) -> None:
+def _save_module(model: Model, module: PreTrainedModel, directory: Path) -> None:
     """Save weights and config; the generation config is the source's own file if it has one.
 
     Some published generation configs load but are refused when saved, hence the empty one.
     """
-    module = model.module
-    generation = module.generation_config
+    generation = model.module.generation_config
     copied = any(file.name == "generation_config.json" for file in _copied(model.source))
+    before = module.generation_config
     try:
-        if copied:
-            module.generation_config = GenerationConfig()
+        module.generation_config = GenerationConfig() if copied else generation
         with quiet():
             module.save_pretrained(directory)
     finally:
-        module.generation_config = generation
+        module.generation_config = before
 
 
 def _copied(source: Path | None) -> list[Path]:

@@ -16,6 +16,7 @@ from fusegpt.data.directories import OWN_TYPES, register_own_type
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
+from fusegpt.models.sublayers import sublayer_classes
 from fusegpt.models.units import Unit
 from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
 
@@ -158,6 +159,9 @@ def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrain
 
 
 def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any:
+    removed = getattr(config, "removed_sublayers", None)
+    if removed:
+        return sublayer_classes(removed["base_model_type"], removed["base_architecture"])[1]
     names = getattr(config, "architectures", None) or []
     if trust_remote_code and getattr(config, "auto_map", None):
         return transformers.AutoModelForCausalLM

@@ -15,9 +15,11 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from fusegpt.data.pictured import Pictured
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.models.blocks import find_blocks, text_config
-from fusegpt.models.units import Granularity, Unit
+from fusegpt.models.sublayers import Removed
+from fusegpt.models.units import KINDS, Granularity, Unit
 
 if TYPE_CHECKING:
+    from fusegpt.models.probe import Branches
     from fusegpt.nn.fused import FusedWeight
 
 __all__ = ["Model"]
@@ -50,8 +52,10 @@ class Model:
     adapter_state: dict[str, Tensor] = field(default_factory=dict)
     returns: int | None = field(default=None, repr=False)
     """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""
-    checked: set[tuple[int, ...]] = field(default_factory=set, repr=False)
-    """Sets of living blocks that the config is known to follow."""
+    checked: set[tuple[Any, ...]] = field(default_factory=set, repr=False)
+    """Sets of living units that the config is known to follow."""
+    branches: dict[int, Branches | str] = field(default_factory=dict, repr=False)
+    """Attention and mlp of each block, or why it has none, once somebody looked."""
 
     @classmethod
     def dense(cls, module: PreTrainedModel, source: Path | None = None) -> Model:
@@ -98,9 +102,21 @@ class Model:
                 f"{self.source}: no readable tokenizer ({first_line(error)})"
             ) from error
 
+    @property
+    def lacking(self) -> frozenset[Unit]:
+        """The attentions and mlps that living blocks do without, as the config says."""
+        removed = getattr(self.module.config, "removed_sublayers", None) or {}
+        return frozenset(
+            Unit(kind, self.kept[int(place)])
+            for kind in KINDS["mixed"]
+            for place in removed.get(kind, ())
+        )
+
     def units(self, granularity: Granularity = "block") -> list[Unit]:
         """The living units, in order."""
-        return [Unit(granularity, index) for index in self.kept]
+        lacking = self.lacking
+        units = [Unit(kind, index) for index in self.kept for kind in KINDS[granularity]]
+        return [unit for unit in units if unit not in lacking]
 
     def position(self, index: int) -> int:
         """Where the block with a dense index stands among the living ones."""
@@ -125,6 +141,18 @@ class Model:
 
     def _parameters(self, index: int, role: str) -> dict[str, nn.Parameter]:
         return {name: p for name, p, its_role in _roles(self.block(index)) if its_role == role}
+
+    def is_gone(self, name: str) -> bool:
+        """Whether ``blocks.<dense index>.<param name inside the block>`` went with a unit."""
+        index, inner = split_name(name)
+        if index not in self.kept:
+            return True
+        place: nn.Module | None = self.block(index)
+        for part in inner.split(".")[:-1]:
+            place = None if place is None else place._modules.get(part)
+            if isinstance(place, Removed):
+                return True
+        return False
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter called ``blocks.<dense index>.<param name inside the block>``."""

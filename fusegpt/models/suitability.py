@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
+from fusegpt.models.branches import bypass, find_branches
+from fusegpt.models.halving import last_of_their_kind
 from fusegpt.models.model import Model
 from fusegpt.models.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery import skip
@@ -63,14 +65,18 @@ def check_whole(model: Model, ids: Tensor) -> Iterator[Finding]:
         ids: Random token ids ``[batch, seq]``.
 
     Yields:
-        Replay, removal against bypass, generation with and without a cache.
+        Replay, removal against bypass, generation with and without a cache; and whether attentions
+        and mlps can go too, which is said but nothing that a model must be fit for.
     """
     replayed = _attempt("replay", lambda: _replay(model, ids))
     yield replayed
     if replayed.passed and len(model.kept) > 1:
         unit = _middle(model)
         yield _attempt("bypass", lambda: _bypass(model, ids, unit))
-        yield _attempt("generation", lambda: _generation(model, ids[:1], unit))
+        yield _attempt("generation", lambda: _generation(model, ids[:1], [unit]))
+        halves = _attempt("sub-layers", lambda: _halves(model, ids))
+        text = halves.text if halves.passed else f"granularity block only; {halves.text}"
+        yield Finding("sub-layers", True, text)
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Finding:
@@ -171,10 +177,34 @@ def _bypass(model: Model, ids: Tensor, unit: Unit) -> str:
     )
 
 
-def _generation(model: Model, ids: Tensor, unit: Unit) -> str:
+def _halves(model: Model, ids: Tensor) -> str:
+    """Every attention and mlp can be told apart; without some, all is as with them silenced."""
+    names: dict[str, dict[str, None]] = {"attention": {}, "mlp": {}}
+    for index in model.kept:
+        for kind, half in find_branches(model, index).halves.items():
+            names[kind] |= dict.fromkeys(half.zero)
+    middle = model.kept[len(model.kept) // 2]
+    units = [Unit("attention", model.kept[0]), Unit("attention", middle), Unit("mlp", middle)]
+    units = [unit for unit in units if not last_of_their_kind(model, [unit])]
+    with bypass(model, units):
+        bypassed = model.module(**model.inputs(ids), use_cache=False).logits
+    with skip(model, units):
+        removed = model.module(**model.inputs(ids), use_cache=False).logits
+    if not torch.equal(bypassed, removed):
+        raise ArchitectureError(f"without {_listed(units)}: logits differ from passing them by")
+    _generation(model, ids[:1], units)
+    found = "; ".join(f"{kind} is {' or '.join(parts)}" for kind, parts in names.items())
+    return f"also granularity attention, mlp and mixed; {found}; without {_listed(units)} exact"
+
+
+def _listed(units: Sequence[Unit]) -> str:
+    return ", ".join(map(str, units))
+
+
+def _generation(model: Model, ids: Tensor, units: Sequence[Unit]) -> str:
     ids = ids.to(model.device)
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    with skip(model, [unit]):
+    with skip(model, units):
         cached, uncached = (
             model.module.generate(
                 ids, attention_mask=torch.ones_like(ids), use_cache=use_cache, **options
@@ -182,8 +212,10 @@ def _generation(model: Model, ids: Tensor, unit: Unit) -> str:
             for use_cache in (True, False)
         )
     if not torch.equal(cached, uncached):
-        raise ArchitectureError(f"without {unit}: generation with a cache differs from without")
-    return f"{NEW_TOKENS} tokens without {unit}, cached as uncached"
+        raise ArchitectureError(
+            f"without {_listed(units)}: generation with a cache differs from without"
+        )
+    return f"{NEW_TOKENS} tokens without {_listed(units)}, cached as uncached"
 
 
 def _middle(model: Model) -> Unit:

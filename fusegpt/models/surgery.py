@@ -1,8 +1,8 @@
-"""Taking blocks out: for a while, or for good, with config and block numbers kept in step."""
+"""Taking units out: for a while, or for good, with config and block numbers kept in step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,14 +12,13 @@ from transformers import PretrainedConfig
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import decoder_of
 from fusegpt.models.configs import shrunken, text_configs
+from fusegpt.models.halving import Undo, halve
 from fusegpt.models.model import Model
+from fusegpt.models.sublayers import NUMBER_NAMES
 from fusegpt.models.twin import twin_check
 from fusegpt.models.units import Unit
 
 __all__ = ["Unit", "check_basis", "remove", "skip", "twin_check"]
-
-INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
-"""What blocks call their own number."""
 
 COUNT_NAMES = (
     "num_hidden_layers",
@@ -30,25 +29,23 @@ COUNT_NAMES = (
 )
 """What the module around the blocks calls their number (the last: of those before sharing)."""
 
-Undo = list[Callable[[], None]]
-
 
 def remove(model: Model, *units: Unit) -> None:
     """Take units out for good; config and block numbers follow.
 
     Args:
         model: Changed in place: ``module``, ``kept``, ``removed``, and ``fused`` without the
-            removed blocks' entries. Unchanged when an error is raised.
-        units: Living units.
+            removed units' entries. Unchanged when an error is raised.
+        units: Living units; blocks, or attentions and mlps.
 
     Raises:
-        ArchitectureError: The shortened config would not rebuild the shortened model; the
-            message says where they differ.
+        ArchitectureError: The shortened config would not rebuild the shortened model (the
+            message says where they differ), or a unit cannot go.
     """
     _checked_cut(model, units)
     model.removed.extend(units)
-    gone = tuple(f"blocks.{unit.index}." for unit in units)
-    for name in [name for name in model.fused if name.startswith(gone)]:
+    concerned = tuple(f"blocks.{unit.index}." for unit in units)
+    for name in [n for n in model.fused if n.startswith(concerned) and model.is_gone(n)]:
         del model.fused[name]
 
 
@@ -84,7 +81,7 @@ def check_basis(model: Model) -> None:
 def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Cut, and cut nothing when the config does not follow; each set of blocks is built once."""
     undo = _cut(model, units)
-    living = tuple(model.kept)
+    living = (*model.kept, *sorted(model.lacking))
     try:
         if living not in model.checked:
             twin_check(model.module)
@@ -98,6 +95,8 @@ def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
 def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Shorten list, config and block numbers; return what brings them back."""
     check_basis(model)
+    if any(unit.granularity != "block" for unit in units):
+        return _halved(model, units)
     gone = _dropped(model, units)
     keep = [place for place, index in enumerate(model.kept) if index not in gone]
     undo: Undo = []
@@ -114,12 +113,28 @@ def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     return undo
 
 
+def _halved(model: Model, units: Sequence[Unit]) -> Undo:
+    """Take sub-layers out; return what brings them back."""
+    undo: Undo = []
+    blocks = [str(unit) for unit in units if unit.granularity == "block"]
+    if blocks:
+        raise ArchitectureError(f"{', '.join(blocks)}: cannot go together with sub-layers")
+    try:
+        halve(model, units, undo)
+    except BaseException:
+        _restore(undo)
+        raise
+    return undo
+
+
 def _dropped(model: Model, units: Sequence[Unit]) -> set[int]:
+    lacking = model.lacking
+    if lacking:
+        raise ArchitectureError(
+            f"{units[0]}: blocks can only go from a model whose blocks are whole; without"
+            f" sub-layers are {sorted({unit.index for unit in lacking})}"
+        )
     for unit in units:
-        if unit.granularity != "block":
-            raise ArchitectureError(
-                f"{unit}: only whole blocks can be taken out, got granularity {unit.granularity!r}"
-            )
         if unit.index not in model.kept:
             raise ArchitectureError(f"{unit}: must be a living block, living are {model.kept}")
     gone = {unit.index for unit in units}
@@ -132,7 +147,7 @@ def _dropped(model: Model, units: Sequence[Unit]) -> set[int]:
 def _renumber(model: Model, keep: Sequence[int], undo: Undo) -> None:
     for place, old in enumerate(keep):
         for name, module in model.block_list[old].named_modules():
-            for attribute in INDEX_NAMES:
+            for attribute in NUMBER_NAMES:
                 number = module.__dict__.get(attribute)
                 if not isinstance(number, int) or isinstance(number, bool):
                     continue

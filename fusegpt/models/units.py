@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Granularity", "Unit"]
+__all__ = ["KINDS", "Granularity", "Kind", "Unit"]
 
-Granularity = Literal["block", "attention", "mlp"]
+Kind = Literal["block", "attention", "mlp"]
+Granularity = Literal["block", "attention", "mlp", "mixed"]
+"""What a recipe removes; ``mixed``: attentions and mlps compete."""
+
+KINDS: dict[Granularity, tuple[Kind, ...]] = {
+    "block": ("block",),
+    "attention": ("attention",),
+    "mlp": ("mlp",),
+    "mixed": ("attention", "mlp"),
+}
+"""The kinds of units of each granularity; every block has one of each kind."""
 
 
 @dataclass(frozen=True, order=True)
@@ -16,10 +26,10 @@ class Unit:
 
     Attributes:
         granularity: What is removed.
-        index: Position in the *dense* model, 0-based.
+        index: Position of the block in the *dense* model, 0-based.
     """
 
-    granularity: Granularity
+    granularity: Kind
     index: int
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ def restore_adapters(model: Model) -> None:
             name, _, factor = rest.rpartition("/")
             states.setdefault(name, {})[factor] = tensor
     for name, state in states.items():
-        if int(name.split(".")[1]) in model.kept:
+        if not model.is_gone(name):
             model.fused[name] = _rebuild(model, name, state)
 
 

@@ -26,6 +26,27 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_selection(recipe, where)
     _check_recovery(recipe, where)
     _check_rerank(recipe, where)
+    if recipe.granularity != "block":
+        _check_sublayers(recipe, where)
+
+
+def _check_sublayers(recipe: Recipe, where: str) -> None:
+    if recipe.selection == "contiguous":
+        raise ConfigError(
+            f"{where}.selection: 'contiguous' takes runs of whole blocks; with granularity"
+            f" {recipe.granularity!r} it must be 'iterative' or 'one_shot'"
+        )
+    able = [name for name, entry in RECOVERIES.items() if entry.sublayers]
+    if recipe.method not in able:
+        raise ConfigError(
+            f"{where}.recovery: {recipe.method} replaces whole blocks; with granularity"
+            f" {recipe.granularity!r} it must be one of {', '.join(able)}"
+        )
+    if RECOVERIES[recipe.method].needs_before and recipe.recovery.get("teacher") == "original":
+        raise ConfigError(
+            f"{where}.recovery.teacher: {recipe.method} fits one sub-layer at a time to the current"
+            " model; 'original' is for whole blocks"
+        )
 
 
 def _check_data(recipe: Recipe, where: str) -> None:

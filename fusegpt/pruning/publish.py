@@ -1,4 +1,4 @@
-"""From a pruned model to a checkpoint that plain transformers loads."""
+"""From a pruned model to a checkpoint that transformers loads."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def publish(
     *,
     data: Mapping[str, Any] | None = None,
     made: Mapping[str, Any] | None = None,
+    zeros: bool = False,
 ) -> dict[str, Any]:
     """Write the checkpoint: weights, tokenizer, ``fusegpt.json`` and the model card.
 
@@ -36,12 +37,15 @@ def publish(
         output: Directory; must not exist or be empty.
         data: What was known of the windows that were used.
         made: How: parent, seconds, memory_gib.
+        zeros: Write removed attentions and mlps as zeros, for programs that know only the base
+            architecture.
 
     Returns:
         The contents of ``fusegpt.json``.
 
     Raises:
         ArtifactError: The directory is taken, or the disk is full.
+        ConfigError: ``zeros``, and no attention or mlp is missing.
     """
     model.fused.clear()
     info: dict[str, Any] = {
@@ -51,6 +55,8 @@ def publish(
         "removed": [unit.to_json() for unit in model.removed],
         "fused": {str(target): donors for target, donors in fused_map(steps).items()},
         "parameters": model.module.num_parameters(),
+        **({"zeroed": True} if zeros else {}),
+        **({"needs": "import fusegpt.models.sublayers"} if model.lacking and not zeros else {}),
         "dtype": recipe.dtype,
         "recipe_id": recipe.id,
         "recipe": recipe.to_json(),
@@ -63,7 +69,7 @@ def publish(
         "provenance": provenance(model.device),
         **about_base(model),
     }
-    save(model, output, extra=info, card=card(info, []))
+    save(model, output, extra=info, card=card(info, []), zeros=zeros)
     return info
 
 

@@ -24,6 +24,7 @@ from fusegpt.config import (
 )
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
+from fusegpt.models.units import KINDS, Granularity
 from fusegpt.pruning.checks import check_together
 from fusegpt.pruning.sections import Calibration, Common, Rerank, WindowsSpec, rerank_of, section_of
 from fusegpt.recovery import RECOVERIES
@@ -53,6 +54,7 @@ class Recipe(Strict):
         selection: ``iterative`` scores anew before each removal; ``one_shot`` scores once;
             ``contiguous`` takes one run of neighbours of the dense model, as long as needed.
         rerank: Try the best candidates before one is removed; absent: the lowest score goes.
+        granularity: Whole blocks, their attentions, their mlps, or both of these in one contest.
         recovery: ``method`` and its settings.
         calibration: Windows for scoring.
         finetune: Windows for recovery.
@@ -64,6 +66,7 @@ class Recipe(Strict):
     importance: dict[str, Any]
     selection: Literal["iterative", "one_shot", "contiguous"] = "iterative"
     rerank: Rerank | None = None
+    granularity: Granularity = "block"
     recovery: dict[str, Any]
     calibration: Calibration = Calibration()
     finetune: WindowsSpec = WindowsSpec()
@@ -79,6 +82,10 @@ class Recipe(Strict):
     def method(self) -> str:
         """Key of ``RECOVERIES``."""
         return self.recovery["method"]
+
+    def num_units(self, num_blocks: int) -> int:
+        """Of a dense model: what a sparsity is a fraction of."""
+        return num_blocks * len(KINDS[self.granularity])
 
     @property
     def trains(self) -> bool:

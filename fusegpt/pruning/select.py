@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
+from fusegpt.models.halving import check_halves, last_of_their_kind
 from fusegpt.models.model import Model
 from fusegpt.models.reached import reached
 from fusegpt.models.units import Unit
@@ -18,17 +19,26 @@ __all__ = ["candidates", "check_run", "select", "select_run"]
 def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     """Units that are not protected and that the data run through (decisions D4, D24).
 
+    An attention without which none of its kind would be left is none of them.
+
     Raises:
+        ArchitectureError: The model's blocks have no attentions and mlps that can be told apart.
         ConfigError: There are none.
     """
     first, last = recipe.importance["protect_first"], recipe.importance["protect_last"]
-    units = model.units()
+    units = model.units(recipe.granularity)
+    open_blocks = model.kept[first : len(model.kept) - last]
     seen = reached(model, windows[:1])
-    allowed = [unit for unit in units[first : len(units) - last] if unit.index in seen]
+    allowed = [unit for unit in units if unit.index in seen and unit.index in open_blocks]
+    if recipe.granularity != "block":
+        allowed = [unit for unit in allowed if not last_of_their_kind(model, [unit])]
+        for unit in allowed:
+            check_halves(model, [unit])
     if not allowed:
+        kinds = "blocks" if recipe.granularity == "block" else "units"
         raise ConfigError(
             f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
-            f" leave none of {len(units)} blocks to remove"
+            f" leave none of {len(units)} {kinds} to remove"
         )
     return allowed
 

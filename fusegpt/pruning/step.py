@@ -184,16 +184,19 @@ def _record(
 
 def _line(record: Mapping[str, Any], recipe: Recipe, model: Model) -> str:
     units = [Unit.from_json(row) for row in record.get("units", [record["unit"]])]
-    following = record["next_score"]
+    following, left = record["next_score"], len(model.units(recipe.granularity))
     text = (
         f"step {record['step']}: removed {', '.join(map(str, units))}"
         f" ({recipe.metric} {record['score']:.4g}"
-        f"{'' if following is None else f', next {following:.4g}'}), {len(model.kept)} left"
+        f"{'' if following is None else f', next {following:.4g}'}), {left} left"
     )
     if record["group"]:
-        blocks = ", ".join(map(str, record["group"]))
+        kind = (
+            "block" if units[0].granularity == "block" else f"the {units[0].granularity} of block"
+        )
+        places = ", ".join(map(str, record["group"]))
         text += (
-            f"; {recipe.method} of blocks {blocks}: loss {record['first_loss']:.4g} ->"
+            f"; {recipe.method} of {kind}s {places}: loss {record['first_loss']:.4g} ->"
             f" {record['last_loss']:.4g}, {record['seconds']:.0f} s,"
             f" peak {record['memory_gib']:.1f} GiB"
         )

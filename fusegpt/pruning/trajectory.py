@@ -21,6 +21,7 @@ from fusegpt.models.checkpoint import write_delta
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.surgery import check_basis
+from fusegpt.models.units import Unit
 from fusegpt.pruning.adapters import adapter_tensors, restore_adapters
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.report import RecoveryReport
@@ -96,19 +97,24 @@ def history(manifest: Path) -> list[dict[str, Any]]:
     return found[::-1]
 
 
-def fused_map(steps: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-    """Return which removed blocks each living block received, in order; dense indices.
+def fused_map(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
+    """Return which removed units each living unit received, in order; dense indices.
+
+    Keys are a block's index, or ``attention 5``; attentions receive attentions, mlps mlps.
 
     Args:
         steps: Records of the steps, in order.
     """
-    received: dict[int, list[int]] = {}
+    received: dict[Unit, list[int]] = {}
     for step in steps:
-        index = step["unit"]["index"]
-        for target in step["fused_into"]:
-            received.setdefault(target, []).append(index)
-        received.pop(index, None)
-    return dict(sorted(received.items()))
+        unit = Unit.from_json(step["unit"])
+        for index in step["fused_into"]:
+            received.setdefault(Unit(unit.granularity, index), []).append(unit.index)
+        received.pop(unit, None)
+    return {
+        unit.index if unit.granularity == "block" else str(unit): donors
+        for unit, donors in sorted(received.items())
+    }
 
 
 def fingerprint(recipe: Recipe, files: Sequence[Path | None]) -> str:

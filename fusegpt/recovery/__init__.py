@@ -21,26 +21,36 @@ class Recovery(Entry):
         trains: Whether it needs windows of text to tune on.
         runs: Whether it also takes a run of neighbouring units, removed at once.
         needs_before: Whether it folds into the block before, so that the first cannot go.
+        sublayers: Whether it also works for attentions and mlps.
     """
 
     when: Literal["step", "end"] = "step"
     trains: bool = True
     runs: bool = False
     needs_before: bool = False
+    sublayers: bool = False
 
 
 RECOVERIES: dict[str, Recovery] = {
-    "none": Recovery("fusegpt.recovery.none:none", trains=False, runs=True),
-    "finetune": Recovery("fusegpt.recovery.finetune:finetune"),
-    "fusion": Recovery("fusegpt.recovery.fusion:fusion"),
+    "none": Recovery("fusegpt.recovery.none:none", trains=False, runs=True, sublayers=True),
+    "finetune": Recovery("fusegpt.recovery.finetune:finetune", sublayers=True),
+    "fusion": Recovery("fusegpt.recovery.fusion:fusion", sublayers=True),
     "additive_bias": Recovery(
-        "fusegpt.recovery.additive_bias:additive_bias", runs=True, needs_before=True
+        "fusegpt.recovery.additive_bias:additive_bias",
+        runs=True,
+        needs_before=True,
+        sublayers=True,
     ),
-    "low_rank": Recovery("fusegpt.recovery.low_rank:low_rank", runs=True, needs_before=True),
+    "low_rank": Recovery(
+        "fusegpt.recovery.low_rank:low_rank", runs=True, needs_before=True, sublayers=True
+    ),
     "least_squares": Recovery(
-        "fusegpt.recovery.least_squares:least_squares", runs=True, needs_before=True
+        "fusegpt.recovery.least_squares:least_squares",
+        runs=True,
+        needs_before=True,
+        sublayers=True,
     ),
     "magnitude": Recovery("fusegpt.recovery.magnitude:magnitude", runs=True),
     "streamline": Recovery("fusegpt.recovery.streamline:streamline", runs=True),
-    "lora": Recovery("fusegpt.recovery.lora:lora", when="end"),
+    "lora": Recovery("fusegpt.recovery.lora:lora", when="end", sublayers=True),
 }

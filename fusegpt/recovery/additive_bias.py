@@ -1,4 +1,4 @@
-"""The removed block's mean update, added by a bias before the gap."""
+"""The removed unit's mean update, added by a bias before the gap."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model
-from fusegpt.models.stream import last_writer
 from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
-from fusegpt.recovery.closed_form import block_before, find_gap, moments, settle, split_holdout
+from fusegpt.recovery.closed_form import moments, settle, split_holdout
+from fusegpt.recovery.gap import find_gap, writer_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -37,15 +37,15 @@ def additive_bias(
     batch_size: PositiveInt = 8,
     learning_rate: LearningRate = 1e-2,
 ) -> RecoveryReport:
-    """Remove a block and add the mean of its update to a bias of the block before.
+    """Remove a unit and add the mean of its update to a bias before it.
 
     Exact: the bias of the last matrix before the gap is added to every token. A model without it
     gets it when its config has a switch for biases; all others that the switch brings are zero.
     Source: Siddiqui et al., emulation adapters (decision D27).
 
     Args:
-        model: Loses the block, or run of blocks; the bias before it changes.
-        unit: Living, and not the first.
+        model: Loses the unit, or run of blocks; the bias before it changes.
+        unit: Living, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Not used; nothing is drawn.
         checkpoint: For resuming inside the step.
@@ -61,7 +61,7 @@ def additive_bias(
     """
     run = run_of(model, unit, "additive_bias")
     label = f"bias for {', '.join(map(str, run))}"
-    writer = last_writer(model, block_before(model, run, label), windows[:1])
+    before, writer = writer_before(model, run, windows[:1], label)
     name = f"{writer.name}.bias"
     give_bias(model, name)
     if fit == "closed_form":
@@ -80,5 +80,13 @@ def additive_bias(
         return {name: FusedWeight(base, update_rank="full", generator=draw)}
 
     return tune_group(
-        model, run, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
+        model,
+        run,
+        windows,
+        build,
+        plan,
+        seed=seed,
+        checkpoint=checkpoint,
+        label=label,
+        group=[before],
     )

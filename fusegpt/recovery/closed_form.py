@@ -1,4 +1,4 @@
-"""What the closed forms share: a removed block's update, as the matrix before the gap sees it.
+"""What the closed forms share: a removed unit's update, as the matrix before the gap sees it.
 
 A is what the last matrix before the gap adds to the hidden states, R what the gap adds after it.
 A map D of features, folded into that matrix, makes it add A·(I + D); plain removal is D = 0.
@@ -13,21 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fusegpt.errors import ArchitectureError, DataError, NumericsError
-from fusegpt.models.load import load_original
+from fusegpt.errors import DataError, NumericsError
+from fusegpt.models.branches import around
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.replay import record
-from fusegpt.models.stream import Writer, last_writer, watch_output
+from fusegpt.models.stream import watch_output
 from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from fusegpt.recovery.flops import forward_flops
+from fusegpt.recovery.gap import Gap
 from fusegpt.recovery.report import RecoveryReport
 
 __all__ = [
-    "Gap",
     "Moments",
-    "block_before",
-    "find_gap",
     "fold",
     "moments",
     "next_token_loss",
@@ -41,28 +39,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 8
 """Sequences that run at once; changes results by rounding only."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What is left out between two living blocks, in the model that still computes it.
-
-    Attributes:
-        source: The current model, or the dense one.
-        before: Dense index of the living block before the gap.
-        last: Dense index of the last block of the gap.
-        writer: The last matrix before the gap, in ``source``.
-    """
-
-    source: Model
-    before: int
-    last: int
-    writer: Writer
-
-    def flops(self, windows: Tensor) -> float:
-        """Estimate of the FLOPs of seeing what is missing, twice: for clipping, and to sum."""
-        run = self.source.kept[: self.source.position(self.last) + 1]
-        return 2 * forward_flops(self.source, run, windows.numel(), windows.shape[1])
 
 
 @dataclass(frozen=True)
@@ -80,42 +56,6 @@ class Moments:
     cross: Tensor
     update: Tensor
     tokens: int
-
-
-def block_before(model: Model, run: Sequence[Unit], label: str) -> int:
-    """Return the dense index of the living block before a run of blocks.
-
-    Raises:
-        ArchitectureError: There is none.
-    """
-    place = model.position(run[0].index)
-    if place == 0:
-        raise ArchitectureError(
-            f"{label}: no block before {run[0]} could take over its work;"
-            " set importance.protect_first to 1"
-        )
-    return model.kept[place - 1]
-
-
-def find_gap(model: Model, run: Sequence[Unit], windows: Tensor, teacher: str, label: str) -> Gap:
-    """Return the gap that removing a run of blocks leaves.
-
-    Args:
-        model: The run is still in it.
-        run: Living blocks that follow each other, in order.
-        windows: Token ids ``[sequences, length]``.
-        teacher: ``current``: the gap is the run, its inputs come from the current model.
-            ``original``: the gap is all that is gone around it, in the dense model.
-        label: Names the work in messages.
-    """
-    before = block_before(model, run, label)
-    if teacher == "current":
-        return Gap(model, before, run[-1].index, last_writer(model, before, windows[:1]))
-    dense = load_original(model)
-    following = [index for index in model.kept if index > run[-1].index]
-    end = following[0] if following else dense.kept[-1] + 1
-    last = max(index for index in dense.kept if index < end)
-    return Gap(dense, before, last, last_writer(dense, before, windows[:1]))
 
 
 def moments(gap: Gap, windows: Tensor, clip: float) -> Moments:
@@ -277,8 +217,11 @@ def samples(
         with watch_output(gap.writer.module) as outputs:
             seen = record(gap.source, batch, first, last, keep_states=True)
         width = seen.hidden_out.shape[-1]
+        before, after = seen.states[min(1, last - first)], seen.hidden_out
         added = outputs[-1].cpu().double() * gap.writer.factor
-        parts = (added, seen.states[1].cpu().double(), seen.hidden_out.cpu().double())
+        if gap.half is not None:
+            before, after = around(gap.source, gap.half, seen.calls[-1], seen.states[-1], after)
+        parts = (added, before.cpu().double(), after.cpu().double())
         yield tuple(part.reshape(-1, width) for part in parts)  # type: ignore[misc]
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from fusegpt.recovery.closed_form import Gap, samples
+from fusegpt.recovery.closed_form import samples
+from fusegpt.recovery.gap import Gap
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train
 

@@ -38,14 +38,16 @@ def finetune(
     trainable_dtype: Dtype = "float32",
     fold: Literal["each_step", "at_end"] = "each_step",
 ) -> RecoveryReport:
-    """Remove a block and tune its neighbours: W' = W + B·A for every weight W of the group.
+    """Remove a unit and tune its neighbours: W' = W + B·A for every weight W of the group.
+
+    The neighbours of a block are blocks, those of an attention attentions, of an mlp mlps.
 
     Fusion without the donor, in the same loop with the same data and teacher.
     Paper: Section IV-C, Table IV, row "MI + fine-tuning" (decisions D9, D10, D13, D16).
 
     Args:
-        model: Loses the block; its neighbours end tuned.
-        unit: A living block.
+        model: Loses the unit; its neighbours end tuned.
+        unit: Living.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the factors and the order of batches.
         checkpoint: For resuming inside the step.
@@ -82,6 +84,7 @@ def finetune(
             dtype=trainable_dtype,
             seed=seed,
             step=len(model.removed),
+            kind=unit.granularity,
         )
 
     label = f"fine-tuning around {unit}"

@@ -65,4 +65,5 @@ def head_flops(model: Model, tokens: int) -> float:
 
 def _size(model: Model, blocks: Sequence[int]) -> tuple[int, int]:
     values = sum(p.numel() for index in blocks for p in model.matrices(index).values())
-    return values, model.text_config.hidden_size * len(blocks)
+    attending = {unit.index for unit in model.units("attention")}
+    return values, model.text_config.hidden_size * len(attending.intersection(blocks))

@@ -52,15 +52,17 @@ def fusion(
     trainable_dtype: Dtype = "float32",
     fold: Literal["each_step", "at_end"] = "each_step",
 ) -> RecoveryReport:
-    """Remove a block, fuse its weights into its neighbours and tune the group lightly.
+    """Remove a unit, fuse its weights into its neighbours and tune the group lightly.
+
+    The neighbours of a block are blocks, those of an attention attentions, of an mlp mlps.
 
     An already-fused neighbour gains one more term (Eq. 10); an already-fused block is folded
     before it becomes a donor. At the start every added term is zero: the plain removal.
     Paper: Section III-D, Eq. 5-10, Algorithm 1 (decisions D6-D11, D13).
 
     Args:
-        model: Loses the block; its neighbours end fused and tuned.
-        unit: A living block.
+        model: Loses the unit; its neighbours end fused and tuned.
+        unit: Living.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the factors and the order of batches.
         checkpoint: For resuming inside the step.
@@ -101,8 +103,9 @@ def fusion(
             dtype=trainable_dtype,
             seed=seed,
             step=len(model.removed),
+            kind=unit.granularity,
         )
-        lent = {} if donor == "self" else donor_tensors(model, unit.index, donor, seed=seed)
+        lent = {} if donor == "self" else donor_tensors(model, unit, donor, seed=seed)
         for name, weight in weights.items():
             parameter_name = name.split(".", 2)[2]
             tensor = weight.base if donor == "self" else lent.get(parameter_name)

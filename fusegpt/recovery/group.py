@@ -1,4 +1,4 @@
-"""The group around a removed block: which neighbours receive it."""
+"""The group around a removed unit: which neighbours receive it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,44 @@ from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
 from fusegpt.models.units import Unit
 
-__all__ = ["neighbours", "run_of"]
+__all__ = ["group_of", "neighbours", "run_of"]
 
 
 def run_of(model: Model, unit: Unit | Sequence[Unit], label: str) -> list[Unit]:
-    """Return one block, or several that follow each other among the living, in order.
+    """Return one unit, or several blocks that follow each other among the living, in order.
 
     Raises:
-        ArchitectureError: A unit is no block, or they do not follow each other.
+        ArchitectureError: They do not follow each other, or are several sub-layers.
     """
     run = [unit] if isinstance(unit, Unit) else sorted(unit)
-    for one in run:
-        if one.granularity != "block":
-            raise ArchitectureError(f"{label}: only whole blocks have neighbours, got {one}")
+    if len(run) > 1 and any(one.granularity != "block" for one in run):
+        raise ArchitectureError(
+            f"{label}: sub-layers go one at a time, got {', '.join(map(str, run))}"
+        )
     places = [model.position(one.index) for one in run]
     if places != list(range(places[0], places[0] + len(run))):
         raise ArchitectureError(
             f"{label}: blocks must follow each other, got {list(map(str, run))}"
         )
     return run
+
+
+def group_of(model: Model, run: Sequence[Unit], group_size: int) -> list[int]:
+    """Return the blocks of the ``group_size`` units nearest to a run, of the same kind.
+
+    Neighbours of an attention are attentions, those of an mlp are mlps (decision D42).
+
+    Args:
+        model: The run is still in it.
+        run: A living unit, or blocks that follow each other.
+        group_size: G.
+
+    Returns:
+        Dense indices, ascending.
+    """
+    behind = run[1:]
+    living = [unit.index for unit in model.units(run[0].granularity) if unit not in behind]
+    return neighbours(living, run[0].index, group_size)
 
 
 def neighbours(kept: Sequence[int], index: int, group_size: int) -> list[int]:

@@ -11,8 +11,9 @@ from torch import Tensor
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.model import Model
 from fusegpt.models.units import Unit
-from fusegpt.recovery.closed_form import find_gap, fold, moments, ridge_map, settle, split_holdout
+from fusegpt.recovery.closed_form import fold, moments, ridge_map, settle, split_holdout
 from fusegpt.recovery.cosine_map import cosine_map
+from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint

@@ -1,4 +1,4 @@
-"""The removed block's update, emulated by a low-rank map folded into the matrix before the gap."""
+"""The removed unit's update, emulated by a low-rank map folded into the matrix before the gap."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from torch import Tensor
 
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.stream import last_writer
 from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.mapped import MappedWeight
-from fusegpt.recovery.closed_form import (
-    block_before,
-    find_gap,
-    fold,
-    moments,
-    ridge_map,
-    settle,
-    split_holdout,
-)
+from fusegpt.recovery.closed_form import fold, moments, ridge_map, settle, split_holdout
+from fusegpt.recovery.gap import find_gap, writer_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -49,16 +41,16 @@ def low_rank(
     batch_size: PositiveInt = 8,
     learning_rate: LearningRate = 1e-3,
 ) -> RecoveryReport:
-    """Remove a block and add a low-rank map of what the matrix before it adds.
+    """Remove a unit and add a low-rank map of what the matrix before it adds.
 
     ``closed_form``: D = (AᵀA + λI)⁻¹AᵀR, cut to its largest singular values. ``learned``: the two
     factors are trained from zero, with mean squared error, by the loop that all share. As published
-    the map reads what enters the block; that fits into no plain weight, so here it reads the last
+    the map reads what enters the unit; that fits into no plain weight, so here it reads the last
     addition before it. Source: Siddiqui et al., emulation adapters (decision D27).
 
     Args:
-        model: Loses the block, or run of blocks; the matrix before it changes.
-        unit: Living, and not the first.
+        model: Loses the unit, or run of blocks; the matrix before it changes.
+        unit: Living, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the learned factors; the closed form draws nothing.
         checkpoint: For resuming inside the step.
@@ -79,11 +71,10 @@ def low_rank(
         gap = find_gap(model, run, windows, teacher, label)
         change = truncate(ridge_map(moments(gap, fitted, clip), ridge), rank)
         return settle(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
-    block_before(model, run, label)
+    before, writer = writer_before(model, run, windows[:1], label)
     plan = Plan.mse(epochs=epochs, batch_size=batch_size, rate=learning_rate, teacher=teacher)
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
-        writer = last_writer(model, group[0], windows[:1])
         name = f"{writer.name}.weight"
         draw = generator(seed, len(model.removed), name, "map")
         base = writer.weight.detach().clone()
@@ -91,7 +82,15 @@ def low_rank(
         return {name: weight}
 
     return tune_group(
-        model, run, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
+        model,
+        run,
+        windows,
+        build,
+        plan,
+        seed=seed,
+        checkpoint=checkpoint,
+        label=label,
+        group=[before],
     )
 
 

@@ -13,8 +13,9 @@ from fusegpt.models.model import Model
 from fusegpt.models.replay import record
 from fusegpt.models.stream import check_head, rescaled_writers
 from fusegpt.models.units import Unit
-from fusegpt.recovery.closed_form import BATCH, find_gap, fold, moments, settle, split_holdout
+from fusegpt.recovery.closed_form import BATCH, fold, moments, settle, split_holdout
 from fusegpt.recovery.flops import forward_flops
+from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 

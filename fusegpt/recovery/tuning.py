@@ -1,4 +1,4 @@
-"""Tuning the group around a removed block towards what it computed with that block (Eq. 7-9)."""
+"""Tuning the group around a removed unit towards what it computed with that unit (Eq. 7-9)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.flops import forward_flops, training_flops
-from fusegpt.recovery.group import neighbours, run_of
+from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule
@@ -70,7 +70,7 @@ class Example:
     Attributes:
         hidden_in: ``[batch, seq, hidden]`` entering the group, model dtype.
         target: ``[batch, seq, hidden]`` leaving the teacher's group, model dtype.
-        calls: Call arguments of the student's blocks, without the removed one.
+        calls: Call arguments of the student's blocks, in order.
     """
 
     hidden_in: Tensor
@@ -91,41 +91,44 @@ def tune_group(
     seed: int,
     checkpoint: Checkpoint | None = None,
     label: str,
+    group: Sequence[int] | None = None,
 ) -> RecoveryReport:
-    """Remove a block and tune its neighbours to make up for it.
+    """Remove a unit and tune its neighbours to make up for it.
 
     Teacher and inputs come from the current model (or the targets from the original one), before
-    the removal; the student is the same group without the block.
+    the removal; the student is the same run of blocks without the unit.
     Paper: Section III-D, Eq. 7-9, Algorithm 1 (decisions D5, D6, D11).
 
     Args:
-        model: Loses the block; its neighbours end with the tuned weights.
-        unit: A living block, or several that follow each other.
+        model: Loses the unit; its neighbours end with the tuned weights.
+        unit: Living, or several blocks that follow each other.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the fused weights of a group, by parameter name. Called before the removal.
         plan: How to tune.
         seed: Of the order of batches.
         checkpoint: For resuming.
         label: Names the work in messages.
+        group: Dense indices of the blocks that are tuned; None: the neighbours (Eq. 4).
 
     Raises:
-        ArchitectureError: A unit is not a block, or they do not follow each other.
+        ArchitectureError: The units do not follow each other.
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
     run = run_of(model, unit, label)
-    gone = [one.index for one in run]
-    kept = [index for index in model.kept if index not in gone[1:]]
-    group = neighbours(kept, gone[0], plan.group_size)
-    found = _examples(model, gone, group, windows, plan)
-    weights = build(_reached(group, found[0].calls, label))
-    last = max(model.position(block) for block in (*group, *gone))
+    group = group_of(model, run, plan.group_size) if group is None else group
+    ends = sorted({*group, *(one.index for one in run)})
+    span = model.kept[model.position(ends[0]) : model.position(ends[-1]) + 1]
+    student = [index for index in span if Unit("block", index) not in run]
+    found = _examples(model, span, student, windows, plan)
+    weights = build(_reached(group, dict(zip(student, found[0].calls, strict=True)), label))
+    last = model.position(span[-1])
     spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
     remove(model, *run)
     schedule = Schedule(plan.epochs, len(found), plan.shuffle, seed)
     tokens = sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs
-    spent += training_flops(model, group, tokens, windows.shape[1])
-    rows = _fit(model, group, weights, found, schedule, plan, checkpoint=checkpoint, label=label)
+    spent += training_flops(model, student, tokens, windows.shape[1])
+    rows = _fit(model, student, weights, found, schedule, plan, checkpoint=checkpoint, label=label)
     if plan.fold == "at_end":
         model.fused.update(weights)
     return RecoveryReport(
@@ -141,36 +144,32 @@ def tune_group(
 
 @torch.no_grad()
 def _examples(
-    model: Model, gone: Sequence[int], group: Sequence[int], windows: Tensor, plan: Plan
+    model: Model, span: Sequence[int], student: Sequence[int], windows: Tensor, plan: Plan
 ) -> list[Example]:
-    """Record what enters the group and what should leave it, batch by batch, on the CPU."""
+    """Record what enters the span and what should leave it, batch by batch, on the CPU."""
     if len(windows) < plan.batch_size:
         raise DataError(
             f"finetune data: {len(windows)} sequences do not fill one batch of {plan.batch_size}"
         )
-    first = min(model.position(block) for block in (*group, *gone))
-    last = max(model.position(block) for block in (*group, *gone))
-    leaves = max(*group, *gone)
+    first, last = model.position(span[0]), model.position(span[-1])
     original = None if plan.teacher == "current" else load_original(model)
     found: list[Example] = []
     for batch in split(windows, plan.batch_size, drop_last=True):
         recording = record(model, batch, first, last)
         target = recording.hidden_out
         if original is not None:
-            target = record(original, batch, 0, original.position(leaves)).hidden_out
-        places = {model.position(index) - first for index in gone}
-        calls = [call for place, call in enumerate(recording.calls) if place not in places]
+            target = record(original, batch, 0, original.position(span[-1])).hidden_out
+        pairs = zip(span, recording.calls, strict=True)
+        calls = [call for index, call in pairs if index in student]
         if found:
             calls = share_calls(calls, found[-1].calls)
         found.append(Example(recording.hidden_in.cpu(), target.cpu(), calls))
     return found
 
 
-def _reached(group: Sequence[int], calls: Sequence[Call], label: str) -> list[int]:
+def _reached(group: Sequence[int], calls: Mapping[int, Call], label: str) -> list[int]:
     """The group's blocks that the data run through; the others stay as they are (D24)."""
-    blocks = [
-        block for block, call in zip(group, calls, strict=True) if call.hidden_key is not None
-    ]
+    blocks = [block for block in group if calls[block].hidden_key is not None]
     if not blocks:
         raise ArchitectureError(f"{label}: the data run through none of blocks {list(group)}")
     if len(blocks) < len(group):
@@ -181,7 +180,7 @@ def _reached(group: Sequence[int], calls: Sequence[Call], label: str) -> list[in
 
 def _fit(
     model: Model,
-    group: Sequence[int],
+    student: Sequence[int],
     weights: Mapping[str, FusedWeight],
     found: Sequence[Example],
     schedule: Schedule,
@@ -191,7 +190,7 @@ def _fit(
     label: str,
 ) -> list[dict[str, object]]:
     """Train the factors on the hidden states that leave the group."""
-    blocks = [model.block(index) for index in group]
+    blocks = [model.block(index) for index in student]
     measure = LOSSES[plan.loss]
 
     def loss_of(number: int) -> Tensor:

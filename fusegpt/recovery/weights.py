@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fusegpt.models.branches import parameters_of
 from fusegpt.models.model import Model
+from fusegpt.models.units import Kind, Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.runtime import generator, torch_dtype
 
@@ -24,6 +26,7 @@ def fused_weights(
     dtype: str,
     seed: int,
     step: int,
+    kind: Kind = "block",
 ) -> dict[str, FusedWeight]:
     """Make, or take up again, the fused weight of every matrix and bias of a group.
 
@@ -35,13 +38,17 @@ def fused_weights(
         dtype: Of the trainable factors.
         seed: Of the run.
         step: Removals before this one; with the name it seeds each factor.
+        kind: Of whole blocks, or of their attentions or mlps alone.
     """
     weights: dict[str, FusedWeight] = {}
     for index in group:
         tuned = {**model.matrices(index), **model.biases(index)}
         if train_norms:
             tuned |= model.norms(index)
+        own = parameters_of(model, Unit(kind, index))
         for parameter_name, parameter in tuned.items():
+            if parameter_name not in own:
+                continue
             name = f"blocks.{index}.{parameter_name}"
             weights[name] = model.fused.get(name) or FusedWeight(
                 parameter.detach().clone(),
@@ -52,19 +59,24 @@ def fused_weights(
     return weights
 
 
-def donor_tensors(model: Model, index: int, donor: str, *, seed: int) -> dict[str, Tensor]:
-    """Return what block ``index`` lends its neighbours, by parameter name.
+def donor_tensors(model: Model, unit: Unit, donor: str, *, seed: int) -> dict[str, Tensor]:
+    """Return what a unit lends its neighbours, by parameter name.
 
     Args:
-        model: The block is still in it. Its parameters hold its folded weights.
-        index: Dense index of the block about to be removed.
+        model: The unit is still in it. Its parameters hold its folded weights.
+        unit: About to be removed.
         donor: ``removed``: its weights. ``shuffled``: the same numbers in a random order.
             ``random``: normal noise with the same mean and deviation. Controls of what the
             donor's content is worth.
         seed: Of the run.
     """
-    tensors: Mapping[str, Tensor] = {**model.matrices(index), **model.biases(index)}
-    return {name: _donor(tensor.detach(), donor, seed, name) for name, tensor in tensors.items()}
+    tensors: Mapping[str, Tensor] = {**model.matrices(unit.index), **model.biases(unit.index)}
+    own = parameters_of(model, unit)
+    return {
+        name: _donor(tensor.detach(), donor, seed, name)
+        for name, tensor in tensors.items()
+        if name in own
+    }
 
 
 def _donor(tensor: Tensor, donor: str, seed: int, name: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,12 +60,21 @@ def _front_matter(info: Mapping[str, Any]) -> str:
 
 def _opening(info: Mapping[str, Any]) -> str:
     base = info.get("base_model", "a language model")
-    removed, total = len(info["removed"]), info["num_blocks"]
+    name, total = str(base).rstrip("/").split("/")[-1], info["num_blocks"]
+    counts = Counter(_kind(unit) for unit in info["removed"])
+    removed = counts["block"]
+    title = f"{total - removed} of {total} blocks"
+    what = f"{removed} of {total} decoder blocks ({removed / total:.1%})"
+    if set(counts) - {"block"}:
+        halves = [f"{counts[kind]} of {total} {kind}s" for kind in sorted(counts)]
+        title = f"without {' and '.join(halves)}"
+        what = " and ".join(
+            f"{counts[k]} of {total} {k}s ({counts[k] / total:.1%})" for k in sorted(counts)
+        )
     lines = [
-        f"# {str(base).rstrip('/').split('/')[-1]}, {total - removed} of {total} blocks",
+        f"# {name}, {title}",
         "",
-        f"Depth-pruned from {_link(base)}: {removed} of {total} decoder blocks"
-        f" ({removed / total:.1%}) were removed one after another.",
+        f"Depth-pruned from {_link(base)}: {what} were removed one after another.",
     ]
     if info.get("parameters"):
         lines[-1] += f" {info['parameters']:,} parameters remain."
@@ -84,6 +94,10 @@ def _licence(info: Mapping[str, Any]) -> str:
     )
 
 
+def _kind(unit: Any) -> str:
+    return unit["granularity"] if isinstance(unit, Mapping) else "block"
+
+
 def _link(base: Any) -> str:
     return f"`{base}`"
 
@@ -98,7 +112,8 @@ def _removal(info: Mapping[str, Any]) -> str:
     ]
     fused = info.get("fused") or {}
     lines += [
-        f"- block {target} had fused into it: {_numbers(donors)}"
+        f"- {target if ' ' in str(target) else f'block {target}'} had fused into it:"
+        f" {_numbers(donors)}"
         for target, donors in fused.items()
         if donors
     ]
@@ -126,12 +141,28 @@ def _ranges(values: Sequence[int]) -> str:
 
 def _loading(info: Mapping[str, Any]) -> str:
     auto = info.get("auto_class", "AutoModelForCausalLM")
+    halves = any(_kind(unit) != "block" for unit in info["removed"])
+    needs = "An ordinary checkpoint; no code besides transformers is needed."
+    if halves and info.get("zeroed"):
+        needs += (
+            " Removed attentions and mlps are there, full of zeros: it computes the same as without"
+            " them, and saves neither time nor memory."
+        )
+    elif halves:
+        needs = (
+            "Some blocks have no attention or no mlp, which no class of transformers knows:"
+            " `pip install fusegpt`, and import its one module for that first. For programs that"
+            " know only the base architecture, `fusegpt merge --zeroed` writes an equal checkpoint"
+            " with zeros in these places."
+        )
+    first = ["import fusegpt.models.sublayers  # makes the Auto classes know it"]
     return "\n".join(
         [
             "## How to load",
-            "An ordinary checkpoint; no code besides transformers is needed.",
+            needs,
             "",
             "```python",
+            *(first if halves and not info.get("zeroed") else []),
             f"from transformers import {auto}, AutoTokenizer",
             "",
             f'model = {auto}.from_pretrained("PATH")',

@@ -36,6 +36,9 @@ COLUMNS = (
     "step",
     "num_blocks",
     "blocks_left",
+    "granularity",
+    "num_units",
+    "units_left",
     "parameters",
     "evaluation",
     "task",
@@ -62,6 +65,8 @@ class ModelSteps(Strict):
 
     num_blocks: PositiveInt
     steps: dict[str, NonNegativeInt]
+    mixed_steps: dict[str, NonNegativeInt] | None = None
+    """Of recipes in which attentions and mlps compete: twice as many units."""
 
 
 class RecipeRun(Strict):
@@ -75,6 +80,7 @@ class RecipeRun(Strict):
     seed: int
     id: str
     width: bool = False
+    granularity: str = "block"
 
 
 class Experiment(Strict):
@@ -142,7 +148,9 @@ def _asked(run: RecipeRun, spec: ModelSteps) -> dict[str, int]:
     """Sparsity to step; a recipe that slices widths has but the dense step."""
     if run.name == DENSE:
         return {"0": 0}
-    return dict.fromkeys(spec.steps, 0) if run.width else spec.steps
+    if run.width:
+        return dict.fromkeys(spec.steps, 0)
+    return (spec.mixed_steps or {}) if run.granularity == "mixed" else spec.steps
 
 
 def _result_file(
@@ -189,10 +197,23 @@ def _rows(experiment: Experiment, results: Path) -> Iterator[dict[str, Any]]:
                         "sparsity": float(sparsity),
                         "step": step,
                         "num_blocks": spec.num_blocks,
+                        "granularity": run.granularity,
+                        "num_units": spec.num_blocks * len(_kinds(run.granularity)),
                         "evaluation": evaluation,
                         **costs,
                     }
                     yield from _measured(file, common)
+
+
+def _kinds(granularity: str) -> tuple[str, ...]:
+    return ("attention", "mlp") if granularity == "mixed" else (granularity,)
+
+
+def _units_left(model: Mapping[str, Any], common: Mapping[str, Any]) -> int:
+    if common["granularity"] == "block":
+        return len(model["kept"])
+    kinds = _kinds(common["granularity"])
+    return common["num_units"] - sum(unit["granularity"] in kinds for unit in model["removed"])
 
 
 def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -204,6 +225,7 @@ def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
             yield {
                 **common,
                 "blocks_left": len(model["kept"]),
+                "units_left": _units_left(model, common),
                 "parameters": int(model["parameters"]),
                 "task": row["task"],
                 "metric": row["metric"],

@@ -88,7 +88,7 @@ def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]]) -> list[Ce
     cells = [
         Cell(row["recipe"]),
         Cell(tables.format_sparsity(row["sparsity"]), row["sparsity"]),
-        Cell(f"{row['blocks_left']}/{row['num_blocks']}", row["blocks_left"]),
+        Cell(tables.units_text(row), row["units_left"]),
         Cell(tables.format_parameters(row["parameters"]), row["parameters"]),
     ]
     for label, best in labels:

@@ -23,13 +23,23 @@ __all__ = [
     "read_csv",
     "summary",
     "text_table",
+    "units_text",
     "value_labels",
     "value_names",
     "with_labels",
     "write_csv",
 ]
 
-TEXT_COLUMNS = ("experiment", "model", "recipe", "recipe_id", "evaluation", "task", "metric")
+TEXT_COLUMNS = (
+    "experiment",
+    "model",
+    "recipe",
+    "recipe_id",
+    "evaluation",
+    "task",
+    "metric",
+    "granularity",
+)
 KEY = ["model", "sparsity", "step", "recipe"]
 FEW = 2
 
@@ -54,6 +64,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     for column in SPENT:  # tables made before these were recorded
         if column not in frame.columns:
             frame[column] = float("nan")
+    if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
+        blocks = {"num_units": frame["num_blocks"], "units_left": frame["blocks_left"]}
+        frame = frame.assign(granularity="block", **blocks)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
@@ -67,9 +80,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per model, sparsity and recipe, one column per measured value; means over seeds.
 
     Returns:
-        Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, parameters, seconds,
-        memory_gib, what recovery spent, then ``<evaluation> <metric>`` (with the task when an
-        evaluation has several) and ``<...> std`` beside it, which is missing for a single seed.
+        Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, granularity,
+        num_units, units_left, parameters, seconds, memory_gib, what recovery spent, then
+        ``<evaluation> <metric>`` (with the task when an evaluation has several) and ``<...> std``
+        beside it, which is missing for a single seed.
     """
     order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
     models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
@@ -79,8 +93,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         first = group.iloc[0]
         runs = group.drop_duplicates("seed")
         row: dict[str, Any] = dict(zip(KEY, key, strict=True))
-        row |= {"seeds": len(runs), "num_blocks": first["num_blocks"]}
-        row |= {"blocks_left": first["blocks_left"], "parameters": first["parameters"]}
+        sizes = ("num_blocks", "blocks_left", "granularity", "num_units", "units_left")
+        row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
         row |= {name: runs[name].mean() for name in SPENT}
         for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
@@ -150,7 +164,7 @@ def _cells(row: pd.Series, labels: Sequence[str]) -> list[str]:
     return [
         row["recipe"],
         format_sparsity(row["sparsity"]),
-        f"{row['blocks_left']}/{row['num_blocks']}",
+        units_text(row),
         format_parameters(row["parameters"]),
         *(format_value(row.get(label), row.get(f"{label} std")) for label in labels),
         "-" if row["recipe"] == DENSE else format_seconds(row["seconds"]),
@@ -174,6 +188,12 @@ def _align(lines: Sequence[Sequence[str]]) -> str:
         out.append("  ".join([first, *rest]).rstrip())
     out.insert(1, "-" * max(len(line) for line in out))
     return "\n".join(out)
+
+
+def units_text(row: pd.Series) -> str:
+    """``23/30``, with the kind of unit where it is not the block."""
+    kind = "" if row["granularity"] == "block" else f" {row['granularity']}"
+    return f"{row['units_left']}/{row['num_units']}{kind}"
 
 
 def format_parameters(number: float) -> str:

@@ -1,6 +1,7 @@
 """What scoring costs before it runs: block passes, tokens, FLOPs; and the sums of such counts.
 
-Leaving each of n blocks out, prefixes shared, runs n·(n+1)/2 blocks. FLOPs are those of
+Leaving each of n blocks out, prefixes shared, runs n·(n+1)/2 blocks; leaving out one half of block
+i of L runs L - i. FLOPs are those of
 ``fusegpt.recovery.flops``, and two for each value of the output matrix where logits are formed.
 The one sequence that shows which blocks the data reach is not counted.
 """
@@ -75,6 +76,8 @@ def score_work(
 
 
 def _passes(recipe: Recipe, num_blocks: int, step: int) -> _Passes | None:
+    if recipe.granularity != "block":
+        return _passes_of_halves(recipe, num_blocks, step)
     contiguous = recipe.selection == "contiguous"
     alive = num_blocks if contiguous else num_blocks - step + 1
     common = recipe.importance
@@ -94,6 +97,32 @@ def _passes(recipe: Recipe, num_blocks: int, step: int) -> _Passes | None:
             return _Passes(alive, heads=1, backward=alive - common["protect_first"])
         case "shapley":
             return _shapley(recipe, num_blocks, alive, places, without_each)
+    return None
+
+
+def _passes_of_halves(recipe: Recipe, num_blocks: int, step: int) -> _Passes | None:
+    """Blocks run whole or by half, all counted alike; earlier removals lie evenly."""
+    common = recipe.importance
+    places = range(common["protect_first"], num_blocks - common["protect_last"])
+    units = len(places) * recipe.num_units(1)
+    living = max(0, units - step + 1)
+    behind = sum(num_blocks - place for place in places) * recipe.num_units(1)
+    without_each = num_blocks + behind * living / max(1, units)
+    match recipe.metric:
+        case "last_blocks" | "random":
+            return _Passes(0)
+        case "block_influence" | "relative_l1" | "relative_l2" | "angular_distance":
+            return _Passes(num_blocks + living)
+        case "macro_influence":
+            dense = num_blocks if common["reference"] == "original" else 0
+            return _Passes(without_each + dense)
+        case "sleb" | "perplexity":
+            return _Passes(without_each, heads=living)
+        case "taylor":
+            return _Passes(num_blocks, heads=1, backward=len(places))
+        case "shapley" if common["subnetworks"] == "leave_one_out":
+            logits = common["target"] == "logits"
+            return _Passes(without_each + (num_blocks if logits else 0), heads=living + logits)
     return None
 
 

@@ -97,7 +97,7 @@ def _step_work(
     alive = num_blocks if recipe.selection == "contiguous" else num_blocks - step + 1
     known = shape or Shape(0, 0, 0)
     work = counter(_Step(recipe, num_blocks, alive, num_blocks - step, step, number, known), loop)
-    if shape is None:
+    if shape is None or recipe.granularity != "block":  # the shape is that of a mean whole block
         return Work(tokens=work.tokens, optimizer_steps=work.optimizer_steps, **UNKNOWN)
     return work
 
@@ -115,7 +115,8 @@ def merge_work(
     if number is None:
         return Work(tokens=None, optimizer_steps=None, **UNKNOWN)
     loop = _loop(recipe, number)
-    if recipe.method != "lora" or shape is None or loop.tokens is None:
+    whole = recipe.granularity == "block"
+    if recipe.method != "lora" or shape is None or loop.tokens is None or not whole:
         return loop
     left, length = num_blocks - step, recipe.finetune.length
     size = (left * shape.values, left * shape.width)

@@ -67,7 +67,7 @@ def as_text(notes: Mapping[str, Any]) -> str:
 def _checkpoint(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
     names = ("base_model", "num_blocks", "removed", "kept", "parameters", "recipe_id", "recipe")
     described = {name: notes.get(name) for name in names}
-    fused = {int(target): donors for target, donors in notes.get("fused", {}).items()}
+    fused = {int(k) if k.isdigit() else k: v for k, v in notes.get("fused", {}).items()}
     return {
         "kind": notes.get("kind", "checkpoint"),
         **described,
@@ -142,15 +142,18 @@ def _history(file: Path, notes: Mapping[str, Any]) -> tuple[list[Mapping[str, An
     return steps[::-1], file.parent / notes["parent"]["path"]
 
 
-def _fused(steps: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-    """Which removed blocks each living block received, in order; dense indices."""
-    received: dict[int, list[int]] = {}
+def _fused(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
+    """Which removed units each living unit received, in order; a block's index is its name."""
+    received: dict[tuple[str, int], list[int]] = {}
     for step in steps:
-        index = step["unit"]["index"]
+        kind, index = step["unit"]["granularity"], step["unit"]["index"]
         for target in step.get("fused_into", []):
-            received.setdefault(target, []).append(index)
-        received.pop(index, None)
-    return dict(sorted(received.items()))
+            received.setdefault((kind, target), []).append(index)
+        received.pop((kind, index), None)
+    return {
+        index if kind == "block" else f"{kind} {index}": donors
+        for (kind, index), donors in sorted(received.items())
+    }
 
 
 def _recipe_line(recipe_id: str | None, recipe: Mapping[str, Any]) -> str | None:

@@ -112,12 +112,24 @@ class Plan:
         """Whether an evaluation measures the dense model beside the pruned one."""
         return EVALS[self.evaluations[evaluation].eval].reads == "models"
 
-    def steps(self, experiment: str, model: str) -> dict[str, int]:
-        """Sparsity, as text, to the step that reaches it. The only place where they meet."""
+    def steps(self, experiment: str, model: str, recipe: str | None = None) -> dict[str, int]:
+        """Sparsity, as text, to the step that reaches it. The only place where they meet.
+
+        Args:
+            experiment: Its name.
+            model: One of its models.
+            recipe: Id; recipes of ``mixed`` granularity have twice the units. None: of blocks.
+        """
         where = f"experiments.{experiment}.sparsities"
-        num_blocks = self.models[model].num_blocks
+        units = self.models[model].num_blocks
+        if recipe is not None and recipe in self.recipes:
+            units = self.recipes[recipe].num_units(units)
         sparsities = self.experiments[experiment].sparsities
-        return {str(sparsity): removals(num_blocks, sparsity, where) for sparsity in sparsities}
+        return {str(sparsity): removals(units, sparsity, where) for sparsity in sparsities}
+
+    def granularity(self, recipe: str) -> str:
+        """What a recipe removes, by its id; of the dense model ``block``."""
+        return self.recipes[recipe].granularity if recipe in self.recipes else "block"
 
     @functools.cached_property
     def points(self) -> dict[str, list[Point]]:
@@ -126,8 +138,8 @@ class Plan:
         for name, experiment in self.experiments.items():
             points: dict[Point, None] = {}
             for model in experiment.models:
-                steps = sorted(set(self.steps(name, model).values()))
                 for member in (x for x in self.members[name] if x.id not in self.slices):
+                    steps = sorted(set(self.steps(name, model, member.id).values()))
                     reached = [0] if member.id == DENSE else steps
                     points |= {(model, member.id if k else DENSE, k): None for k in reached}
             found[name] = list(points)
@@ -155,18 +167,23 @@ class Plan:
     def describe(self, experiment: str) -> dict[str, Any]:
         """What the table of an experiment needs to find its files."""
         models = self.experiments[experiment].models
+        kinds = {member: self.granularity(member.id) for member in self.members[experiment]}
+        mixed = next((member.id for member, kind in kinds.items() if kind == "mixed"), None)
         return {
             "name": experiment,
             "models": {
                 model: {
                     "num_blocks": self.models[model].num_blocks,
                     "steps": self.steps(experiment, model),
+                    **({"mixed_steps": self.steps(experiment, model, mixed)} if mixed else {}),
                 }
                 for model in models
             },
             "recipes": [
-                vars(member) | ({"width": True} if member.id in self.slices else {})
-                for member in self.members[experiment]
+                vars(member)
+                | ({"width": True} if member.id in self.slices else {})
+                | ({} if kind == "block" else {"granularity": kind})
+                for member, kind in kinds.items()
             ],
             "evaluations": list(self.experiments[experiment].evaluations),
         }

@@ -5,17 +5,19 @@ import torch
 
 from fusegpt.config import defaults, runtime_parameters
 from fusegpt.importance import METRICS
+from fusegpt.models.surgery import remove
+from fusegpt.models.units import KINDS, Unit
 from tests import tiny
 
 DATA_FREE = {"last_blocks", "random"}
-"""Metrics that do not look at the model, and so cannot know that a block adds nothing."""
+"""Metrics that do not look at the model, and so cannot know that a unit adds nothing."""
 
 
-def measure(name, model, batches):
+def measure(name, model, batches, granularity="block"):
     settings = defaults(METRICS[name])
     if "seed" in runtime_parameters(METRICS[name]):
         settings["seed"] = 0
-    return METRICS[name].load()(model, batches, model.units(), **settings)
+    return METRICS[name].load()(model, batches, model.units(granularity), **settings)
 
 
 @torch.no_grad()
@@ -33,20 +35,27 @@ def metric(request):
     return request.param
 
 
-def test_scores_are_one_finite_float64_per_unit(metric):
+@pytest.fixture(params=KINDS)
+def granularity(request):
+    return request.param
+
+
+def test_scores_are_one_finite_float64_per_unit(metric, granularity):
     model = tiny.model("llama")
-    scores = measure(metric, model, [tiny.ids()])
-    assert scores.shape == (6,)
+    scores = measure(metric, model, [tiny.ids()], granularity)
+    assert scores.shape == (12 if granularity == "mixed" else 6,)
     assert scores.dtype == torch.float64
     assert scores.device.type == "cpu"
     assert torch.isfinite(scores).all()
 
 
-def test_the_model_is_bit_unchanged(metric):
+def test_the_model_is_bit_unchanged(metric, granularity):
     model = tiny.model("llama")
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    measure(metric, model, [tiny.ids()])
+    structure, config = repr(model.module), model.module.config.to_dict()
+    measure(metric, model, [tiny.ids()], granularity)
     after = model.module.state_dict()
+    assert (repr(model.module), model.module.config.to_dict()) == (structure, config)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
@@ -62,14 +71,40 @@ def test_a_block_that_adds_nothing_scores_lowest(metric):
     assert measure(metric, model, [own_words(model)]).argmin() == 3
 
 
-def test_scores_do_not_depend_on_the_split_into_batches(metric):
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_sublayer_that_adds_nothing_scores_lowest(metric, kind, together):
+    if metric in DATA_FREE:
+        pytest.skip("does not look at the data")
+    model = tiny.model("llama")
+    module = (
+        model.block(3).self_attn.o_proj if kind == "attention" else model.block(3).mlp.down_proj
+    )
+    module.weight.data.zero_()
+    model.module.lm_head.weight.data.mul_(4)  # surer of its words, so that any change costs
+    granularity = "mixed" if together else kind
+    lowest = measure(metric, model, [own_words(model)], granularity).argmin()
+    assert model.units(granularity)[lowest] == Unit(kind, 3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_what_is_left_of_a_halved_model_is_scored(metric, family):
+    model = tiny.model(family)
+    remove(model, Unit("attention", 0), Unit("mlp", 2), Unit("mlp", 5))
+    scores = measure(metric, model, [tiny.ids()], "mixed")
+    assert scores.shape == (9,) and torch.isfinite(scores).all()
+    if metric not in DATA_FREE:
+        assert (scores.abs() > 1e-6).all()
+
+
+def test_scores_do_not_depend_on_the_split_into_batches(metric, granularity):
     model = tiny.model("llama")
     windows = tiny.ids(6, 12)
-    whole, split = (measure(metric, model, list(windows.split(n))) for n in (6, 2))
+    whole, split = (measure(metric, model, list(windows.split(n)), granularity) for n in (6, 2))
     torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-5)
 
 
-def test_the_same_call_gives_the_same_scores(metric):
+def test_the_same_call_gives_the_same_scores(metric, granularity):
     model = tiny.model("llama")
-    one, other = (measure(metric, model, [tiny.ids()]) for _ in range(2))
+    one, other = (measure(metric, model, [tiny.ids()], granularity) for _ in range(2))
     assert torch.equal(one, other)

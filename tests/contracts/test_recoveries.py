@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ RATES = {"learning_rate": 3e-3, "coefficient_learning_rate": 1e-2}
 @pytest.fixture(params=[name for name, entry in RECOVERIES.items() if entry.when == "step"])
 def recovery(request):
     return request.param
+
+
+HALVES = [
+    pytest.param(name, Unit(kind, 2), id=f"{name}-{kind}")
+    for name, kind in itertools.product(RECOVERIES, ["attention", "mlp"])
+    if RECOVERIES[name].when == "step" and RECOVERIES[name].sublayers
+]
+halves = pytest.mark.parametrize("name, unit", HALVES)
 
 
 def recover(name, model, *, unit=UNIT, seed=0, **changes):
@@ -107,3 +116,64 @@ def test_a_run_of_blocks_goes_at_once(recovery):
     assert model.kept == [0, 1, 4, 5]
     assert set(report.group) <= set(model.kept)
     assert torch.isfinite(model.module(tiny.ids()).logits).all()
+
+
+@halves
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_a_sublayer_goes_and_what_is_named_is_all_that_changed(name, unit, family):
+    model = tiny.model(family)
+    before = {i: dict(copy.deepcopy(model.block(i)).named_parameters()) for i in model.kept}
+    report = recover(name, model, unit=unit)
+    assert (model.kept, model.removed, model.lacking) == ([0, 1, 2, 3, 4, 5], [unit], {unit})
+    changed = {
+        f"blocks.{index}.{parameter_name}"
+        for index in model.kept
+        for parameter_name, parameter in model.block(index).named_parameters()
+        if not torch.equal(
+            parameter, before[index].get(parameter_name, torch.zeros_like(parameter))
+        )
+    }
+    assert changed <= set(report.changed)
+    assert not any(model.is_gone(parameter_name) for parameter_name in report.changed)
+    assert torch.isfinite(model.module(tiny.ids()).logits).all()
+
+
+@halves
+def test_a_sublayers_recovery_is_reproduced_and_never_ends_worse(name, unit):
+    one, other = tiny.model("llama"), tiny.model("llama")
+    report, _ = recover(name, one, unit=unit, seed=3), recover(name, other, unit=unit, seed=3)
+    assert all(map(torch.equal, state(one).values(), state(other).values()))
+    last = max((row["epoch"] for row in report.rows), default=0)
+    first, final = (sum(r["loss"] for r in report.rows if r["epoch"] == e) for e in (0, last))
+    assert final <= first
+
+
+@halves
+def test_a_sublayers_training_starts_from_the_plain_removal(name, unit):
+    if "learning_rate" not in defaults(RECOVERIES[name]):
+        pytest.skip("nothing is trained")
+    model, plain = tiny.model("llama"), tiny.model("llama")
+    rates = {rate: 1e-30 for rate in ("learning_rate", "coefficient_learning_rate")}
+    recover(name, model, unit=unit, fit="learned", **rates)
+    remove(plain, unit)
+    torch.testing.assert_close(model.module(tiny.ids()).logits, plain.module(tiny.ids()).logits)
+
+
+@pytest.mark.parametrize("name", ["fusion", "finetune"])
+def test_neighbours_of_a_sublayer_are_of_its_kind(name):
+    model = tiny.model("llama")
+    remove(model, Unit("attention", 1), Unit("mlp", 3))
+    report = recover(name, model, unit=Unit("attention", 2), train_norms=True)
+    assert report.group == [0, 3, 4]  # the attention of block 1 is gone, that of block 3 is there
+    parts = {parameter.split(".")[2] for parameter in report.changed}
+    assert parts == {"self_attn", "input_layernorm"}
+
+
+def test_the_bias_of_an_attention_is_its_mean_update_where_the_mlp_reads_it():
+    model = tiny.model("gpt_neox")  # parallel: the mlp stands in for the attention
+    report = recover("additive_bias", model, unit=Unit("attention", 2), holdout=0.25)
+    assert report.changed == ["blocks.2.mlp.dense_4h_to_h.bias"]
+    report = recover("additive_bias", tiny.model("opt"), unit=Unit("attention", 2))
+    assert report.changed == ["blocks.1.fc2.bias"]
+    report = recover("additive_bias", tiny.model("opt"), unit=Unit("mlp", 2))
+    assert report.changed == ["blocks.2.self_attn.out_proj.bias"]

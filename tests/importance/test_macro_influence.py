@@ -5,6 +5,7 @@ import torch
 
 from fusegpt.errors import NumericsError
 from fusegpt.importance.macro_influence import macro_influence
+from fusegpt.models.branches import find_branches
 from fusegpt.models.replay import record
 from fusegpt.models.surgery import remove, skip
 from fusegpt.models.units import Unit
@@ -85,3 +86,36 @@ def test_a_nan_names_the_unit():
     model.block(5).mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(NumericsError, match="macro_influence of block 0: score is nan"):
         macro_influence(model, [tiny.ids()], model.units())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "falcon"])
+@pytest.mark.parametrize("granularity", ["attention", "mlp", "mixed"])
+@torch.no_grad()
+def test_sublayers_score_as_in_the_naive_loop_to_the_last_bit(family, granularity):
+    model = tiny.model(family)
+    units = [unit for unit in model.units(granularity) if unit.index < 5]
+    scores = macro_influence(model, [tiny.ids()], units)
+    assert torch.equal(scores, naive(model, [tiny.ids()], units))
+
+
+@pytest.mark.parametrize("granularity, passes", [("attention", 27), ("mlp", 27), ("mixed", 48)])
+def test_sublayers_share_what_runs_before_their_block(granularity, passes):
+    model = tiny.model("llama")
+    units = model.units(granularity)
+    find_branches(model, 0)
+    counts = {"block": 0, "attention": 0, "mlp": 0}
+
+    def counting(name):
+        def hook(*_):
+            counts[name] += 1
+
+        return hook
+
+    for block in model.blocks:
+        block.register_forward_hook(counting("block"))
+        block.self_attn.register_forward_hook(counting("attention"))
+        block.mlp.register_forward_hook(counting("mlp"))
+    macro_influence(model, [tiny.ids()], units)
+    assert counts["block"] == passes  # n(n+3)/2, and the two kinds share the reference
+    for kind in ("attention", "mlp"):  # the half that is left out does not run
+        assert counts[kind] == passes - sum(unit.granularity == kind for unit in units)

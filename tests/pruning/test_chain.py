@@ -244,7 +244,7 @@ def test_protected_blocks_are_not_scored():
 
 def test_the_fused_map_forgets_removed_targets():
     steps = [
-        {"unit": {"index": 3}, "fused_into": [2, 4]},
-        {"unit": {"index": 4}, "fused_into": [1, 2]},
+        {"unit": {"granularity": "block", "index": 3}, "fused_into": [2, 4]},
+        {"unit": {"granularity": "block", "index": 4}, "fused_into": [1, 2]},
     ]
     assert fused_map(steps) == {1: [4], 2: [3, 4]}

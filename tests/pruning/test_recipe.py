@@ -49,6 +49,7 @@ def test_ids_are_stable_across_versions_of_the_code():
         {"finetune": {"corpus": "c4"}},
         {"dtype": "float32"},
         {"selection": "one_shot"},
+        {"granularity": "attention"},
         {"seed": 1},
     ],
 )
@@ -79,6 +80,7 @@ def test_overrides_go_to_the_methods_that_have_them():
         ({"finetune": {"sequences": 4}}, "finetune.sequences: must fill one batch of 8, got 4"),
         ({"dtype": "f16"}, "recipes.a.dtype: must be 'float32'"),
         ({"selection": "random"}, "recipes.a.selection: must be"),
+        ({"granularity": "head"}, "recipes.a.granularity: must be 'block', 'attention', 'mlp' or"),
         ({"sparsity": 0.2}, "recipes.a: unknown setting 'sparsity'"),
     ],
 )
@@ -210,9 +212,49 @@ def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
             },
             "recipes.a.finetune.sequences: must be at least 40, rerank's sequences and judged,",
         ),
+        (
+            {
+                "importance": {"metric": "block_influence"},
+                "selection": "contiguous",
+                "granularity": "attention",
+            },
+            "recipes.a.selection: 'contiguous' takes runs of whole blocks; with granularity"
+            " 'attention' it must be 'iterative' or 'one_shot'",
+        ),
+        (
+            {
+                "importance": {"metric": "sleb"},
+                "granularity": "mixed",
+                "recovery": {"method": "streamline"},
+            },
+            "recipes.a.recovery: streamline replaces whole blocks; with granularity 'mixed' it must"
+            " be one of none, finetune, fusion, additive_bias, low_rank, least_squares, lora",
+        ),
+        (
+            {
+                "importance": {"metric": "sleb"},
+                "granularity": "mlp",
+                "recovery": {"method": "low_rank"},
+            },
+            "recipes.a.importance.protect_first: must be at least 1, got 0",
+        ),
+        (
+            {
+                "importance": {"metric": "sleb", "protect_first": 1},
+                "granularity": "mlp",
+                "recovery": {"method": "low_rank", "teacher": "original"},
+            },
+            "recipes.a.recovery.teacher: low_rank fits one sub-layer at a time",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_runs(settings, message):
     with pytest.raises(ConfigError) as caught:
         resolve("a", {"recovery": {"method": "none"}, **settings})
     assert message in str(caught.value)
+
+
+def test_a_sparsity_is_a_fraction_of_the_units_of_its_granularity():
+    counts = {"block": 30, "attention": 30, "mlp": 30, "mixed": 60}
+    for granularity, count in counts.items():
+        assert resolve("a", FUSION, {"granularity": granularity}).num_units(30) == count

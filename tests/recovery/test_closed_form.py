@@ -16,7 +16,8 @@ from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.additive_bias import additive_bias
-from fusegpt.recovery.closed_form import find_gap, fold, moments, ridge_map
+from fusegpt.recovery.closed_form import fold, moments, ridge_map
+from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.least_squares import least_squares
 from fusegpt.recovery.low_rank import low_rank, truncate
 from tests import tiny

@@ -10,6 +10,7 @@ from fusegpt.models.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from fusegpt.recovery import closed_form
+from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.magnitude import growth, magnitude
 from tests import tiny
 
@@ -59,7 +60,7 @@ def test_the_channel_scale_is_the_best_factor_of_each_feature(windows):
     ratio = model.parameter(name) / weight
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
     reference = tiny.model("llama", dtype=torch.float64)
-    gap = closed_form.find_gap(reference, [UNIT], windows, "current", "x")
+    gap = find_gap(reference, [UNIT], windows, "current", "x")
     added, missing = next(iter(closed_form._samples(gap, windows[:6])))
     for feature in (0, 7):
         one, other = added[:, feature], missing[:, feature]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fusegpt.errors import ConfigError
+from fusegpt.reports.collect import parse_experiment
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.files import plan_of
 from tests.workflow.conftest import EVALUATION, configuration
@@ -125,6 +126,35 @@ def test_the_demo_asks_for_each_point_once():
     assert made.steps("demo", "smollm2-135m") == {"0.05": 2, "0.1": 3}
 
 
+def test_a_mixed_recipe_removes_twice_as_many_units_at_a_sparsity():
+    config = configuration()
+    recipes = ["fusegpt", "blockpruner", "fusegpt_attention"]
+    config["experiments"]["study"] |= {"sparsities": [0.5], "recipes": recipes}
+
+    made = plan(config)
+
+    steps = {recipe.split("-")[0]: step for _, recipe, step in made.points["study"]}
+    assert steps == {"fusegpt": 2, "blockpruner": 4, "fusegpt_attention": 2}
+    described = made.describe("study")
+    assert described["models"]["tiny"]["mixed_steps"] == {"0.5": 4}
+    assert [run.get("granularity") for run in described["recipes"]] == [None, "mixed", "attention"]
+    assert parse_experiment(described)
+
+
+def test_what_cannot_remove_sublayers_is_refused_while_the_graph_is_built():
+    config = configuration()
+    config["recipes"] = {
+        "wrong": {
+            "importance": {"metric": "sleb"},
+            "granularity": "attention",
+            "recovery": {"method": "magnitude"},
+        }
+    }
+    config["experiments"]["study"] |= {"recipes": ["wrong"]}
+    with pytest.raises(ConfigError, match="magnitude replaces whole blocks; with granularity"):
+        plan(config)
+
+
 def test_sparsity_zero_is_the_dense_model():
     config = configuration()
     config["experiments"]["study"] |= {"sparsities": [0.0], "recipes": ["fusegpt"]}
@@ -161,8 +191,6 @@ def test_an_evaluation_is_completed_with_defaults():
 
 
 def test_the_tables_verb_understands_the_description():
-    from fusegpt.reports.collect import parse_experiment
-
     parse_experiment(plan(configuration()).describe("study"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
@@ -10,14 +9,11 @@ import pandas as pd
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports.collect import DENSE
+from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import main_labels, value_labels, value_names, with_labels
 
-__all__ = ["PALETTE", "colours_of", "labels_above", "recipes_of", "sparsity_chart", "write_svg"]
+__all__ = ["LOG_FROM", "labels_above", "sparsity_chart", "write_svg"]
 
-PALETTE = ("#2f86c9", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7a00", "#7b5ea7")
-"""After Okabe and Ito: told apart by most colour-blind eyes, on white and on near-black."""
-
-DENSE_COLOUR = "#888888"
 LOG_FROM = 5.0
 """The axis becomes logarithmic when the largest value is this many times the smallest."""
 
@@ -37,8 +33,8 @@ def sparsity_chart(
             hollow diamonds, whatever its protocol.
     """
     points = _points(frame, model, label)
-    recipes = recipes_of(points)
-    colours = alt.Scale(domain=recipes, range=colours_of(recipes))
+    recipes = recipes_of(frame[frame["model"] == model])
+    marks = recipe_marks(recipes, f"{model} {label}")
     low, high = points["value"].min(), points["value"].max()
     scale = alt.Scale(type="log") if low > 0 and high / low >= LOG_FROM else alt.Scale(zero=False)
     x = alt.X(
@@ -47,16 +43,17 @@ def sparsity_chart(
         axis=alt.Axis(format=".0%", values=sorted(points["sparsity"].unique()), grid=False),
     )
     y = alt.Y("value:Q", title=label + (" (log)" if scale.type == "log" else ""), scale=scale)
-    colour = alt.Color(
-        "recipe:N",
-        scale=colours,
-        legend=alt.Legend(title=None, orient="top", columns=2, labelLimit=260),
+    lines = alt.Chart(points[points["recipe"] != DENSE]).encode(
+        x=x, color=marks.colour, opacity=marks.opacity
     )
-    lines = alt.Chart(points[points["recipe"] != DENSE]).encode(x=x, color=colour)
     tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "blocks_left", "value"]
+    means = lines.mark_line(strokeWidth=2.5).encode(
+        y=alt.Y("mean(value):Q", scale=scale), strokeDash=marks.dash
+    )
+    seeds = lines.mark_point(filled=True, size=70)
     layers = [
-        lines.mark_line(strokeWidth=2.5).encode(y=alt.Y("mean(value):Q", scale=scale)),
-        lines.mark_point(filled=True, size=70, opacity=0.9).encode(y=y, tooltip=tooltip),
+        means.add_params(marks.choice),
+        seeds.encode(y=y, shape=marks.shape, tooltip=tooltip),
     ]
     dense = points[points["recipe"] == DENSE].head(1)
     if len(dense):
@@ -68,7 +65,7 @@ def sparsity_chart(
     if len(known):
         diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2)
         about = ["source", "table", "row", "value", "note"]
-        layers.append(diamonds.encode(x=x, y=y, color=colour, tooltip=about))
+        layers.append(diamonds.encode(x=x, y=y, color=marks.colour, tooltip=about))
     return alt.layer(*layers)
 
 
@@ -83,16 +80,6 @@ def _published(
     same = papers["metric"].isin(names) & (papers["model"] == model)
     found = papers[same & papers["method"].isin(recipes)].rename(columns={"method": "recipe"})
     return found[["recipe", "sparsity", "value", "source", "table", "row", "note"]]
-
-
-def colours_of(recipes: Sequence[str]) -> list[str]:
-    """A colour for each recipe, by its place."""
-    return [PALETTE[place % len(PALETTE)] for place in range(len(recipes))]
-
-
-def recipes_of(rows: pd.DataFrame) -> list[str]:
-    """The pruned recipes, in the order of the table; their places give the colours."""
-    return [str(name) for name in pd.unique(rows["recipe"]) if name != DENSE]
 
 
 def labels_above(order: list[str], field: str = "run") -> alt.Y:

@@ -8,7 +8,8 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.collect import DENSE
-from fusegpt.reports.figures import DENSE_COLOUR, LOG_FROM, colours_of, recipes_of
+from fusegpt.reports.figures import LOG_FROM
+from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import format_sparsity, with_labels
 
 __all__ = ["Axis", "frontier_chart", "speed_axis"]
@@ -92,22 +93,17 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
 
 def _layers(data: pd.DataFrame, recipes: list[str], x: alt.X, y: alt.Y, dy: int) -> list[alt.Chart]:
     base = alt.Chart(data).encode(x=x, y=y)
-    scale = alt.Scale(domain=[*recipes, DENSE], range=[*colours_of(recipes), DENSE_COLOUR])
-    colour = alt.Color(
-        "recipe:N",
-        scale=scale,
-        legend=alt.Legend(title=None, orient="top", columns=2, labelLimit=260),
-    )
+    marks = recipe_marks(recipes, "frontier", dense=True)
     tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "cost", "value", "frontier"]
     line = base.transform_filter("datum.frontier").mark_line(
         strokeDash=[5, 4], color=DENSE_COLOUR, order=False
     )
-    points = base.mark_point(filled=True, size=90, opacity=0.9).encode(
-        color=colour, tooltip=tooltip
+    points = base.mark_point(filled=True, size=90).encode(
+        color=marks.colour, shape=marks.shape, opacity=marks.opacity, tooltip=tooltip
     )
     best = base.transform_filter("datum.frontier")
     words = best.mark_text(dy=dy, fontSize=11, color=DENSE_COLOUR).encode(text="words:N")
-    return [line.encode(order="cost:Q"), points, words]
+    return [line.encode(order="cost:Q"), points.add_params(marks.choice), words]
 
 
 def _words(data: pd.DataFrame, higher: bool) -> pd.Series:

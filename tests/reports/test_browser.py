@@ -83,6 +83,15 @@ def test_every_chart_has_marks_once_its_fold_is_open(opened):
     assert not [word for word in heard if word.startswith("error")]
 
 
+def test_a_click_in_a_legend_shows_that_recipe_alone(opened):
+    page, _ = opened
+    faint = """[...document.querySelectorAll('.vega')][0].querySelectorAll(
+      '.mark-symbol.role-mark path[opacity="0.12"]').length"""
+    assert page.evaluate(faint) == 0
+    page.locator(".vega").first.locator(".role-legend-label text", has_text="fusegpt").click()
+    page.wait_for_function(f"{faint} === 6")
+
+
 def test_nothing_is_wider_than_the_screen(opened):
     page, _ = opened
     wide = page.evaluate("document.documentElement.scrollWidth")

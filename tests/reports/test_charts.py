@@ -9,6 +9,7 @@ from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, s
 from fusegpt.reports.collect import collect, parse_experiment
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
+from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.runs import read_finishes, read_steps
 from fusegpt.reports.tables import main_labels
 from tests.reports.conftest import LAST, RECIPES, write
@@ -118,3 +119,11 @@ def test_a_block_without_its_attention_is_half_removed(results):
               data_of(stack_chart({"run": steps}, 12))}  # fmt: skip
     assert states[8] == ("removed", "1a 2m") and states[3] == ("half removed", "3a")
     assert not any(row["removed"] for row in data_of(importance_chart(steps)))
+
+
+def test_recipes_beyond_eight_are_told_apart_by_shape_and_dashes():
+    names = [f"recipe_{place}" for place in range(20)]
+    marks = recipe_marks(names, "x", dense=True)
+    ranges = [channel.to_dict()["scale"]["range"] for channel in (marks.colour, marks.shape)]
+    assert len(set(zip(*ranges, strict=True))) == 21
+    assert marks.dash.to_dict()["scale"]["range"][8] != [1, 0]

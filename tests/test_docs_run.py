@@ -41,6 +41,9 @@ ELSEWHERE = {
     "fusegpt watch results --once --tensorboard": (
         "reports/test_events.py::test_losses_times_and_values_are_there"
     ),
+    "fusegpt evaluate --model work/sliced": (
+        "slicegpt/test_checkpoint.py::test_every_verb_measures_it"
+    ),
     "fusegpt slice": "slicegpt/test_checkpoint.py::test_every_verb_measures_it",
     "fusegpt merge --model results/runs/.../step-008/manifest.json": (
         "pruning/test_sublayers.py::test_one_process_and_the_chain"

@@ -271,7 +271,9 @@ def _eps(inner: nn.Module, family: Family) -> float:
 def _wrapped(model: Model, width: int, head_width: int) -> Model:
     """The sliced modules inside their own model class, with the dense numbering."""
     inner = model.module
-    config = SlicedConfig(copy.deepcopy(inner.config), width, head_width, dtype=model.dtype)
+    dense = copy.deepcopy(inner.config)
+    dense.name_or_path = ""  # where the dense model happened to lie
+    config = SlicedConfig(dense, width, head_width, dtype=model.dtype)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(inner.config, name, None))
     with torch.device("meta"):

@@ -91,12 +91,13 @@ def test_saving_again_gives_the_same_weights(sliced_dirs, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_its_records_say_how_it_was_made(sliced_dirs):
+def test_its_records_say_how_it_was_made(sliced_dirs, tiny_llama_dir):
     notes = json.loads((sliced_dirs["float32"] / "fusegpt.json").read_text())
     card = (sliced_dirs["float32"] / "README.md").read_text()
     described = as_text(describe(sliced_dirs["float32"]))
 
     assert notes["kind"] == "slice" and notes["sparsity"] == 0.25
+    assert str(tiny_llama_dir) not in (sliced_dirs["float32"] / "config.json").read_text()
     assert notes["recipe_id"] == load_width("slicegpt", notes_settings(notes)).id
     assert notes["inputs"]["calibration"] and notes["provenance"]["libraries"]["torch"]
     assert "import fusegpt.slicegpt.modeling" in card and "24 of 32 dimensions" in card

@@ -19,7 +19,7 @@ def fuse_norms(inner: PreTrainedModel) -> Family:
 
     A norm's scale and bias go into the maps that read it. A LayerNorm's mean subtraction goes
     into whatever writes the residual stream, which then has mean zero. The head is untied.
-    SliceGPT, Section 3.2; logits change by rounding only.
+    SliceGPT, Section 3.2 and Figure 3; logits change by rounding only.
 
     Args:
         inner: Dense, of a family in the table; changed in place, its blocks get no shortcuts yet.

@@ -52,7 +52,8 @@ def slicegpt(
     its covariance over the calibration tokens (X^T X in float64), and the smallest components are
     cut off. Each signal is that of the model as sliced so far. Residual paths change from one
     basis to the next by an adapter Q_l^T Q_l+1. With side-by-side blocks there is one signal and
-    one adapter per block. SliceGPT, Sections 3.2 to 3.4 and the released code (decision D40).
+    one adapter per block. SliceGPT, Sections 3.2 to 3.4, Eq. 8 and 9, and the released code
+    (decision D40).
 
     Args:
         model: Dense, or without some blocks. Its module is used up: do not touch it afterwards.
@@ -63,7 +64,7 @@ def slicegpt(
         orientation: ``random`` turns the kept components among each other, which changes no
             output but spreads large values; ``pca`` leaves them sorted.
         signal: Take components of the stream itself, as the released code does, or of what the
-            norm makes of it (``normed``), as Section 3.3 has it.
+            norm makes of it (``normed``), as in Eq. 8.
         slice_head: Also slice what enters the last norm and the head; released: not.
 
     Returns:

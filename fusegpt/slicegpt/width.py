@@ -12,8 +12,8 @@ __all__ = ["sliced_width"]
 def sliced_width(hidden: int, sparsity: float | str | Decimal, round_interval: int = 8) -> int:
     """The hidden size that is left: ``(1 - sparsity) * hidden``, down to a multiple.
 
-    SliceGPT, Section 4 and the released code: rounded down to ``round_interval``. A sparsity of 0
-    keeps every dimension, whatever the interval.
+    Rounded down to ``round_interval``, as in SliceGPT's released code. A sparsity of 0 keeps every
+    dimension, whatever the interval.
 
     Args:
         hidden: Of the dense model.

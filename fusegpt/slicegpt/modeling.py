@@ -73,7 +73,7 @@ class PlainNorm(nn.Module):
 
 
 class SlicedBlock(nn.Module):
-    """A family's block whose residual paths change the basis on their way (Section 3.3, Figure 4)."""
+    """A family's block whose residual paths change the basis (Section 3.3, Figure 4)."""
 
     family: Family
     attention_shortcut: nn.Module

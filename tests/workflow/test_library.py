@@ -25,7 +25,8 @@ def plan() -> Plan:
 def test_every_table_has_a_small_twin_with_the_same_kind_of_rows(plan):
     full = [name for name in plan.experiments if f"{name}-small" in plan.experiments]
     assert {"table1", "table2", "table3", "table4", "figure3"} <= set(full)
-    assert {"deeper_look", "why_lift", "rank_group_loss"} <= set(full)
+    assert {"deeper_look", "rank_group_loss"} <= set(full)
+    assert "why_lift-small" in plan.experiments and "why_lift_opt" in plan.experiments
     for name in full:
         twin = plan.experiments[f"{name}-small"]
         assert set(twin.models) <= {"smollm2-135m", "llava-135m"}

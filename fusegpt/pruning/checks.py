@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_together"]
 
+NEXT_TOKEN = ("sleb", "perplexity", "taylor")
+"""Metrics that are always losses of the next token."""
+
 
 def check_together(recipe: Recipe, where: str) -> None:
     """Refuse combinations that cannot work, before anything runs.
@@ -22,6 +25,7 @@ def check_together(recipe: Recipe, where: str) -> None:
         ConfigError: One is there; the message says which and what would do.
     """
     _check_data(recipe, where)
+    _check_lengths(recipe, where)
     _check_importance(recipe, where)
     _check_selection(recipe, where)
     _check_recovery(recipe, where)
@@ -63,6 +67,24 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
 
 
+def _check_lengths(recipe: Recipe, where: str) -> None:
+    """One token has no next one to predict."""
+    predicts = recipe.metric in NEXT_TOKEN or recipe.importance.get("target") == "loss"
+    if predicts and recipe.calibration.length < 2:
+        raise ConfigError(
+            f"{where}.calibration.length: must be at least 2, got {recipe.calibration.length};"
+            f" {recipe.metric} is a loss of the next token"
+        )
+    recovery = recipe.recovery
+    judges = recipe.rerank is not None and recipe.rerank.by == "loss"
+    tunes = recipe.recovers_at_end or "holdout" in recovery or recovery.get("loss") == "next_token"
+    if (tunes or judges) and recipe.finetune.length < 2:
+        raise ConfigError(
+            f"{where}.finetune.length: must be at least 2, got {recipe.finetune.length};"
+            f" {recipe.method} is judged by the loss of the next token"
+        )
+
+
 def _check_importance(recipe: Recipe, where: str) -> None:
     compares = _metrics_with("original")
     if recipe.importance["reference"] == "original" and recipe.metric not in compares:
@@ -72,6 +94,11 @@ def _check_importance(recipe: Recipe, where: str) -> None:
         )
     if recipe.importance["reference"] == "original" and recipe.importance.get("target") == "loss":
         raise ConfigError(f"{where}.importance.reference: 'original' needs target 'logits'")
+    if recipe.importance.get("subnetworks") == "sampled" and not recipe.importance["kept"]:
+        raise ConfigError(
+            f"{where}.importance.kept: must be above 0 with sampled sub-networks, got 0; they would"
+            " have no unit"
+        )
 
 
 def _check_selection(recipe: Recipe, where: str) -> None:
@@ -97,6 +124,12 @@ def _check_recovery(recipe: Recipe, where: str) -> None:
         raise ConfigError(
             f"{where}.importance.protect_first: must be at least 1, got {protected};"
             f" {recipe.method} folds into the block before the removed one"
+        )
+    idle = recovery.get("train_norms") and not recovery["lora_rank"]
+    if idle and recovery.get("donor") != "self":
+        raise ConfigError(
+            f"{where}.recovery.train_norms: needs a lora_rank above 0; norms get no coefficients,"
+            " since nothing is lent to them"
         )
     if recovery.get("loss") == "next_token" and recovery["teacher"] == "original":
         raise ConfigError(

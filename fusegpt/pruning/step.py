@@ -19,6 +19,7 @@ from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
 from fusegpt.pruning.select import candidates, check_run, select_run
+from fusegpt.pruning.suits import check_suits
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -55,10 +56,13 @@ def score_step(
         the run that starts at its unit, and ``selected_units`` are the whole chosen run.
 
     Raises:
-        ArchitectureError: A contiguous selection, and the units are no neighbours.
+        ArchitectureError: A contiguous selection, and the units are no neighbours; or, before the
+            first step, the recovery cannot work on this model.
         ConfigError: Too many units are protected.
         NumericsError: A score is NaN or infinite.
     """
+    if not model.removed:
+        check_suits(model, recipe, windows)
     units = candidates(model, recipe, windows)
     contiguous = recipe.selection == "contiguous"
     run = count if contiguous else 1

@@ -18,6 +18,7 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS, FIVE
 from fusegpt.pruning.budget import removals
+from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
 from fusegpt.pruning.width import WidthRecipe, is_width, resolve_width
 from fusegpt.registry import lookup
@@ -235,7 +236,11 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     )
     for name, experiment in checked.experiments.items():
         for used in experiment.models:
-            plan.steps(name, used)
+            last = max(plan.steps(name, used).values())
+            for member in plan.members[name] if last else ():
+                if member.id in plan.recipes:
+                    blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
+                    check_reach(plan.recipes[member.id], blocks, last, where)
     return plan
 
 

@@ -178,6 +178,33 @@ def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
             "recipes.a.recovery.teacher: must be 'current' with loss 'next_token'",
         ),
         (
+            {"importance": {"metric": "sleb"}, "calibration": {"length": 1}},
+            "recipes.a.calibration.length: must be at least 2, got 1; sleb is a loss",
+        ),
+        (
+            {"importance": {"metric": "shapley"}, "calibration": {"length": 1}},
+            "recipes.a.calibration.length: must be at least 2, got 1; shapley is a loss",
+        ),
+        (
+            {
+                "importance": {"metric": "random", "protect_first": 1},
+                "recovery": {"method": "least_squares"},
+                "finetune": {"length": 1},
+            },
+            "recipes.a.finetune.length: must be at least 2, got 1; least_squares is judged",
+        ),
+        (
+            {"importance": {"metric": "shapley", "subnetworks": "sampled", "kept": 0}},
+            "recipes.a.importance.kept: must be above 0 with sampled sub-networks, got 0",
+        ),
+        (
+            {
+                "importance": {"metric": "random"},
+                "recovery": {"method": "fusion", "lora_rank": 0, "train_norms": True},
+            },
+            "recipes.a.recovery.train_norms: needs a lora_rank above 0",
+        ),
+        (
             {"importance": {"metric": "random"}, "rerank": {}},
             "recipes.a.rerank: tries the recovery of each step, which none has not; the recovery"
             " must be one of finetune, fusion",
@@ -258,3 +285,13 @@ def test_a_sparsity_is_a_fraction_of_the_units_of_its_granularity():
     counts = {"block": 30, "attention": 30, "mlp": 30, "mixed": 60}
     for granularity, count in counts.items():
         assert resolve("a", FUSION, {"granularity": granularity}).num_units(30) == count
+
+
+def test_a_closed_form_needs_no_batch():
+    settings = {
+        "importance": {"metric": "random", "protect_first": 1},
+        "finetune": {"sequences": 4},
+    }
+    resolve("a", {**settings, "recovery": {"method": "low_rank"}})
+    with pytest.raises(ConfigError, match="must fill one batch of 8, got 4"):
+        resolve("a", {**settings, "recovery": {"method": "low_rank", "fit": "learned"}})

@@ -46,6 +46,11 @@ def plan(config):
         ("experiments.study.sparsities", [-0.1], "in [0, 1), got -0.1"),
         ("experiments.study.sparsities", [1.0], "in [0, 1), got 1.0"),
         ("experiments.study.sparsities", [0.9], "0.9 of 4 units removes all of them"),
+        (
+            "experiments.study.settings.importance",
+            {"protect_first": 2, "protect_last": 2},
+            "sparsities: 1 of 4 blocks are to go, but recipe 'macro_influence' protects",
+        ),
         ("experiments.study.sparsities", ["a lot"], "must be a number, got 'a lot'"),
         ("experiments.study.sparsities", 0.25, "sparsities: must be a list, got 0.25"),
         ("experiments.study.seeds", [-1], "seeds.0: must be at least 0, got -1"),

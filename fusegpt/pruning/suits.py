@@ -1,0 +1,60 @@
+"""Whether a model suits a recipe's recovery: asked before the first score, not after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+from fusegpt.errors import ArchitectureError
+from fusegpt.models.biases import give_bias
+from fusegpt.models.load import load_structure
+from fusegpt.models.model import Model
+from fusegpt.models.reached import reached
+from fusegpt.models.stream import check_head, last_writer, rescaled_writers
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.recovery import RECOVERIES
+
+__all__ = ["check_suits"]
+
+Found = TypeVar("Found")
+
+
+def check_suits(model: Model, recipe: Recipe, windows: Tensor) -> None:
+    """Refuse a model into whose blocks the recovery cannot fold what it finds.
+
+    A model some of whose blocks can take it passes; whether the right ones can shows at each step,
+    as it does for attentions and mlps.
+
+    Args:
+        model: Unchanged.
+        recipe: Names the recovery.
+        windows: Token ids ``[sequences, length]``; one sequence is run.
+
+    Raises:
+        ArchitectureError: No block can; the message is that of the last one tried.
+    """
+    if recipe.granularity != "block":
+        return
+    batch, recovery = windows[:1], recipe.recovery
+    seen = reached(model, batch)
+    blocks = [index for index in model.kept if index in seen]
+    if RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel":
+        writer = _first_that_works(blocks, lambda index: last_writer(model, index, batch))
+        if recipe.method == "additive_bias" and model.source is not None:
+            give_bias(load_structure(model.source), f"{writer.name}.bias")
+    elif recovery.get("scale") == "stream":
+        check_head(model, batch)
+        _first_that_works(blocks, lambda index: rescaled_writers(model, index, batch, 1.0))
+
+
+def _first_that_works(blocks: Sequence[int], attempt: Callable[[int], Found]) -> Found:
+    failure: ArchitectureError | None = None
+    for index in blocks:
+        try:
+            return attempt(index)
+        except ArchitectureError as error:
+            failure = error
+    assert failure is not None
+    raise failure

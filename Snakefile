@@ -33,6 +33,7 @@ include: "rules/report.smk"
 
 localrules:
     all,
+    take_scores,
     scores,
     checkpoints,
     tables,

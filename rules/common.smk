@@ -12,6 +12,7 @@ from snakemake.settings.types import SharedFSUsage
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.errors import FuseGPTError
 from fusegpt.workflow import paths, slices
+from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
 from fusegpt.workflow.experiment import DENSE, make_plan
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.together import settings_of, together
@@ -34,6 +35,7 @@ CHOSEN = bool(config.get("experiments"))
 PLAN = checked_plan()
 SLICED = slices.sliced(PLAN)
 TOGETHER = together(PLAN)
+DENSE_SCORES = all_dense_scores(PLAN)
 
 
 def one_of(names):
@@ -175,16 +177,52 @@ def chain_to(wildcards, last):
 
 def first_scores(wildcards):
     """What a one-shot selection keeps at later steps."""
-    if PLAN.recipes[wildcards.recipe].selection != "one_shot" or int(wildcards.k) == 1:
+    if PLAN.recipes[wildcards.recipe].selection != "one_shot":
         return []
     return [paths.scores(wildcards.model, wildcards.recipe, 1)]
 
 
 def selection_flags(wildcards, input):
-    """``--first-scores FILE``, ``--count K``, or nothing."""
-    if PLAN.recipes[wildcards.recipe].selection == "contiguous":
-        return ["--count", str(int(wildcards.k))]
+    """``--first-scores FILE``, or nothing."""
     return ["--first-scores", *input.first] if input.first else []
+
+
+def chains(contiguous):
+    """Recipes that are chains of steps, or those that are not."""
+    return one_of(
+        [
+            name
+            for name, recipe in PLAN.recipes.items()
+            if (recipe.selection == "contiguous") == contiguous
+        ]
+    )
+
+
+def shared_scores(wildcards):
+    """The dense model's scores, which a step that starts from it takes."""
+    found = dense_scores_of(wildcards.recipe, int(wildcards.k))
+    return paths.dense_scores(wildcards.model, found)
+
+
+@functools.cache
+def dense_scores_of(recipe, step):
+    """Worked out once for all models."""
+    return dense_scores(PLAN, recipe, step).id
+
+
+def dense_windows(wildcards):
+    """What the dense model is scored on."""
+    return paths.windows(wildcards.model, DENSE_SCORES[wildcards.scores][0].windows)
+
+
+def dense_settings(wildcards):
+    """How it is scored: a recipe with every default filled in."""
+    return json.dumps(DENSE_SCORES[wildcards.scores][0].recipe.to_json())
+
+
+def dense_count(wildcards):
+    """Blocks that a contiguous selection takes at once."""
+    return DENSE_SCORES[wildcards.scores][0].count
 
 
 def calibration_windows(wildcards):
@@ -363,10 +401,9 @@ def evaluation_flags(wildcards, output):
     return flags
 
 
-def as_evaluate(evaluations):
-    """The name of a set's rule; what a profile says of ``evaluate`` holds for it, too."""
-    names = "evaluate", f"evaluate_{evaluations.label}"
-    known, new = map(workflow.modifier.modify_rulename, names)
+def like(rule, name):
+    """A rule's name; what a profile says of the older ``rule`` holds for it, too."""
+    known, new = map(workflow.modifier.modify_rulename, (rule, name))
     settings = workflow.resource_settings
     for said in (
         settings._parsed_overwrite_threads,
@@ -374,7 +411,7 @@ def as_evaluate(evaluations):
     ):
         if known in said:
             said.setdefault(new, said[known])
-    return names[1]
+    return name
 
 
 def dense_flag(wildcards, input):

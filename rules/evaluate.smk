@@ -8,7 +8,7 @@ for SET in TOGETHER:
 
     rule:
         name:
-            as_evaluate(SET)
+            like("evaluate", f"evaluate_{SET.label}")
         input:
             model=evaluated_model,
             data=evaluation_files(SET),

@@ -27,8 +27,65 @@ rule start:
         " --output {output.manifest:q} --recipe-output {output.recipe:q} >{log:q} 2>&1"
 
 
+rule score_dense:
+    """Importance of every unit of the dense model (Eq. 3), once for all that score it alike."""
+    name:
+        like("score", "score_dense")
+    input:
+        model="results/models/{model}/source.json",
+        calibration=dense_windows,
+    output:
+        scores="results/scores/{model}/{scores}.json",
+    log:
+        "logs/score_dense/{model}/{scores}.log",
+    benchmark:
+        "benchmarks/runs/score_dense/{model}/{scores}.tsv"
+    wildcard_constraints:
+        scores=one_of(DENSE_SCORES),
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        gpu=1,
+        device="cpu",
+    params:
+        trust=trust_flag,
+        model=model_directory,
+        recipe=dense_settings,
+        blocks=dense_count,
+        version=STAGE_VERSION["score"],
+    shell:
+        "fusegpt {params.trust:q} score --model {params.model:q} --recipe-settings {params.recipe:q}"
+        " --calibration {input.calibration:q} --count {params.blocks:q}"
+        " --device {resources.device:q} --output {output.scores:q} >{log:q} 2>&1"
+
+
+rule take_scores:
+    """What a step that starts from the dense model takes from its scores: all of it."""
+    input:
+        model=previous_manifest,
+        recipe="results/runs/{model}/{recipe}/recipe.json",
+        scores=shared_scores,
+    output:
+        scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
+    log:
+        "logs/take_scores/{model}/{recipe}/step-{k}.log",
+    benchmark:
+        "benchmarks/runs/take_scores/{model}/{recipe}/step-{k}.tsv"
+    wildcard_constraints:
+        recipe=f"(?:{chains(contiguous=False)})(?=/step-001/)|{chains(contiguous=True)}",
+        k=r"(?!000)\d{3}",
+    conda:
+        "../environment.yml"
+    params:
+        version=STAGE_VERSION["score"],
+    shell:
+        "fusegpt score --model {input.model:q} --recipe {input.recipe:q}"
+        " --dense-scores {input.scores:q} --output {output.scores:q} >{log:q} 2>&1"
+
+
 rule score:
-    """Importance of every unit still present, before step k (Eq. 3)."""
+    """Importance of every unit still present, before step k > 1 (Eq. 3)."""
     input:
         model=previous_manifest,
         recipe="results/runs/{model}/{recipe}/recipe.json",
@@ -42,7 +99,8 @@ rule score:
     benchmark:
         "benchmarks/runs/score/{model}/{recipe}/step-{k}.tsv"
     wildcard_constraints:
-        k=r"(?!000)\d{3}",
+        recipe=chains(contiguous=False),
+        k=r"(?!000|001)\d{3}",
     conda:
         "../environment.yml"
     threads: 2

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusegpt.artifacts import (
+    STAGE_VERSION,
+    parent_record,
+    provenance,
+    read_json,
+    sha256,
+    write_json,
+)
 from fusegpt.cli.options import JsonObject, device_option, input_file, input_path, output_path
+
+if TYPE_CHECKING:
+    from fusegpt.pruning.recipe import Recipe
 
 
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Model directory or step manifest.")
-@click.option("--calibration", required=True, type=input_file, help="Windows to score on.")
+@click.option("--calibration", type=input_file, help="Windows to score on.")
 @click.option("--metric", help="Importance metric; with --settings in place of a recipe.")
 @click.option("--settings", type=JsonObject(), default="{}", help="Settings of the metric.")
 @click.option("--dtype", help="Of the model; bfloat16 unless given.")
 @click.option("--recipe", help="Name or file of a recipe; says metric, settings and dtype.")
+@click.option("--recipe-settings", type=JsonObject(), help="The same, written out.")
+@click.option(
+    "--dense-scores",
+    type=input_file,
+    help="Of the dense model, made for another recipe that scores it alike: taken as they are.",
+)
 @click.option("--first-scores", type=input_file, help="Of step 1: a one_shot selection keeps them.")
 @click.option(
     "--count",
@@ -29,63 +46,88 @@ from fusegpt.cli.options import JsonObject, device_option, input_file, input_pat
 @device_option
 def score(
     model: Path,
-    calibration: Path,
+    calibration: Path | None,
     metric: str | None,
     settings: dict[str, Any],
     dtype: str | None,
     recipe: str | None,
+    recipe_settings: dict[str, Any] | None,
+    dense_scores: Path | None,
     first_scores: Path | None,
     count: int,
     output: Path,
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
-    from fusegpt.artifacts import (
-        STAGE_VERSION,
-        parent_record,
-        provenance,
-        read_json,
-        sha256,
-        write_json,
-    )
-    from fusegpt.errors import ConfigError
     from fusegpt.pruning.recipe import Recipe, resolve
 
-    if recipe is not None and (metric is not None or settings or dtype is not None):
+    named = [recipe, recipe_settings]
+    if any(named) and (metric is not None or settings or dtype is not None):
         raise click.UsageError("--recipe says the metric, its settings and the dtype already.")
-    if recipe is None and metric is None:
+    if not any(named) and metric is None:
         raise click.UsageError("Missing option '--metric' (or '--recipe').")
-    if recipe is None:
+    if recipe is not None:
+        chosen = Recipe.read(recipe)
+    elif recipe_settings is not None:
+        content = dict(recipe_settings)
+        chosen = resolve(content.pop("name", "by_hand"), content)
+    else:
         importance = {"metric": metric, **settings}
         overrides = {} if dtype is None else {"dtype": dtype}
         chosen = resolve(
             "by_hand", {"importance": importance, "recovery": {"method": "none"}, **overrides}
         )
+    if dense_scores is not None:
+        record = _taken(dense_scores, chosen, model, output)
+    elif calibration is None:
+        raise click.UsageError("Missing option '--calibration' (or '--dense-scores').")
     else:
-        chosen = Recipe.read(recipe)
-    earlier = read_json(first_scores) if first_scores else None
+        record = _scored(model, chosen, calibration, first_scores, count, output, device)
+    write_json(output, record)
 
+
+def _taken(file: Path, recipe: Recipe, model: Path, output: Path) -> dict[str, Any]:
+    """The record of a run that takes the dense model's scores; its seconds are theirs."""
+    from fusegpt.errors import ConfigError
+
+    record = read_json(file)
+    same = (recipe.metric, recipe.metric_settings())
+    if (record.get("metric"), record.get("settings")) != same:
+        raise ConfigError(f"{file}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
+    return record | {
+        "recipe": recipe.id,
+        "seed": recipe.seed,
+        "parent": parent_record(model, output.parent),
+        "parents": [parent_record(file, output.parent)],
+    }
+
+
+def _scored(
+    model: Path,
+    recipe: Recipe,
+    calibration: Path,
+    first_scores: Path | None,
+    count: int,
+    output: Path,
+    device: str,
+) -> dict[str, Any]:
     from fusegpt.data.windows import read_windows
+    from fusegpt.errors import ConfigError
     from fusegpt.pruning.step import score_step
     from fusegpt.pruning.trajectory import load_step
 
+    earlier = read_json(first_scores) if first_scores else None
     windows = read_windows(calibration)
-    loaded = load_step(model, chosen, device)
-    if (
-        chosen.selection == "one_shot"
-        and loaded.removed
-        and model.suffix == ".json"
-        and not earlier
-    ):
-        raise ConfigError(f"recipe {chosen.name!r} scores once: give step 1's with --first-scores")
-    record = score_step(loaded, chosen, windows, earlier, count)
-    record |= {
-        "recipe": chosen.id,
-        "seed": chosen.seed,
+    loaded = load_step(model, recipe, device)
+    once = recipe.selection == "one_shot" and loaded.removed and model.suffix == ".json"
+    if once and not earlier:
+        raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
+    return score_step(loaded, recipe, windows, earlier, count) | {
+        "recipe": recipe.id,
+        "seed": recipe.seed,
         "stage_version": STAGE_VERSION["score"],
         "parent": parent_record(model, output.parent),
         "inputs": {"calibration": sha256(calibration)}
         | ({"first_scores": sha256(first_scores)} if first_scores else {}),
         "provenance": provenance(loaded.device),
     }
-    write_json(output, record)

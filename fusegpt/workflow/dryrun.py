@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
+from fusegpt.workflow.dense_scores import DenseScores, all_dense_scores
+from fusegpt.workflow.experiment import make_plan
 
 __all__ = ["Job", "jobs", "snakefile"]
 
@@ -67,7 +70,20 @@ def jobs(config: Mapping[str, Any], directory: Path, *, everything: bool = False
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise ConfigError(f"snakemake --dry-run: {lines[-1] if lines else done.returncode}")
-    return _parse(done.stdout)
+    return [_of_a_run(job, config) for job in _parse(done.stdout)]
+
+
+def _of_a_run(job: Job, config: Mapping[str, Any]) -> Job:
+    """Shared scores of a dense model as those of the first run that needs them."""
+    if job.rule != "score_dense":
+        return job
+    _, recipe, step = _dense_scores(json.dumps(config))[job.wildcards["scores"]]
+    return Job("score", {"model": job.wildcards["model"], "recipe": recipe, "k": f"{step:03d}"})
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_scores(config: str) -> dict[str, tuple[DenseScores, str, int]]:
+    return all_dense_scores(make_plan(json.loads(config), builtin_config_dir() / "recipes"))
 
 
 def _parse(text: str) -> list[Job]:

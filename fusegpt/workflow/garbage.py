@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fusegpt.locks import holder
 from fusegpt.workflow import paths
+from fusegpt.workflow.dense_scores import dense_scores
 from fusegpt.workflow.experiment import DENSE, Plan
 from fusegpt.workflow.slices import kept_slices, sliced
 
@@ -24,6 +25,7 @@ QUIET_SECONDS = 3600.0
 PATTERNS = (
     "models/*",
     "data/*/*.parquet",
+    "scores/*/*.json",
     "runs/*/*",
     "runs/*/*/step-*",
     "checkpoints/*/*/step-*",
@@ -119,6 +121,8 @@ def _of_run(plan: Plan, model: str, recipe: str, last: int) -> Iterator[str]:
     yield _parent(_parent(paths.manifest(model, recipe, 0)))
     yield from (_parent(paths.manifest(model, recipe, step)) for step in range(last + 1))
     yield paths.windows(model, plan.windows_of(recipe, "calibration").id)
+    first = last if plan.recipes[recipe].selection == "contiguous" else 1
+    yield paths.dense_scores(model, dense_scores(plan, recipe, first).id)
     if plan.recipes[recipe].trains:
         yield paths.windows(model, plan.windows_of(recipe, "finetune").id)
     if getattr(plan.recipes[recipe], "recovers_at_end", False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "card",
     "checkpoint",
+    "dense_scores",
     "evaluation",
     "figure",
     "manifest",
@@ -32,6 +33,11 @@ def model(model: str) -> str:
 def windows(model: str, windows: str) -> str:
     """Windows of token ids, cut with a model's tokenizer."""
     return f"results/data/{model}/{windows}.parquet"
+
+
+def dense_scores(model: str, scores: str) -> str:
+    """The importance of each unit of a dense model, for all recipes that score it alike."""
+    return f"results/scores/{model}/{scores}.json"
 
 
 def scores(model: str, recipe: str, step: int) -> str:

@@ -14,6 +14,7 @@ __all__ = ["RECORDS", "verify"]
 
 RECORDS = (
     "models/*/source.json",
+    "scores/*/*.json",
     "runs/*/*/step-*/scores.json",
     "runs/*/*/step-*/manifest.json",
     "checkpoints/*/*/step-*/fusegpt.json",

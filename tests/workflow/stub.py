@@ -13,7 +13,7 @@ def main(verb: str, *arguments: str) -> None:
     output = Path(flags["--output"])
     if verb == "evaluate":
         return evaluate(arguments, Path(flags["--model"]), Path(flags["--store"]))
-    note(f"{verb} {output}")
+    note(f"{'take' if '--dense-scores' in flags else verb} {output}")
     if os.environ.get("STUB_RAISE") == verb:  # another version gives other results
         arguments += ("raised",)
     files = {

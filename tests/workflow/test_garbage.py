@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.locks import sole_writer
+from fusegpt.workflow.dense_scores import all_dense_scores
 from fusegpt.workflow.files import plan_of
 from fusegpt.workflow.garbage import find
 
@@ -31,6 +32,7 @@ def _everything(project):
     made = plan_of([str(project.directory / "study.json")])
     yield "results/models/tiny/source.json"
     yield from (f"results/data/tiny/{name}.parquet" for name in made.windows)
+    yield from (f"results/scores/tiny/{name}.json" for name in all_dense_scores(made))
     for model, recipe, step in made.evaluated:
         if step:
             for k in range(step + 1):

@@ -110,7 +110,8 @@ def test_the_plan_of_a_longer_sweep_tells_new_from_there(finished):
 
     notes = outlook(finished, "--json")
 
-    assert notes["jobs"]["score"] == {"to_run": 2, "there": 2}
+    assert notes["jobs"]["score"] == {"to_run": 2, "there": 1}
+    assert notes["jobs"]["take_scores"] == {"to_run": 0, "there": 2}
     assert notes["jobs"]["fetch"] == {"to_run": 0, "there": 1}
     assert notes["jobs"]["evaluate"] == {"to_run": 2, "there": 3}
     row = notes["runs"][0]

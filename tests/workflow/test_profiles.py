@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/config.yaml")}
-GPU_RULES = ("score", "fuse", "merge", "evaluate_python_docs_demo")
+GPU_RULES = ("score_dense", "score", "fuse", "merge", "evaluate_python_docs_demo")
 
 
 def planned(directory: Path, *arguments: str, **environment: str) -> str:
@@ -95,7 +95,8 @@ def test_the_kubernetes_profile_plans_the_demo_against_a_made_up_bucket(tmp_path
     finally:
         server.stop()
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", said, re.M))
-    assert jobs["score"] == jobs["fuse"] == "9" and jobs["fetch"] == "1"
+    names = ("score_dense", "take_scores", "score", "fuse", "fetch")
+    assert [jobs[name] for name in names] == ["1", "3", "6", "9", "1"]
     assert "build_llava" not in jobs
     (fuse,) = re.findall(r"^rule fuse:.*?^Shell command: [^\n]*", said, re.M | re.S)[:1]
     assert "s3://bucket/fusegpt/results/runs" in fuse and "--device cuda" in fuse

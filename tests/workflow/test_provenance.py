@@ -21,6 +21,15 @@ RECIPE = {
 }
 MADE = ("fusegpt", "commit", "libraries", "python", "platform", "device")
 
+KINDS = {
+    "dense scores": "scores/tiny/macro_influence-1.json",
+    "scores": "runs/tiny/mine-1/step-001/scores.json",
+    "step": "runs/tiny/mine-1/step-001/manifest.json",
+    "checkpoint": "checkpoints/tiny/mine-1/step-001/fusegpt.json",
+    "evaluation": "evaluations/tiny/mine-1/step-001/docs.json",
+    "table": "tables/study.json",
+}
+
 
 @pytest.fixture(scope="module")
 def results(tiny_llama_dir, tmp_path_factory):
@@ -52,7 +61,14 @@ def results(tiny_llama_dir, tmp_path_factory):
             *("start", "--model", model / "source.json", "--recipe-settings", json.dumps(RECIPE)),
             *("--output", chain / "step-000/manifest.json", "--recipe-output", recipe),
         ],
-        ["score", *before, "--calibration", windows, "--output", step / "scores.json"],
+        [
+            *("score", "--model", model, "--recipe-settings", json.dumps(RECIPE)),
+            *("--calibration", windows, "--output", top / KINDS["dense scores"]),
+        ],
+        [
+            *("score", *before, "--dense-scores", top / KINDS["dense scores"]),
+            *("--output", step / "scores.json"),
+        ],
         [
             *("fuse", *before, "--scores", step / "scores.json", "--finetune", windows),
             *("--output", step),
@@ -74,15 +90,6 @@ def results(tiny_llama_dir, tmp_path_factory):
     return top
 
 
-KINDS = {
-    "scores": "runs/tiny/mine-1/step-001/scores.json",
-    "step": "runs/tiny/mine-1/step-001/manifest.json",
-    "checkpoint": "checkpoints/tiny/mine-1/step-001/fusegpt.json",
-    "evaluation": "evaluations/tiny/mine-1/step-001/docs.json",
-    "table": "tables/study.json",
-}
-
-
 def test_what_the_verbs_wrote_is_as_it_says(results):
     count, problems = verify(results)
 
@@ -102,7 +109,9 @@ def test_a_record_says_how_it_was_made(results, kind):
 
 
 def test_settings_and_seeds_are_written_down(results):
-    scores, step, checkpoint, evaluation, table = (read_json(results / x) for x in KINDS.values())
+    _, scores, step, checkpoint, evaluation, table = (
+        read_json(results / x) for x in KINDS.values()
+    )
     meta = read_meta(results / "data/tiny/w.parquet")
 
     assert (meta["seed"], meta["length"], meta["corpus"]) == (3, 16, "mine")
@@ -112,3 +121,24 @@ def test_settings_and_seeds_are_written_down(results):
     assert evaluation["settings"]["length"] == 16
     assert table["experiment"]["evaluations"] == ["docs"]
     assert scores["inputs"]["calibration"] == sha256(results / "data/tiny/w.parquet")
+
+
+def test_taken_scores_are_those_that_the_run_would_have_measured(results, tmp_path, capsys):
+    chain = results / "runs/tiny/mine-1"
+    line = ["score", "--model", chain / "step-000/manifest.json"]
+    line += ["--recipe", chain / "recipe.json", "--output", tmp_path / "scores.json"]
+    windows = ["--calibration", results / "data/tiny/w.parquet"]
+    assert run(fusegpt_command, ["-q", *map(str, [*line, *windows])]) == 0
+    taken, measured = read_json(results / KINDS["scores"]), read_json(tmp_path / "scores.json")
+
+    same = ("kind", "step", "metric", "settings", "units", "selected", "recipe", "seed", "inputs")
+    assert [taken[name] for name in same] == [measured[name] for name in same]
+    assert taken["parent"]["sha256"] == measured["parent"]["sha256"]
+    other = {**RECIPE, "importance": {"metric": "sleb"}}
+    (tmp_path / "recipe.json").write_text(json.dumps(other))
+    line[line.index("--recipe") + 1] = tmp_path / "recipe.json"
+    assert run(fusegpt_command, [str(x) for x in line]) == 2
+    assert "missing option '--calibration' (or '--dense-scores')" in capsys.readouterr().err
+    line += ["--dense-scores", results / KINDS["dense scores"]]
+    assert run(fusegpt_command, [str(x) for x in line]) == 2
+    assert "must be scores of sleb {} for 'mine'" in capsys.readouterr().err

@@ -24,7 +24,7 @@ def test_a_first_run_starts_each_job_once(project):
 
     assert len(set(started)) == len(started)
     assert verbs(started) == {
-        **{"fetch": 1, "sample": 2, "start": 2, "score": 2, "fuse": 2, "merge": 2},
+        **{"fetch": 1, "sample": 2, "start": 2, "score": 1, "take": 2, "fuse": 2, "merge": 2},
         **{"load": 3, "evaluate": 6, **AFTER_EVALUATION},
     }
 
@@ -49,6 +49,39 @@ def test_a_sparsity_that_names_a_known_step_runs_no_step(finished):
     finished.study["sparsities"] = [0.2]
 
     assert verbs(finished.started()) == {"table": 1, "figure": 1, "report": 1}
+
+
+def test_recipes_of_one_importance_score_the_dense_model_once(project):
+    importance = {"metric": "sleb"}
+    project.config["recipes"] = {
+        "plain": {"importance": importance, "recovery": {"method": "none"}},
+        "tuned": {"importance": importance, "recovery": {"method": "finetune"}},
+        "once": {"importance": importance, "selection": "one_shot", "recovery": {"method": "none"}},
+        "kept": {"importance": {**importance, "protect_last": 1}, "recovery": {"method": "none"}},
+    }
+    project.study.update(recipes=["plain", "tuned", "once"], sparsities=[0.5])
+
+    started = project.started("scores")
+
+    dense = [line for line in started if line.startswith("score results/scores/")]
+    assert len(dense) == 1
+    assert (verbs(started)["take"], verbs(started)["score"]) == (3, 1 + 3)
+    project.study["recipes"].append("kept")
+    started = project.started("scores")
+    assert (verbs(started)["take"], verbs(started)["score"]) == (1, 1 + 1)
+    assert not any("/once-" in line or "/plain-" in line for line in started)
+
+
+def test_seeds_share_scores_that_nothing_is_drawn_for(project):
+    calibration = project.study["settings"]["calibration"]
+    project.study.update(recipes=["macro_influence", "random"], seeds=[0, 1])
+
+    planned = project.snakemake("scores", "-n").stdout
+
+    assert len(re.findall("^rule score_dense:", planned, re.M)) == 4
+    calibration["seed"] = 7
+    planned = project.snakemake("scores", "-n").stdout
+    assert len(re.findall("^rule score_dense:", planned, re.M)) == 1 + 2
 
 
 def test_another_seed_leaves_the_first_alone(finished):
@@ -166,7 +199,7 @@ def test_a_raised_version_of_scoring_reruns_scoring_and_what_follows(finished):
 
     started = finished.started()
 
-    assert verbs(started)["score"] == verbs(started)["fuse"] == 2
+    assert (verbs(started)["score"], verbs(started)["fuse"]) == (1, 2)
     assert not {"fetch", "sample", "start"} & set(verbs(started))
 
 

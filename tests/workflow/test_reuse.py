@@ -54,7 +54,7 @@ def test_another_workflow_imports_the_rules_and_builds_on_a_table(project):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (project.directory / "mine.txt").is_file()
     assert verbs(project.lines()) == {
-        **{"fetch": 1, "sample": 1, "start": 1, "score": 1, "fuse": 1},
+        **{"fetch": 1, "sample": 1, "start": 1, "score": 1, "take": 1, "fuse": 1},
         **{"load": 2, "evaluate": 2, "table": 1},
     }
 

@@ -38,14 +38,15 @@ def test_experiments_can_be_planned_from_elsewhere(file, tmp_path):
 
     assert done.returncode == 0, done.stderr[-2000:]
     counts = jobs(done.stdout + done.stderr)
-    assert counts["score"] == counts["fuse"] > 0
+    assert counts.get("score", 0) + counts["take_scores"] == counts["fuse"] > 0
+    assert 0 < counts["score_dense"] <= counts["take_scores"]
     assert counts["report"] == 1
 
 
 @pytest.mark.parametrize(
     ("target", "made", "not_made"),
     [
-        ("scores", "score", "merge"),
+        ("scores", "take_scores", "merge"),
         ("checkpoints", "merge", "evaluate"),
         ("tables", "table", "figure"),
         ("report", "report", "card"),

@@ -45,24 +45,50 @@ def sample(
     A parquet file with a column ``image`` gives windows of image, question and answer.
     """
     from fusegpt.artifacts import provenance
-    from fusegpt.data.corpora import draw_rows, load_text
-    from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
-    from fusegpt.data.windows import consecutive, write_windows
-    from fusegpt.data.windows import sample as cut
+    from fusegpt.data.tokens import fingerprint, load_tokenizer
+    from fusegpt.data.windows import write_windows as write
+    from fusegpt.runtime import Timer, peak_memory_gib
 
     if (sequences is None) == (rows is None):
         raise click.UsageError("Give one of '--sequences' and '--rows'.")
     tokenizer = load_tokenizer(model)
-    common = {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
-    file = (corpora.get(corpus) or {}).get("splits", {}).get(split, corpus)
-    if Path(file).suffix == ".parquet" and Path(file).is_file():
-        from fusegpt.data.pictured import has_pictures, sample_questions, write_pictured
+    file = Path((corpora.get(corpus) or {}).get("splits", {}).get(split, corpus))
+    windows: Any
+    with Timer() as timer:
+        if file.suffix == ".parquet" and file.is_file() and _has_pictures(file):
+            from fusegpt.data.pictured import sample_questions
+            from fusegpt.data.pictured import write_pictured as write  # type: ignore[assignment]
 
-        if has_pictures(file):
-            pictured, notes = sample_questions(model, Path(file), sequences or 0, length, seed)
-            write_pictured(output, pictured, {"corpus": corpus, "split": split, **notes, **common})
-            return
-    text = load_text(corpus, split, corpora)
+            windows, notes = sample_questions(model, file, sequences or 0, length, seed)
+            meta = {"corpus": corpus, "split": split, **notes}
+        else:
+            windows, meta = _cut(tokenizer, (corpus, split, corpora), sequences, rows, length, seed)
+    meta |= {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
+    meta |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
+    write(output, windows, meta)
+
+
+def _has_pictures(file: Path) -> bool:
+    from fusegpt.data.pictured import has_pictures
+
+    return has_pictures(file)
+
+
+def _cut(
+    tokenizer: Any,
+    source: tuple[str, str, dict[str, Any]],
+    sequences: int | None,
+    rows: int | None,
+    length: int,
+    seed: int,
+) -> tuple[Any, dict[str, Any]]:
+    """Windows of text, and what there is to note of them."""
+    from fusegpt.data.corpora import draw_rows, load_text
+    from fusegpt.data.tokens import encode
+    from fusegpt.data.windows import consecutive
+    from fusegpt.data.windows import sample as cut
+
+    text = load_text(*source)
     if rows is not None:
         text = draw_rows(text, rows, seed)
     tokens = encode(tokenizer, text.text)
@@ -70,7 +96,7 @@ def sample(
         windows = consecutive(tokens, length)
     else:
         windows = cut(tokens, sequences, length, seed)
-    meta = {
+    return windows, {
         "corpus": text.name,
         "split": text.split,
         "variant": text.variant,
@@ -81,6 +107,4 @@ def sample(
         "sequences": len(windows),
         **({} if rows is None else {"rows": rows}),
         "length": length,
-        **common,
     }
-    write_windows(output, windows, meta)

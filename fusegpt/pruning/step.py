@@ -175,6 +175,7 @@ def _record(
         "next_score": min(score.values(), default=None),
         "removed": [gone.to_json() for gone in model.removed],
         "kept": list(model.kept),
+        "parameters": model.module.num_parameters(),
         "group": report.group,
         "fused_into": report.fused_into,
         "first_loss": losses[0] if losses else None,

@@ -116,6 +116,8 @@ def test_settings_and_seeds_are_written_down(results):
 
     assert (meta["seed"], meta["length"], meta["corpus"]) == (3, 16, "mine")
     assert set(MADE) <= set(meta["provenance"])
+    assert meta["seconds"] >= 0 and meta["memory_gib"] > 0
+    assert step["parameters"] == checkpoint["parameters"] == evaluation["model"]["parameters"]
     assert scores["seed"] == step["seed"] == checkpoint["seed"] == 3
     assert checkpoint["recipe"]["recovery"]["lora_rank"] == 2
     assert evaluation["settings"]["length"] == 16

@@ -48,18 +48,15 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
     assert starts_dense(recipe, step), (recipe_id, step)
     contiguous = recipe.selection == "contiguous"
     seeded = "seed" in runtime_parameters(METRICS[recipe.metric])
-    calibration = recipe.calibration.model_dump() | {"seed": recipe.windows("calibration").seed}
-    alike = resolve(
-        "dense_scores",
-        {
-            "importance": recipe.importance,
-            "selection": "contiguous" if contiguous else "iterative",
-            "recovery": {"method": "none"},
-            "calibration": calibration,
-            "dtype": recipe.dtype,
-            "seed": recipe.seed if seeded else 0,
-        },
-    )
+    matters = {
+        key: value
+        for key, value in recipe.to_json().items()
+        if key not in ("name", "recovery", "finetune", "rerank")
+    }
+    matters["selection"] = "contiguous" if contiguous else "iterative"
+    matters["calibration"]["seed"] = recipe.windows("calibration").seed
+    matters["seed"] = recipe.seed if seeded else 0
+    alike = resolve("dense_scores", {**matters, "recovery": {"method": "none"}})
     windows, count = plan.windows_of(recipe_id, "calibration").id, step if contiguous else 1
     content = json.dumps([alike.id, windows, count])
     short = hashlib.sha256(content.encode()).hexdigest()[:8]

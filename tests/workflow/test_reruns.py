@@ -58,6 +58,7 @@ def test_recipes_of_one_importance_score_the_dense_model_once(project):
         "tuned": {"importance": importance, "recovery": {"method": "finetune"}},
         "once": {"importance": importance, "selection": "one_shot", "recovery": {"method": "none"}},
         "kept": {"importance": {**importance, "protect_last": 1}, "recovery": {"method": "none"}},
+        "mlps": {"importance": importance, "granularity": "mlp", "recovery": {"method": "none"}},
     }
     project.study.update(recipes=["plain", "tuned", "once"], sparsities=[0.5])
 
@@ -66,9 +67,9 @@ def test_recipes_of_one_importance_score_the_dense_model_once(project):
     dense = [line for line in started if line.startswith("score results/scores/")]
     assert len(dense) == 1
     assert (verbs(started)["take"], verbs(started)["score"]) == (3, 1 + 3)
-    project.study["recipes"].append("kept")
+    project.study["recipes"] += ["kept", "mlps"]
     started = project.started("scores")
-    assert (verbs(started)["take"], verbs(started)["score"]) == (1, 1 + 1)
+    assert (verbs(started)["take"], verbs(started)["score"]) == (2, 2 + 2)
     assert not any("/once-" in line or "/plain-" in line for line in started)
 
 

@@ -82,13 +82,12 @@ def _steps(plan: Plan) -> dict[tuple[str, str], Sequence[int]]:
 
 def _evaluations(plan: Plan) -> list[str]:
     """Every result file that is asked for, below the working directory."""
-    from fusegpt.workflow.paths import evaluation
+    from fusegpt.workflow.paths import evaluation, slice_evaluation
+    from fusegpt.workflow.slices import sliced
 
-    return [
-        evaluation(*point, name).removeprefix("results/")
-        for point, names in plan.evaluated.items()
-        for name in names
-    ]
+    steps = [evaluation(*point, name) for point, names in plan.evaluated.items() for name in names]
+    slices = [slice_evaluation(*at, name) for at, names in sliced(plan).items() for name in names]
+    return [file.removeprefix("results/") for file in steps + slices]
 
 
 def _lines(

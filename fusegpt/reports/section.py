@@ -173,6 +173,7 @@ def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any
     return {
         "label": label,
         "id": run.recipe_id,
+        "halves": halves > 1,
         "importance": charts.add(importance_chart(steps), height * halves, importance),
         "fusions": charts.add(fusion_chart(steps, num_blocks), height, fusions),
         "losses": charts.add(loss_chart(steps, run.finishes), 240, losses),

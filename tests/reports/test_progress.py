@@ -113,6 +113,14 @@ def test_watch_knows_what_an_experiment_plans(results, root, capsys):
     assert "nobody works on a step now" in out
 
 
+def test_watch_counts_evaluations_of_slices(results, root, tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    study.write_text((root / "config/demo.yaml").read_text().replace("fusegpt]", "slicegpt]"))
+    place = ["watch", str(results), "--experiment", str(study), "--once"]
+    assert run(fusegpt_command, place) == 0
+    assert "evaluations done 0/7" in capsys.readouterr().out
+
+
 def test_watch_draws_over_the_last_look_on_a_terminal(results, capsys, monkeypatch):
     directory = take_back(results, RECIPES["fusegpt"], 4)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

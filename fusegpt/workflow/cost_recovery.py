@@ -224,7 +224,7 @@ class Memory:
     """GiB that a step takes at least; activations and what libraries hold come on top.
 
     Attributes:
-        weights: Of the dense model, in the recipe's type.
+        weights: Of the dense model, in the recipe's type; twice where trials take a copy.
         tuning: Factors with gradients and two moments each, copies of the group's and the
             removed block's weights, and the gradients of the group's.
         states: Hidden states entering and leaving the group, in main memory.
@@ -245,7 +245,8 @@ def least_memory(
     if shape is None or work.trainable is None or (recipe.trains and number is None):
         return None
     size = BYTES[recipe.dtype]
-    weights = shape.total * size
+    tries = recipe.rerank is not None and recipe.rerank.candidates > 1
+    weights = shape.total * size * (2 if tries else 1)
     if not work.optimizer_steps:
         return Memory(weights / GIB, 0.0, 0.0)
     factors = 4 * BYTES[recipe.recovery.get("trainable_dtype", "float32")] * work.trainable

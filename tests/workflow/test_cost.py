@@ -187,6 +187,9 @@ def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
     assert len(record["rerank"]["candidates"]) == 2
     holds(record, work, shape)
     assert work.optimizer_steps == 2 * 2 + 2 * 1
+    plain = recipe({"metric": "macro_influence", "protect_first": 4}, TRAINED[0])
+    weights = [least_memory(each, BLOCKS, shape).weights for each in (plain, chosen)]
+    assert weights[1] == 2 * weights[0]
 
 
 def test_terms_that_go_on_training_are_counted_at_most(tiny_llama_dir, shape):

@@ -32,6 +32,12 @@ def jobs(output: str) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.M)}
 
 
+def made(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Every file that a dry run would make; which ones share a job may differ."""
+    lines = re.findall(r"^    output: (.*)$", done.stdout, re.M)
+    return {file for line in lines for file in line.split(", ")}
+
+
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_experiments_can_be_planned_from_elsewhere(file, tmp_path):
     done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file))
@@ -76,7 +82,7 @@ def test_an_experiment_of_the_project_is_a_target_without_its_file(tmp_path):
 
     assert by_name.returncode == 0, by_name.stderr[-2000:]
     counts = jobs(by_name.stdout + by_name.stderr)
-    assert counts == jobs(by_file.stdout + by_file.stderr)
+    assert made(by_name) == made(by_file)
     assert counts["table"] == 1 and counts["fuse"] == 8 * 4 * 3
 
 

@@ -98,7 +98,8 @@ def test_a_wheel_carries_the_configuration_and_the_page(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "fusegpt/builtin_config/config.yaml" in names
     assert "fusegpt/builtin_config/recipes/fusegpt.yaml" in names
-    assert "fusegpt/reports/page.html.j2" in names
+    assert {f"fusegpt/reports/page.{ending}" for ending in ("html.j2", "css", "js")} <= names
+    assert "fusegpt/builtin_config/published/fusegpt_v1.csv" in names
     assert not any(name.startswith(("tests/", "results/")) for name in names)
 
 

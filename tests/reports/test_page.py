@@ -11,26 +11,33 @@ from html.parser import HTMLParser
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
+from tests.reports.conftest import EXPERIMENT, make_results
 
 
-@pytest.fixture
-def table(results, experiment):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One folder and one page for all tests here."""
+    return make_results(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def table(results):
     output = results / "tables/hand.csv"
-    arguments = ["table", "--experiment", json.dumps(experiment)]
+    arguments = ["table", "--experiment", json.dumps(EXPERIMENT)]
     assert (
         run(fusegpt_command, [*arguments, "--results", str(results), "--output", str(output)]) == 0
     )
     return output
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def figure(table, results):
     output = results / "figures/hand.svg"
     assert run(fusegpt_command, ["figure", "--table", str(table), "--output", str(output)]) == 0
     return output
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(table, figure, results):
     output = results / "report.html"
     arguments = ["report", "--table", str(table), "--figure", str(figure)]
@@ -86,7 +93,7 @@ def test_every_chart_has_a_place_and_data(page):
         assert any(chart["datasets"].values())
 
 
-def test_names_from_files_cannot_end_the_script(results, experiment, page):
+def test_names_from_files_cannot_end_the_script(page):
     script = page[page.index("const charts") : page.rindex("</script>")]
     assert "</script" not in script
 

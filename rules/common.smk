@@ -13,8 +13,9 @@ from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.errors import FuseGPTError
 from fusegpt.workflow import paths, slices
 from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
-from fusegpt.workflow.experiment import DENSE, make_plan
+from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.library import with_library
+from fusegpt.workflow.members import DENSE
 from fusegpt.workflow.together import settings_of, together
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,47 +17,31 @@ from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS, FIVE
 from fusegpt.pruning.budget import removals
 from fusegpt.pruning.reach import check_reach
-from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
-from fusegpt.pruning.width import WidthRecipe, is_width, resolve_width
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.width import WidthRecipe
 from fusegpt.registry import lookup
+from fusegpt.workflow.members import (
+    DENSE,
+    Member,
+    available_recipes,
+    check_distinct,
+    check_names,
+    members_of,
+)
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
+from fusegpt.workflow.windows import (
+    Role,
+    Windows,
+    all_windows,
+    check_split,
+    corpus_entry,
+    windows_of,
+)
 
-__all__ = ["DENSE", "Member", "Plan", "Windows", "make_plan"]
-
-DENSE = "dense"
-"""The recipe that removes nothing: its one result is the model as it came."""
+__all__ = ["Plan", "make_plan"]
 
 Point = tuple[str, str, int]
 """Model, recipe id, step: one model that is evaluated."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows of token ids to sample, equal for every recipe that asks for the same.
-
-    Attributes:
-        id: ``<corpus>-<split>-<8 hex>``, part of the file's path.
-        corpora: The configuration's entry of the corpus, ``{}`` for a built-in one as it is.
-        rows: Rows of the corpus to draw, in place of ``sequences`` windows.
-    """
-
-    id: str
-    corpus: str
-    split: str
-    sequences: int
-    length: int
-    seed: int
-    corpora: Mapping[str, Any]
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Member:
-    """One recipe with one seed in an experiment; ``id`` is its name in paths. Dense has seed 0."""
-
-    name: str
-    seed: int
-    id: str
 
 
 @dataclass(frozen=True)
@@ -85,17 +67,17 @@ class Plan:
     members: Mapping[str, tuple[Member, ...]]
     windows: Mapping[str, Windows]
 
-    def windows_of(self, recipe_id: str, role: Literal["calibration", "finetune"]) -> Windows:
+    def windows_of(self, recipe_id: str, role: Role) -> Windows:
         """The windows a recipe reads."""
         recipe = self.recipes.get(recipe_id) or self.slices[recipe_id]
-        return _windows(recipe, role, self.corpora)
+        return windows_of(recipe, role, self.corpora)
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
         settings = self.evaluations[evaluation].settings
         if "corpus" not in settings:
             return {}
-        return _corpus_entry(settings["corpus"], settings["split"], self.corpora)
+        return corpus_entry(settings["corpus"], settings["split"], self.corpora)
 
     def tasks_of(self, evaluation: str) -> dict[str, dict[str, Any]]:
         """The configuration's entries of the tasks that an evaluation reads, if it reads any."""
@@ -215,14 +197,14 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     evaluations = {
         name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
     }
-    available = _recipe_settings(checked.recipes, recipes)
+    available = available_recipes(checked.recipes, recipes)
     resolved: dict[str, Recipe | WidthRecipe] = {}
     members: dict[str, tuple[Member, ...]] = {}
     for name, experiment in checked.experiments.items():
-        _check_names(name, experiment, checked, available)
-        members[name] = _members(experiment, available, resolved)
-        _check_distinct(name, members[name])
-    windows = _all_windows(resolved, corpora)
+        check_names(name, experiment, checked, available)
+        members[name] = members_of(experiment, available, resolved)
+        check_distinct(name, members[name])
+    windows = all_windows(resolved, corpora)
     plan = Plan(
         checked.models,
         corpora,
@@ -249,118 +231,5 @@ def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> 
     where = f"evaluations.{name}"
     settings = bind(lookup(EVALS, entry.eval, "evaluation"), entry.settings, where)
     if "corpus" in settings:
-        _check_split(settings["corpus"], settings["split"], where, corpora)
+        check_split(settings["corpus"], settings["split"], where, corpora)
     return entry.model_copy(update={"settings": settings})
-
-
-def _recipe_settings(inline: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Every recipe one can name: a file's path, or the settings written into the configuration."""
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    twice = sorted(set(inline) & (set(files) | {DENSE}))
-    if twice:
-        raise ConfigError(f"recipes.{twice[0]}: this name is taken; choose another")
-    return {DENSE: None, **files, **inline}
-
-
-def _check_names(
-    name: str, experiment: Experiment, checked: Configuration, available: Mapping[str, Any]
-) -> None:
-    tables: dict[str, Mapping[str, Any]] = {
-        "model": checked.models,
-        "recipe": available,
-        "evaluation": checked.evaluations,
-    }
-    for kind, table in tables.items():
-        for entry in getattr(experiment, f"{kind}s"):
-            try:
-                lookup(table, entry, kind)
-            except ConfigError as error:
-                raise ConfigError(f"experiments.{name}.{kind}s: {error}") from None
-    named = {entry: None for entry in experiment.recipes if entry != DENSE}
-    for entry in experiment.recipe_settings:
-        try:
-            lookup(named, entry, "recipe of this experiment")
-        except ConfigError as error:
-            raise ConfigError(f"experiments.{name}.recipe_settings: {error}") from None
-
-
-def _members(
-    experiment: Experiment,
-    available: Mapping[str, Any],
-    resolved: dict[str, Recipe | WidthRecipe],
-) -> tuple[Member, ...]:
-    """An experiment's recipes, once per seed; ``resolved`` gains them."""
-    members = []
-    for name in experiment.recipes:
-        if name == DENSE:
-            members.append(Member(DENSE, 0, DENSE))
-            continue
-        own, settings = experiment.recipe_settings.get(name), available[name]
-        if isinstance(settings, Path):
-            _, settings = recipe_settings(settings)
-        complete = resolve_width if is_width(settings) else resolve
-        for seed in experiment.seeds:
-            recipe = complete(name, settings, experiment.settings, seed, own)
-            resolved[recipe.id] = recipe
-            members.append(Member(name, seed, recipe.id))
-    return tuple(members)
-
-
-def _check_distinct(name: str, members: tuple[Member, ...]) -> None:
-    """Refuse two recipes that an experiment's settings have made one and the same."""
-    seen: dict[str, str] = {}
-    for member in members:
-        settings = member.id.rpartition("-")[2]
-        other = seen.setdefault(settings, member.name)
-        if other != member.name:
-            raise ConfigError(
-                f"experiments.{name}.recipes: {other} and {member.name} are the same with these"
-                " settings; name one of them, or set them apart in recipe_settings"
-            )
-
-
-def _all_windows(
-    recipes: Mapping[str, Recipe | WidthRecipe], corpora: Mapping[str, Corpus]
-) -> dict[str, Windows]:
-    found = {}
-    for recipe in recipes.values():
-        roles: list[Literal["calibration", "finetune"]] = ["calibration"]
-        roles += ["finetune"] if recipe.trains else []
-        for role in roles:
-            spec = recipe.windows(role)
-            _check_split(spec.corpus, spec.split, f"recipes.{recipe.name}.{role}", corpora)
-            windows = _windows(recipe, role, corpora)
-            found[windows.id] = windows
-    return found
-
-
-def _windows(
-    recipe: Recipe | WidthRecipe,
-    role: Literal["calibration", "finetune"],
-    corpora: Mapping[str, Corpus],
-) -> Windows:
-    spec = recipe.windows(role)
-    entry = _corpus_entry(spec.corpus, spec.split, corpora)
-    assert spec.seed is not None
-    values = (spec.corpus, spec.split, spec.sequences, spec.length, spec.seed)
-    drawn = [] if spec.rows is None else [{"rows": spec.rows}]
-    content = json.dumps([*values, entry, *drawn], sort_keys=True)
-    short = hashlib.sha256(content.encode()).hexdigest()[:8]
-    return Windows(f"{spec.corpus}-{spec.split}-{short}", *values, entry, spec.rows)
-
-
-def _corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
-    """``{name: entry}`` with the one split that is read; empty for a built-in corpus as it is."""
-    entry = corpora[name].model_dump(exclude_none=True)
-    if "splits" in entry:
-        entry["splits"] = {split: entry["splits"][split]}
-    return {name: entry} if entry else {}
-
-
-def _check_split(corpus: str, split: str, where: str, corpora: Mapping[str, Corpus]) -> None:
-    try:
-        splits = lookup(corpora, corpus, "corpus").splits
-        if splits is not None:
-            lookup(splits, split, "split")
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None

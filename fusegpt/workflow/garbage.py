@@ -13,7 +13,8 @@ from pathlib import Path
 from fusegpt.locks import holder
 from fusegpt.workflow import paths
 from fusegpt.workflow.dense_scores import dense_scores
-from fusegpt.workflow.experiment import DENSE, Plan
+from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.members import DENSE
 from fusegpt.workflow.slices import kept_slices, sliced
 
 __all__ = ["Garbage", "find", "remove"]

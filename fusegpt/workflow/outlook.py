@@ -13,8 +13,9 @@ from fusegpt.workflow import paths
 from fusegpt.workflow.cost import Work, score_work, total
 from fusegpt.workflow.cost_recovery import fuse_work, least_memory, merge_work
 from fusegpt.workflow.dryrun import Job, jobs
-from fusegpt.workflow.experiment import DENSE, Plan
+from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
+from fusegpt.workflow.members import DENSE
 from fusegpt.workflow.shape import Shape, block_shape
 from fusegpt.workflow.slice_outlook import slice_lines, slice_rows
 

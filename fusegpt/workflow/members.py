@@ -1,0 +1,99 @@
+"""The recipes of an experiment, resolved and once per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusegpt.errors import ConfigError
+from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
+from fusegpt.pruning.width import WidthRecipe, is_width, resolve_width
+from fusegpt.registry import lookup
+from fusegpt.workflow.schema import Configuration, Experiment
+
+__all__ = ["DENSE", "Member", "available_recipes", "check_distinct", "check_names", "members_of"]
+
+DENSE = "dense"
+"""The recipe that removes nothing: its one result is the model as it came."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One recipe with one seed in an experiment; ``id`` is its name in paths. Dense has seed 0."""
+
+    name: str
+    seed: int
+    id: str
+
+
+def available_recipes(inline: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Every recipe one can name: a file's path, or the settings written into the configuration."""
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    twice = sorted(set(inline) & (set(files) | {DENSE}))
+    if twice:
+        raise ConfigError(f"recipes.{twice[0]}: this name is taken; choose another")
+    return {DENSE: None, **files, **inline}
+
+
+def check_names(
+    name: str, experiment: Experiment, checked: Configuration, available: Mapping[str, Any]
+) -> None:
+    """Refuse an experiment that names what does not exist.
+
+    Raises:
+        ConfigError: A model, recipe or evaluation is unknown, or settings are for no recipe.
+    """
+    tables: dict[str, Mapping[str, Any]] = {
+        "model": checked.models,
+        "recipe": available,
+        "evaluation": checked.evaluations,
+    }
+    for kind, table in tables.items():
+        for entry in getattr(experiment, f"{kind}s"):
+            try:
+                lookup(table, entry, kind)
+            except ConfigError as error:
+                raise ConfigError(f"experiments.{name}.{kind}s: {error}") from None
+    named = {entry: None for entry in experiment.recipes if entry != DENSE}
+    for entry in experiment.recipe_settings:
+        try:
+            lookup(named, entry, "recipe of this experiment")
+        except ConfigError as error:
+            raise ConfigError(f"experiments.{name}.recipe_settings: {error}") from None
+
+
+def members_of(
+    experiment: Experiment,
+    available: Mapping[str, Any],
+    resolved: dict[str, Recipe | WidthRecipe],
+) -> tuple[Member, ...]:
+    """An experiment's recipes, once per seed; ``resolved`` gains them."""
+    members = []
+    for name in experiment.recipes:
+        if name == DENSE:
+            members.append(Member(DENSE, 0, DENSE))
+            continue
+        own, settings = experiment.recipe_settings.get(name), available[name]
+        if isinstance(settings, Path):
+            _, settings = recipe_settings(settings)
+        complete = resolve_width if is_width(settings) else resolve
+        for seed in experiment.seeds:
+            recipe = complete(name, settings, experiment.settings, seed, own)
+            resolved[recipe.id] = recipe
+            members.append(Member(name, seed, recipe.id))
+    return tuple(members)
+
+
+def check_distinct(name: str, members: tuple[Member, ...]) -> None:
+    """Refuse two recipes that an experiment's settings have made one and the same."""
+    seen: dict[str, str] = {}
+    for member in members:
+        settings = member.id.rpartition("-")[2]
+        other = seen.setdefault(settings, member.name)
+        if other != member.name:
+            raise ConfigError(
+                f"experiments.{name}.recipes: {other} and {member.name} are the same with these"
+                " settings; name one of them, or set them apart in recipe_settings"
+            )

@@ -69,14 +69,15 @@ def tensor_bytes(model: Model) -> int:
 def prefill_flops(model: Model, length: int) -> float:
     """Operations to read one prompt: ``length * sum over blocks of (2 P + 2 S d) + 2 V d``.
 
-    P counts a block's matrices, d the width of its attention; the head counts for one position.
+    P counts a block's matrices, d the width of its attention, if it has one; the head counts for
+    one position.
     """
     config = model.text_config
     head_dim = getattr(config, "head_dim", None)
     heads = getattr(config, "num_attention_heads", 0)
     width = heads * head_dim if head_dim else config.hidden_size
     matrices = sum(p.numel() for i in model.kept for p in model.matrices(i).values())
-    blocks = 2 * matrices + 2 * length * width * len(model.kept)
+    blocks = 2 * matrices + 2 * length * width * len(model.units("attention"))
     positions = 1 if _keeps_one(model) else length
     return length * blocks + 2 * _head(model) * positions
 

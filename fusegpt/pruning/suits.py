@@ -15,17 +15,18 @@ from fusegpt.models.reached import reached
 from fusegpt.models.stream import check_head, last_writer, rescaled_writers
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery import RECOVERIES
+from fusegpt.recovery.gap import writer_before
 
 __all__ = ["check_suits"]
 
 Found = TypeVar("Found")
+Place = TypeVar("Place")
 
 
 def check_suits(model: Model, recipe: Recipe, windows: Tensor) -> None:
     """Refuse a model into whose blocks the recovery cannot fold what it finds.
 
-    A model some of whose blocks can take it passes; whether the right ones can shows at each step,
-    as it does for attentions and mlps.
+    A model some of whose blocks can take it passes; whether the right ones can shows at each step.
 
     Args:
         model: Unchanged.
@@ -35,9 +36,12 @@ def check_suits(model: Model, recipe: Recipe, windows: Tensor) -> None:
     Raises:
         ArchitectureError: No block can; the message is that of the last one tried.
     """
-    if recipe.granularity != "block":
-        return
     batch, recovery = windows[:1], recipe.recovery
+    if recipe.granularity != "block":
+        if RECOVERIES[recipe.method].needs_before:
+            units = [u for u in model.units(recipe.granularity) if u.index != model.kept[0]]
+            _first_that_works(units, lambda u: writer_before(model, [u], batch, recipe.method))
+        return
     seen = reached(model, batch)
     blocks = [index for index in model.kept if index in seen]
     if RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel":
@@ -49,11 +53,11 @@ def check_suits(model: Model, recipe: Recipe, windows: Tensor) -> None:
         _first_that_works(blocks, lambda index: rescaled_writers(model, index, batch, 1.0))
 
 
-def _first_that_works(blocks: Sequence[int], attempt: Callable[[int], Found]) -> Found:
+def _first_that_works(places: Sequence[Place], attempt: Callable[[Place], Found]) -> Found:
     failure: ArchitectureError | None = None
-    for index in blocks:
+    for place in places:
         try:
-            return attempt(index)
+            return attempt(place)
         except ArchitectureError as error:
             failure = error
     assert failure is not None

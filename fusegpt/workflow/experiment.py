@@ -218,9 +218,9 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     )
     for name, experiment in checked.experiments.items():
         for used in experiment.models:
-            last = max(plan.steps(name, used).values())
-            for member in plan.members[name] if last else ():
-                if member.id in plan.recipes:
+            for member in plan.members[name]:
+                last = max(plan.steps(name, used, member.id).values())
+                if last and member.id in plan.recipes:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)
     return plan

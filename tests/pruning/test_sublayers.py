@@ -12,7 +12,7 @@ import fusegpt.models.sublayers  # noqa: F401 - as the model card says
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.windows import write_windows
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.surgery import remove
@@ -20,6 +20,7 @@ from fusegpt.models.units import Unit
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.select import candidates
+from fusegpt.pruning.step import score_step
 from fusegpt.workflow.describe import as_text, describe
 from tests import tiny
 
@@ -220,3 +221,10 @@ def test_candidates_of_both_kinds_are_tried_before_one_goes():
     tried = [Unit.from_json(trial["unit"]) for trial in step["rerank"]["candidates"]]
     assert len(tried) == 3 and model.removed == [Unit.from_json(step["unit"])]
     assert model.removed[0] in tried and model.lacking == {*model.removed}
+
+
+@pytest.mark.parametrize("granularity", ["attention", "mlp"])
+def test_a_model_that_no_emulation_folds_into_is_refused_before_the_first_score(granularity):
+    recipe = resolve("mine", settings(granularity, BIAS))
+    with pytest.raises(ArchitectureError, match="nothing can be folded into it"):
+        score_step(tiny.model("gemma2"), recipe, tiny.ids(8, 10))

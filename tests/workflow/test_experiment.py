@@ -146,6 +146,20 @@ def test_a_mixed_recipe_removes_twice_as_many_units_at_a_sparsity():
     assert parse_experiment(described)
 
 
+def test_a_mixed_recipe_must_reach_its_own_last_step():
+    config = configuration()
+    config["recipes"] = {
+        "guarded": {
+            "importance": {"metric": "sleb", "protect_first": 1, "protect_last": 1},
+            "granularity": "mixed",
+            "recovery": {"method": "none"},
+        }
+    }
+    config["experiments"]["study"] |= {"recipes": ["guarded"], "sparsities": [0.75]}
+    with pytest.raises(ConfigError, match=r"6 of 8 units are to go, .* which leaves 4"):
+        plan(config)
+
+
 def test_what_cannot_remove_sublayers_is_refused_while_the_graph_is_built():
     config = configuration()
     config["recipes"] = {

@@ -88,7 +88,7 @@ def time_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
         .encode(
             x=alt.X("sum(time):Q", title="minutes" if minutes else "seconds"),
             y=labels_above(list(pd.unique(data["run"]))),
-            color=_stage_colour(),
+            color=_stage_colour(data),
             order=alt.Order("place:Q"),
             tooltip=tooltip,
         )
@@ -105,13 +105,15 @@ def memory_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart | None:
     encoded = alt.Chart(data).encode(
         x=alt.X("memory_gib:Q", title="peak memory, GiB", axis=alt.Axis(tickCount=6)),
         y=labels_above(list(pd.unique(data["run"]))),
-        color=_stage_colour(),
+        color=_stage_colour(data),
         tooltip=["run", "stage", alt.Tooltip("memory_gib", format=".2f")],
     )
     return encoded.mark_point(filled=True, size=110, opacity=0.9)
 
 
-def _stage_colour() -> alt.Color:
-    scale = alt.Scale(domain=list(STAGES), range=list(STAGES.values()))
-    legend = alt.Legend(title=None, orient="top", columns=3, symbolType="square")
+def _stage_colour(data: pd.DataFrame) -> alt.Color:
+    """Of the stages that occur."""
+    found = [stage for stage in STAGES if (data["stage"] == stage).any()]
+    scale = alt.Scale(domain=found, range=[STAGES[stage] for stage in found])
+    legend = alt.Legend(title=None, orient="top", columns=4, symbolType="square")
     return alt.Color("stage:N", scale=scale, legend=legend)

@@ -42,6 +42,7 @@ TEXT_COLUMNS = (
 )
 KEY = ["model", "sparsity", "step", "recipe"]
 FEW = 2
+COST_UNITS = ("tokens/s", "s", "ratio")
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
@@ -122,16 +123,20 @@ def value_names(frame: pd.DataFrame) -> pd.Series:
 
 
 def main_labels(frame: pd.DataFrame) -> list[str]:
-    """The labels to look at first: of an evaluation with many values its means, or none (speed).
+    """The labels to look at first, in the order of the table.
 
-    An evaluation of one or two values shows them; one with more shows its rows of a task ``mean``.
+    An evaluation of one or two values shows them; one with more shows its rows of a task ``mean``,
+    or else its first one, which is the whole of its groups; one of speed and sizes shows none.
     """
     rows = with_labels(frame)
     found = []
     for _, group in rows.groupby("evaluation", sort=False):
-        labels = pd.unique(group["label"])
-        means = pd.unique(group[group["task"].str.startswith("mean")]["label"])
-        found += list(labels if len(labels) <= FEW else means)
+        labels = list(pd.unique(group["label"]))
+        means = list(pd.unique(group[group["task"].str.startswith("mean")]["label"]))
+        if len(labels) > FEW:
+            costs = group["unit"].isin(COST_UNITS).any()
+            labels = means or labels[: 0 if costs else 1]
+        found += labels
     return [str(label) for label in found]
 
 

@@ -44,6 +44,8 @@ def test_of_an_evaluation_with_many_values_none_comes_first_but_its_mean(frame):
     many = [fast[fast["evaluation"] == "docs"].assign(evaluation="five", task=task, metric="acc")
             for task in ("piqa", "arc_easy", "mean[:100]")]  # fmt: skip
     assert main_labels(pd.concat([fast, *many])) == ["docs perplexity", "five mean[:100] acc"]
+    kinds = [many[0].assign(evaluation="seen", task=task) for task in ("all", "all a", "all b")]
+    assert main_labels(pd.concat(kinds)) == ["seen all acc"]
 
 
 def test_the_frontier_has_what_nothing_beats_in_quality_and_speed(frame):

@@ -48,7 +48,10 @@ def halve(model: Model, units: Sequence[Unit], undo: Undo) -> None:
         after[kind] = dict(sorted(after[kind].items(), key=lambda entry: int(entry[0])))
     _number(model, before["attention"], after["attention"], undo)
     config, module = model.module.config, model.module
-    classes = sublayer_classes(before["base_model_type"], before["base_architecture"])
+    try:
+        classes = sublayer_classes(before["base_model_type"], before["base_architecture"])
+    except ValueError as error:  # a model whose code lies in its directory
+        raise ArchitectureError(f"{units[0]}: only whole blocks can go; {error}") from error
     _put(config.__dict__, "removed_sublayers", after, undo)
     for target, new in ((config, classes[0]), (module, classes[1])):
         old = type(target)

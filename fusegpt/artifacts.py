@@ -45,7 +45,7 @@ STAGE_VERSION: dict[str, int] = {
     "slice": 1,
     "card": 2,
     "evaluate": 2,
-    "table": 3,
+    "table": 4,
     "figure": 2,
     "report": 2,
 }

@@ -53,10 +53,12 @@ COLUMNS = (
     "memory_gib",
     *SPENT,
     "protocol",
+    "note",
 )
-"""Of the CSV. Seconds, memory and what recovery spent are those of all steps up to this one.
+"""Of the CSV; ``note`` is a warning on the value, most often empty.
 
-The most numbers that were free to move at once, and the sums of tokens, optimiser steps and FLOPs.
+Seconds, memory and what recovery spent are those of all steps up to this one: the most numbers
+that were free to move at once, and the sums of tokens, optimiser steps and FLOPs.
 """
 
 
@@ -234,6 +236,7 @@ def _measured(file: Path, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
                 "higher_is_better": bool(row["higher_is_better"]),
                 "num_samples": row["num_samples"],
                 "protocol": json.dumps(protocol, sort_keys=True),
+                "note": row.get("note", ""),
             }
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: not an evaluation: {error!r}; evaluate again") from None

@@ -58,7 +58,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         ArtifactError: The file is missing, is no such table, is empty, or mixes settings.
     """
     try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT_COLUMNS, "unit"), "str"))
+        frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT_COLUMNS, "unit", "note"), "str"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
@@ -68,6 +68,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
         blocks = {"num_units": frame["num_blocks"], "units_left": frame["blocks_left"]}
         frame = frame.assign(granularity="block", **blocks)
+    frame["note"] = frame["note"].fillna("") if "note" in frame.columns else ""
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")

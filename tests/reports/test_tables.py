@@ -1,5 +1,6 @@
 """The CSV round trip, the summary over seeds, and the table a terminal shows."""
 
+import json
 import re
 
 import pytest
@@ -22,6 +23,17 @@ def test_a_csv_reads_back_as_it_was_written(frame, tmp_path):
     assert again["value"].tolist() == frame["value"].tolist()
     assert again["protocol"].tolist() == frame["protocol"].tolist()
     assert tables.text_table(again) == tables.text_table(frame)
+
+
+def test_a_warning_on_a_value_stays_with_it(results, experiment, tmp_path):
+    file = next((results / "evaluations").rglob("*.json"))
+    result = json.loads(file.read_text())
+    result["rows"][0]["note"] = "above the ideal 1.363: noise"
+    file.write_text(json.dumps(result))
+    tables.write_csv(tmp_path / "t.csv", collect(parse_experiment(experiment), results))
+    notes = tables.read_csv(tmp_path / "t.csv")["note"].tolist()
+    assert notes.count("above the ideal 1.363: noise") == 1
+    assert set(notes) == {"", "above the ideal 1.363: noise"}
 
 
 def test_the_summary_is_ordered_by_sparsity_then_as_the_experiment_names_recipes(frame):

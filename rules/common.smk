@@ -95,10 +95,11 @@ def every_checkpoint(wildcards):
 
 def asked_checkpoints(wildcards):
     """The same for those who ask for nothing else; there must be one."""
-    if not every_checkpoint(wildcards):
+    asked = every_checkpoint(wildcards)
+    if not asked:
         logger.error("checkpoints: no experiment says keep_checkpoints: true")
         sys.exit(1)
-    return every_checkpoint(wildcards)
+    return asked
 
 
 def every_card(wildcards):

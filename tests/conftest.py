@@ -83,29 +83,19 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The auto classes of transformers load it without any code of ours.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tests import tiny
 
     directory = tmp_path_factory.mktemp("models") / "tiny-llama"
     tokenizer = _tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    tiny.save_llama(
+        directory,
+        tokenizer,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
     return directory
 
 

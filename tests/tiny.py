@@ -7,11 +7,12 @@ would hardly matter. Vision towers have 6 layers too, so that they could be take
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from fusegpt.models.model import Model
 from fusegpt.runtime import quiet
@@ -439,3 +440,31 @@ def ids(batch: int = 2, seq: int = 12, *, seed: int = 0) -> torch.Tensor:
     """Token ids ``[batch, seq]``, none of them special."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, 100, (batch, seq), generator=generator)
+
+
+@torch.no_grad()
+def own_words(model: Model, batch: int, seq: int) -> torch.Tensor:
+    """Text that the model expects, ``[batch, seq]``, so that what it lacks costs it something."""
+    words = ids(batch, 1)
+    while words.shape[1] < seq:
+        following = model.module(input_ids=words).logits[:, -1:].argmax(-1)
+        words = torch.cat([words, following], dim=1)
+    return words
+
+
+def save_llama(directory: Path, tokenizer: Any, **sizes: int) -> None:
+    """Write a random Llama, embeddings tied, for a tokenizer, and the tokenizer with it."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from fusegpt.evaluation.prompts import Prompts
 from fusegpt.models.model import Model
 from fusegpt.models.next_token import next_logits
 from fusegpt.nn.fused import FusedWeight
+from fusegpt.nn.leaves import form_into, trainable
 from fusegpt.runtime import generator
 
 __all__ = ["Tuning", "predictions", "tuned"]
@@ -128,7 +129,7 @@ def _tune(
                 loss = _step(model, words, batch, leaves, weights)
                 losses.append(_finite(loss, label, len(losses)))
                 optimizer.step()
-                _form(leaves, weights)
+                form_into(leaves, weights)
                 bar.update()
             reached = _quality(model, words, validation, tuning.batch_size)
             if best is None or reached > best[0]:
@@ -155,7 +156,7 @@ def _step(
 ) -> float:
     """Set the masters' gradients; return the loss."""
     ids, lengths, classes = batch
-    with _trainable(leaves.values()), torch.enable_grad():
+    with trainable(leaves.values()), torch.enable_grad():
         scores = next_logits(model, ids, lengths)[:, list(words)].float()  # [batch, classes]
         loss = cross_entropy(scores, classes.to(scores.device))
         loss.backward()
@@ -175,11 +176,6 @@ def _quality(
     return right, -cross_entropy(scores, prompts.classes).item()
 
 
-def _form(leaves: Mapping[str, nn.Parameter], weights: Mapping[str, FusedWeight]) -> None:
-    for name, weight in weights.items():
-        leaves[name].data.copy_(weight.form())
-
-
 def _leaves(model: Model, tune: str) -> dict[str, nn.Parameter]:
     if tune == "all":
         return dict(model.module.named_parameters())
@@ -194,16 +190,3 @@ def _finite(loss: float, label: str, step: int) -> float:
     if not math.isfinite(loss):
         raise NumericsError(f"{label}: loss is {loss} at step {step}; lower the learning_rate")
     return loss
-
-
-@contextmanager
-def _trainable(leaves: Iterable[nn.Parameter]) -> Iterator[None]:
-    leaves = list(leaves)
-    for leaf in leaves:
-        leaf.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for leaf in leaves:
-            leaf.requires_grad_(False)
-            leaf.grad = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusegpt.models.model import Model
 from fusegpt.nn.fused import FusedWeight
+from fusegpt.nn.leaves import form_into, trainable
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train
 
@@ -51,8 +51,7 @@ def fit_weights(
     leaves = {name: model.parameter(name) for name in weights}
 
     def form() -> None:
-        for name, weight in weights.items():
-            leaves[name].data.copy_(weight.form())
+        form_into(leaves, weights)
 
     def pull() -> None:
         for name, weight in weights.items():
@@ -66,7 +65,7 @@ def fit_weights(
     begun = [parameter.detach().clone() for w in weights.values() for parameter in w.parameters()]
     form()
     before = _total(loss_of, schedule.num_batches)
-    with _trainable(leaves.values()), torch.enable_grad():
+    with trainable(leaves.values()), torch.enable_grad():
         rows = train(
             [(updates, rates[0]), (coefficients, rates[1])],
             loss_of,
@@ -95,16 +94,3 @@ def _put_back(weights: Mapping[str, FusedWeight], values: Sequence[Tensor]) -> N
     parameters = [parameter for weight in weights.values() for parameter in weight.parameters()]
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
-
-
-@contextmanager
-def _trainable(leaves: Iterable[nn.Parameter]) -> Iterator[None]:
-    leaves = list(leaves)
-    for leaf in leaves:
-        leaf.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for leaf in leaves:
-            leaf.requires_grad_(False)
-            leaf.grad = None

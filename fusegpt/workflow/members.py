@@ -45,23 +45,19 @@ def check_names(
     Raises:
         ConfigError: A model, recipe or evaluation is unknown, or settings are for no recipe.
     """
-    tables: dict[str, Mapping[str, Any]] = {
-        "model": checked.models,
-        "recipe": available,
-        "evaluation": checked.evaluations,
+    recipes = {entry: None for entry in experiment.recipes if entry != DENSE}
+    tables: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "models": ("model", checked.models),
+        "recipes": ("recipe", available),
+        "evaluations": ("evaluation", checked.evaluations),
+        "recipe_settings": ("recipe of this experiment", recipes),
     }
-    for kind, table in tables.items():
-        for entry in getattr(experiment, f"{kind}s"):
+    for key, (kind, table) in tables.items():
+        for entry in getattr(experiment, key):
             try:
                 lookup(table, entry, kind)
             except ConfigError as error:
-                raise ConfigError(f"experiments.{name}.{kind}s: {error}") from None
-    named = {entry: None for entry in experiment.recipes if entry != DENSE}
-    for entry in experiment.recipe_settings:
-        try:
-            lookup(named, entry, "recipe of this experiment")
-        except ConfigError as error:
-            raise ConfigError(f"experiments.{name}.recipe_settings: {error}") from None
+                raise ConfigError(f"experiments.{name}.{key}: {error}") from None
 
 
 def members_of(

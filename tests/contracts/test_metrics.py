@@ -20,16 +20,6 @@ def measure(name, model, batches, granularity="block"):
     return METRICS[name].load()(model, batches, model.units(granularity), **settings)
 
 
-@torch.no_grad()
-def own_words(model):
-    """Tokens that the model expects, so that what it lacks costs it something."""
-    tokens = tiny.ids(4, 1)
-    while tokens.shape[1] < 12:
-        following = model.module(input_ids=tokens).logits[:, -1:].argmax(-1)
-        tokens = torch.cat([tokens, following], dim=1)
-    return tokens
-
-
 @pytest.fixture(params=METRICS)
 def metric(request):
     return request.param
@@ -68,7 +58,7 @@ def test_a_block_that_adds_nothing_scores_lowest(metric):
     block = model.block(3)
     block.self_attn.o_proj.weight.data.zero_()
     block.mlp.down_proj.weight.data.zero_()
-    assert measure(metric, model, [own_words(model)]).argmin() == 3
+    assert measure(metric, model, [tiny.own_words(model, 4, 12)]).argmin() == 3
 
 
 @pytest.mark.parametrize("kind", ["attention", "mlp"])
@@ -83,7 +73,7 @@ def test_a_sublayer_that_adds_nothing_scores_lowest(metric, kind, together):
     module.weight.data.zero_()
     model.module.lm_head.weight.data.mul_(4)  # surer of its words, so that any change costs
     granularity = "mixed" if together else kind
-    lowest = measure(metric, model, [own_words(model)], granularity).argmin()
+    lowest = measure(metric, model, [tiny.own_words(model, 4, 12)], granularity).argmin()
     assert model.units(granularity)[lowest] == Unit(kind, 3)
 
 

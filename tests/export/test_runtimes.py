@@ -11,6 +11,7 @@ import torch
 
 import fusegpt
 from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, convert, read_back
+from tests import tiny
 from tests.conftest import EXPORT_TOOLS
 
 BLOCKS, REMOVED = 6, 2
@@ -33,31 +34,22 @@ def pruned(dense: Path, directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """Of a tiny random Llama with the tokenizer of SmolLM2, which the converter knows."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     from fusegpt.data.sources import find_entry
 
     directory = tmp_path_factory.mktemp("export")
     fusegpt.fetch(find_entry("smollm2-135m"), directory / "real")
     tokenizer = AutoTokenizer.from_pretrained(directory / "real")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    tiny.save_llama(
+        directory / "dense",
+        tokenizer,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=BLOCKS,
         num_attention_heads=2,  # 32 values each, the least that vLLM takes
         num_key_value_heads=1,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(directory / "dense")
-    tokenizer.save_pretrained(directory / "dense")
     return pruned(directory / "dense", directory / "pruned")
 
 

@@ -8,7 +8,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
-from fusegpt.data.windows import write_windows
 from fusegpt.errors import ConfigError
 from fusegpt.models.load import load
 from fusegpt.models.units import Unit
@@ -24,29 +23,6 @@ RATES = {"learning_rate": 1e-2, "coefficient_learning_rate": 3e-2}
 
 def weights(directory):
     return AutoModelForCausalLM.from_pretrained(directory).state_dict()
-
-
-@pytest.fixture
-def strong_llama_dir(tiny_llama_dir, tmp_path):
-    """The tiny Llama with weights under which every block matters."""
-    model = load(tiny_llama_dir, dtype="float32")
-    draw = torch.Generator().manual_seed(0)
-    for parameter in model.module.parameters():
-        if parameter.dim() >= 2:
-            parameter.data.normal_(0, 0.15, generator=draw)
-    directory = tmp_path / "dense"
-    model.module.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(directory)
-    (directory / "source.json").write_text(
-        json.dumps({"kind": "model", "num_blocks": 6, "base_model": "someone/tiny"})
-    )
-    return directory
-
-
-@pytest.fixture
-def windows_file(tmp_path):
-    write_windows(tmp_path / "windows.parquet", tiny.ids(8, 10).numpy(), {"corpus": "random"})
-    return tmp_path / "windows.parquet"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -44,20 +44,10 @@ def rigged():
     return model
 
 
-@torch.no_grad()
-def own_words(model):
-    """Text that the model expects, so that what it lacks costs it something."""
-    words = tiny.ids(8, 1)
-    while words.shape[1] < 16:
-        following = model.module(input_ids=words).logits[:, -1:].argmax(-1)
-        words = torch.cat([words, following], dim=1)
-    return words
-
-
 @pytest.mark.parametrize("by", ["cosine", "loss"])
 def test_what_recovers_best_goes_though_another_scores_lower(by):
     model = rigged()
-    words = own_words(model)
+    words = tiny.own_words(model, 8, 16)
     plain = recipe({"method": "additive_bias"})
     tried = recipe({"method": "additive_bias"}, {**TRIAL, "candidates": 3, "by": by})
     scores = score_step(model, plain, words)

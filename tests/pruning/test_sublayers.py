@@ -6,12 +6,11 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import fusegpt.models.sublayers  # noqa: F401 - as the model card says
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
-from fusegpt.data.windows import write_windows
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
@@ -29,29 +28,6 @@ FUSION |= {"batch_size": 4, "learning_rate": 1e-2, "coefficient_learning_rate": 
 BIAS = {"method": "additive_bias", "clip": 0.0}
 
 
-@pytest.fixture
-def dense(tiny_llama_dir, tmp_path):
-    """The tiny Llama with weights under which every unit matters."""
-    model = load(tiny_llama_dir, dtype="float32")
-    draw = torch.Generator().manual_seed(0)
-    for parameter in model.module.parameters():
-        if parameter.dim() >= 2:
-            parameter.data.normal_(0, 0.15, generator=draw)
-    directory = tmp_path / "dense"
-    model.module.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(directory)
-    (directory / "source.json").write_text(
-        json.dumps({"kind": "model", "num_blocks": 6, "base_model": "someone/tiny"})
-    )
-    return directory
-
-
-@pytest.fixture
-def windows(tmp_path):
-    write_windows(tmp_path / "windows.parquet", tiny.ids(8, 10).numpy(), {"corpus": "random"})
-    return tmp_path / "windows.parquet"
-
-
 def settings(granularity, recovery, **more):
     importance = {"metric": "macro_influence", "protect_first": 1}
     return {
@@ -64,12 +40,12 @@ def settings(granularity, recovery, **more):
     }
 
 
-def chain(dense, windows, tmp_path, recipe, steps):
+def chain(strong_llama_dir, windows_file, tmp_path, recipe, steps):
     """Start, score and fuse as the workflow does; the last step's manifest."""
     record = tmp_path / "runs" / "recipe.json"
     manifest = tmp_path / "runs" / "step-000" / "manifest.json"
     assert not run(command, [
-        "start", "--model", str(dense / "source.json"), "--recipe-settings",
+        "start", "--model", str(strong_llama_dir / "source.json"), "--recipe-settings",
         json.dumps(recipe.to_json()), "--output", str(manifest), "--recipe-output", str(record),
     ])  # fmt: skip
     first = []
@@ -77,11 +53,11 @@ def chain(dense, windows, tmp_path, recipe, steps):
         folder = tmp_path / "runs" / f"step-00{step}"
         common = ["--model", str(manifest), "--recipe", str(record)]
         scores = ["--output", str(folder / "scores.json")]
-        data = ["--calibration", str(windows)]
+        data = ["--calibration", str(windows_file)]
         assert not run(command, ["score", *common, *data, *first, *scores])
         if recipe.selection == "one_shot":
             first = ["--first-scores", str(tmp_path / "runs" / "step-001" / "scores.json")]
-        data = ["--scores", str(folder / "scores.json"), "--finetune", str(windows)]
+        data = ["--scores", str(folder / "scores.json"), "--finetune", str(windows_file)]
         assert not run(command, ["fuse", *common, *data, "--output", str(folder)])
         manifest = folder / "manifest.json"
     return manifest, record
@@ -97,18 +73,18 @@ def chain(dense, windows, tmp_path, recipe, steps):
     ],
 )
 def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
-    dense, windows, tmp_path, granularity, recovery, more
+    strong_llama_dir, windows_file, tmp_path, granularity, recovery, more
 ):
     made = settings(granularity, recovery, **more)
     recipe = resolve("mine", made)
     (tmp_path / "mine.yaml").write_text(json.dumps(made))
     sparsity = "0.25" if granularity == "mixed" else "0.5"
     assert not run(command, [
-        "prune", "--model", str(dense), "--recipe", str(tmp_path / "mine.yaml"), "--sparsity",
-        sparsity, "--calibration", str(windows), "--finetune", str(windows), "--output",
-        str(tmp_path / "whole"),
+        "prune", "--model", str(strong_llama_dir), "--recipe", str(tmp_path / "mine.yaml"),
+        "--sparsity", sparsity, "--calibration", str(windows_file), "--finetune", str(windows_file),
+        "--output", str(tmp_path / "whole"),
     ])  # fmt: skip
-    manifest, record = chain(dense, windows, tmp_path, recipe, 3)
+    manifest, record = chain(strong_llama_dir, windows_file, tmp_path, recipe, 3)
     merged = ["merge", "--model", str(manifest), "--recipe", str(record), "--output"]
     assert not run(command, [*merged, str(tmp_path / "cut")])
     assert not run(command, [*merged, str(tmp_path / "zeros"), "--zeroed"])
@@ -133,9 +109,9 @@ def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
 
 
 def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistake(
-    dense, windows, tmp_path
+    strong_llama_dir, windows_file, tmp_path
 ):
-    model = load(dense, dtype="float32")
+    model = load(strong_llama_dir, dtype="float32")
     recipe = resolve("mine", settings("attention", {"method": "none"}))
     steps = prune(model, recipe, 2, tiny.ids(8, 10))
     from fusegpt.pruning.publish import publish
@@ -164,9 +140,11 @@ def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistak
     assert done.stdout.splitlines() == ["refused True", "SublayersLlamaForCausalLM"]
 
 
-def test_there_is_nothing_to_zero_in_a_plain_checkpoint(dense, windows, tmp_path, capsys):
+def test_there_is_nothing_to_zero_in_a_plain_checkpoint(
+    strong_llama_dir, windows_file, tmp_path, capsys
+):
     recipe = resolve("mine", {**settings("block", {"method": "none"}), "granularity": "block"})
-    manifest, record = chain(dense, windows, tmp_path, recipe, 1)
+    manifest, record = chain(strong_llama_dir, windows_file, tmp_path, recipe, 1)
     merge = ["merge", "--model", str(manifest), "--recipe", str(record), "--zeroed", "--output"]
     assert run(command, [*merge, str(tmp_path / "zeros")]) == 2
     assert "--zeroed: is for models without attentions or mlps" in capsys.readouterr().err
@@ -197,8 +175,10 @@ def test_lora_at_the_end_tunes_what_is_left():
     assert steps[-1]["finish"]["last_loss"] < steps[-1]["finish"]["first_loss"]
 
 
-def test_a_pruned_checkpoint_can_lose_more_sublayers_but_no_blocks(dense, windows, tmp_path):
-    first = load(dense, dtype="float32")
+def test_a_pruned_checkpoint_can_lose_more_sublayers_but_no_blocks(
+    strong_llama_dir, windows_file, tmp_path
+):
+    first = load(strong_llama_dir, dtype="float32")
     recipe = resolve("mine", settings("attention", {"method": "none"}))
     steps = prune(first, recipe, 2, tiny.ids(8, 10))
     from fusegpt.pruning.publish import publish

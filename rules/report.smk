@@ -27,9 +27,10 @@ rule table:
 
 
 rule figure:
-    """An experiment's metrics over sparsity, a line per recipe."""
+    """An experiment's metrics over sparsity, or over what its recipes differ in."""
     input:
         csv="results/tables/{experiment}.csv",
+        record="results/tables/{experiment}.json",
     output:
         svg=report(
             "results/figures/{experiment}.svg",

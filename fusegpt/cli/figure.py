@@ -15,8 +15,9 @@ __all__ = ["figure"]
 @click.option("--table", type=input_file, required=True, help="A CSV written by fusegpt table.")
 @click.option("--output", type=output_path, required=True, help="The SVG to write.")
 def figure(table: Path, output: Path) -> None:
-    """Draw every measured value over sparsity, a line per recipe."""
+    """Draw every measured value over sparsity, or over what the experiment varies."""
+    from fusegpt.reports.curves import read_curves
     from fusegpt.reports.figures import write_svg
     from fusegpt.reports.tables import read_csv
 
-    write_svg(output, read_csv(table))
+    write_svg(output, read_csv(table), read_curves(table))

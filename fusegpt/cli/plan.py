@@ -20,8 +20,19 @@ from fusegpt.cli.options import output_path
     show_default=True,
     help="Whose past seconds count.",
 )
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="A rate in TFLOP/s: turns the counted FLOPs into hours.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-def plan(experiments: tuple[str, ...], directory: Path, device: str, as_json: bool) -> None:
+def plan(
+    experiments: tuple[str, ...],
+    directory: Path,
+    device: str,
+    tflops: float | None,
+    as_json: bool,
+) -> None:
     """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
     from fusegpt.config import builtin_config_dir
     from fusegpt.workflow.experiment import make_plan
@@ -30,5 +41,5 @@ def plan(experiments: tuple[str, ...], directory: Path, device: str, as_json: bo
 
     config = merged(experiment_files(experiments))
     made = make_plan(config, builtin_config_dir() / "recipes")
-    notes = outlook(made, config, directory, device)
+    notes = outlook(made, config, directory, device, tflops)
     click.echo(json.dumps(notes, indent=1) if as_json else as_text(notes))

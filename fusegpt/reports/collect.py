@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from fusegpt.artifacts import read_json
-from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
+from fusegpt.config import NonNegativeInt, Number, PositiveInt, Strict, explain
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.runs import SPENT, read_steps
 
 __all__ = [
     "COLUMNS",
     "DENSE",
+    "Curves",
     "Experiment",
     "collect",
     "evaluation_files",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 DENSE = "dense"
+
+Curves = dict[str, dict[str, dict[Number, str]]]
+"""Title of an axis to lines, a line being numbers on that axis and the recipe at each."""
 
 COLUMNS = (
     "experiment",
@@ -92,6 +96,7 @@ class Experiment(Strict):
     models: dict[str, ModelSteps]
     recipes: list[RecipeRun]
     evaluations: list[str]
+    curves: Curves = Field(default_factory=dict)
 
 
 def parse_experiment(value: Mapping[str, Any]) -> Experiment:

@@ -8,14 +8,13 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.artifacts import atomic_path
-from fusegpt.reports.collect import DENSE
+from fusegpt.reports.axes import value_axis, value_lines
+from fusegpt.reports.collect import DENSE, Curves
+from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import main_labels, value_labels, value_names, with_labels
 
-__all__ = ["LOG_FROM", "labels_above", "sparsity_chart", "write_svg"]
-
-LOG_FROM = 5.0
-"""The axis becomes logarithmic when the largest value is this many times the smallest."""
+__all__ = ["labels_above", "sparsity_chart", "write_svg"]
 
 
 def sparsity_chart(
@@ -35,29 +34,17 @@ def sparsity_chart(
     points = _points(frame, model, label)
     recipes = recipes_of(frame[frame["model"] == model])
     marks = recipe_marks(recipes, f"{model} {label}")
-    low, high = points["value"].min(), points["value"].max()
-    scale = alt.Scale(type="log") if low > 0 and high / low >= LOG_FROM else alt.Scale(zero=False)
     x = alt.X(
         "sparsity:Q",
         title="sparsity (blocks removed)",
         axis=alt.Axis(format=".0%", values=sorted(points["sparsity"].unique()), grid=False),
     )
-    y = alt.Y("value:Q", title=label + (" (log)" if scale.type == "log" else ""), scale=scale)
-    lines = alt.Chart(points[points["recipe"] != DENSE]).encode(
-        x=x, color=marks.colour, opacity=marks.opacity
-    )
+    values = value_axis(points["value"], label)
     tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "blocks_left", "value"]
-    means = lines.mark_line(strokeWidth=2.5).encode(
-        y=alt.Y("mean(value):Q", scale=scale), strokeDash=marks.dash
-    )
-    seeds = lines.mark_point(filled=True, size=70)
-    layers = [
-        means.add_params(marks.choice),
-        seeds.encode(y=y, shape=marks.shape, tooltip=tooltip),
-    ]
+    layers = value_lines(points[points["recipe"] != DENSE], x, values, marks, tooltip)
     dense = points[points["recipe"] == DENSE].head(1)
     if len(dense):
-        rule = alt.Chart(dense).encode(y=y)
+        rule = alt.Chart(dense).encode(y=values.each)
         layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
         words = rule.mark_text(align="right", dy=-6, color=DENSE_COLOUR, fontSize=11)
         layers.append(words.encode(text=alt.value("dense"), x=alt.value("width")))
@@ -65,7 +52,7 @@ def sparsity_chart(
     if len(known):
         diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2)
         about = ["source", "table", "row", "value", "note"]
-        layers.append(diamonds.encode(x=x, y=y, color=marks.colour, tooltip=about))
+        layers.append(diamonds.encode(x=x, y=values.each, color=marks.colour, tooltip=about))
     return alt.layer(*layers)
 
 
@@ -96,15 +83,27 @@ def labels_above(order: list[str], field: str = "run") -> alt.Y:
     return alt.Y(f"{field}:N", title=None, sort=order, scale=scale, axis=axis)
 
 
-def write_svg(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write the main values of each model, three panels side by side at most, as an SVG."""
+def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = None) -> None:
+    """Write the main values of each model, three panels side by side at most, as an SVG.
+
+    Args:
+        path: Of the SVG.
+        frame: Rows of ``collect``.
+        curves: What the experiment varies; drawn in place of the lines over sparsity where all
+            recipes have one sparsity.
+    """
     groups = []
     for model in pd.unique(frame["model"]):
         rows = frame[frame["model"] == model]
-        panels = [
-            sparsity_chart(frame, model, label).properties(width=360, height=260)
-            for label in main_labels(rows) or value_labels(rows)
+        labels = main_labels(rows) or value_labels(rows)
+        charts = [
+            chart
+            for label in labels
+            for _, chart in curve_charts(frame, str(model), label, curves or {})
         ]
+        if not charts or rows["sparsity"].nunique() > 2:
+            charts = [sparsity_chart(frame, str(model), label) for label in labels] + charts
+        panels = [chart.properties(width=360, height=260) for chart in charts]
         title = alt.Title(model, anchor="start", fontSize=14, offset=12)
         groups.append(alt.concat(*panels, columns=3, title=title))
     chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)

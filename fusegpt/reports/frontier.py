@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
+from fusegpt.reports.axes import value_axis
 from fusegpt.reports.collect import DENSE
-from fusegpt.reports.figures import LOG_FROM
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import format_sparsity, with_labels
 
@@ -79,13 +79,7 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
         frontier=_frontier(data, better, axis.more_is_better)
     )
     data["words"] = _words(data, better)
-    low, high = data["value"].min(), data["value"].max()
-    log = low > 0 and high / low >= LOG_FROM
-    y = alt.Y(
-        "value:Q",
-        title=label + (" (log)" if log else ""),
-        scale=alt.Scale(type="log") if log else alt.Scale(zero=False, padding=16),
-    )
+    y = value_axis(data["value"], label, padding=16).each
     ticks = alt.Axis(tickCount=5)
     x = alt.X("cost:Q", title=axis.title, scale=alt.Scale(zero=False, padding=16), axis=ticks)
     return alt.layer(*_layers(data, recipes_of(rows), x, y, -12 if better else 16))

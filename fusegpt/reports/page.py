@@ -15,6 +15,7 @@ from jinja2 import Environment
 import fusegpt
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports import library, tables
+from fusegpt.reports.curves import read_curves
 from fusegpt.reports.grid import published_grid
 from fusegpt.reports.published import beside_ours, read_published
 from fusegpt.reports.section import Charts, model_section
@@ -47,8 +48,9 @@ def write_page(
     charts = Charts()
     experiments = []
     for place, (csv, frame) in enumerate(zip(csvs, frames, strict=True)):
+        curves = read_curves(csv)
         models = [
-            model_section(frame, str(model), Path(results), papers, charts)
+            model_section(frame, str(model), Path(results), papers, charts, curves)
             for model in pd.unique(frame["model"])
         ]
         section = {"name": str(frame["experiment"].iloc[0]), "models": models}

@@ -13,8 +13,9 @@ import pandas as pd
 
 from fusegpt.reports import tables
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
-from fusegpt.reports.collect import DENSE
+from fusegpt.reports.collect import DENSE, Curves
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
+from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
@@ -67,7 +68,12 @@ class Charts:
 
 
 def model_section(
-    frame: pd.DataFrame, model: str, results: Path, papers: pd.DataFrame, charts: Charts
+    frame: pd.DataFrame,
+    model: str,
+    results: Path,
+    papers: pd.DataFrame,
+    charts: Charts,
+    curves: Curves | None = None,
 ) -> dict[str, Any]:
     """What the template needs for one model.
 
@@ -77,6 +83,7 @@ def model_section(
         results: The folder that holds ``runs`` and ``evaluations``.
         papers: From ``read_published``; its values of this model are drawn, too.
         charts: Gets the charts.
+        curves: What the experiment varies.
     """
     rows = frame[frame["model"] == model]
     place = f"{frame['experiment'].iloc[0]}-{model}"
@@ -87,6 +94,7 @@ def model_section(
         "table": results_grid(place, rows),
         "protocols": protocol_grid(f"{place}-protocols", rows),
         "measured": _measured(frame, model, papers, charts),
+        "varied": _varied(frame, model, curves or {}, charts),
         "costs": _costs(rows, model, results, runs, charts),
         **_removals(runs, int(rows["num_blocks"].iloc[0]), place, charts),
     }
@@ -117,6 +125,18 @@ def _measured(
         "frontiers": frontiers,
         "speed_measured": axis.measured,
     }
+
+
+def _varied(
+    frame: pd.DataFrame, model: str, curves: Curves, charts: Charts
+) -> list[dict[str, str | None]]:
+    """The main values over what the experiment varies."""
+    rows = frame[frame["model"] == model]
+    return [
+        {"chart": charts.add(chart, 300, words), "label": words}
+        for label in tables.main_labels(rows) or tables.value_labels(rows)
+        for words, chart in curve_charts(frame, model, label, curves)
+    ]
 
 
 def _costs(

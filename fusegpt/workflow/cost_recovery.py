@@ -95,7 +95,7 @@ def _step_work(
     if counter is None:
         return loop
     alive = num_blocks if recipe.selection == "contiguous" else num_blocks - step + 1
-    known = shape or Shape(0, 0, 0)
+    known = shape or Shape(values=0, sides=0, width=0)
     work = counter(_Step(recipe, num_blocks, alive, num_blocks - step, step, number, known), loop)
     if shape is None or recipe.granularity != "block":  # the shape is that of a mean whole block
         return Work(tokens=work.tokens, optimizer_steps=work.optimizer_steps, **UNKNOWN)

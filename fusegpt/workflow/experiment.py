@@ -149,7 +149,7 @@ class Plan:
 
     def describe(self, experiment: str) -> dict[str, Any]:
         """What the table of an experiment needs to find its files."""
-        models = self.experiments[experiment].models
+        models, curves = self.experiments[experiment].models, self.experiments[experiment].curves
         kinds = {member: self.granularity(member.id) for member in self.members[experiment]}
         mixed = next((member.id for member, kind in kinds.items() if kind == "mixed"), None)
         return {
@@ -169,6 +169,7 @@ class Plan:
                 for member, kind in kinds.items()
             ],
             "evaluations": list(self.experiments[experiment].evaluations),
+            **({"curves": curves} if curves else {}),
         }
 
 

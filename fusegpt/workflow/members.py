@@ -54,10 +54,19 @@ def check_names(
     }
     for key, (kind, table) in tables.items():
         for entry in getattr(experiment, key):
-            try:
-                lookup(table, entry, kind)
-            except ConfigError as error:
-                raise ConfigError(f"experiments.{name}.{key}: {error}") from None
+            _look_up(table, entry, kind, f"experiments.{name}.{key}")
+    for axis, lines in experiment.curves.items():
+        for line, places in lines.items():
+            for recipe in places.values():
+                where = f"experiments.{name}.curves.{axis}.{line}"
+                _look_up(recipes, recipe, "recipe of this experiment", where)
+
+
+def _look_up(table: Mapping[str, Any], entry: str, kind: str, where: str) -> None:
+    try:
+        lookup(table, entry, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def members_of(

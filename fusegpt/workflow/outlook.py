@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,13 @@ from fusegpt.workflow.slice_outlook import slice_lines, slice_rows
 __all__ = ["as_text", "outlook"]
 
 
-def outlook(plan: Plan, config: Mapping[str, Any], directory: Path, device: str) -> dict[str, Any]:
+def outlook(
+    plan: Plan,
+    config: Mapping[str, Any],
+    directory: Path,
+    device: str,
+    tflops: float | None = None,
+) -> dict[str, Any]:
     """What an experiment needs, as a table of plain values.
 
     Args:
@@ -30,12 +37,14 @@ def outlook(plan: Plan, config: Mapping[str, Any], directory: Path, device: str)
         config: The merged configuration.
         directory: Where results lie, or will.
         device: Whose past seconds count: ``cpu`` or ``cuda``.
+        tflops: A rate to turn counted FLOPs into hours by, in 10^12 per second.
     """
     to_run, all_jobs = jobs(config, directory), jobs(config, directory, everything=True)
     waiting, known = Counter(job.rule for job in to_run), Counter(job.rule for job in all_jobs)
     measured = Measured(directory, plan, device)
     seconds = [(job, measured.seconds(job)) for job in to_run]
-    return {
+    shapes = functools.partial(_shape, plan, directory=directory)
+    notes = {
         "experiments": list(plan.experiments),
         "jobs": {
             rule: {"to_run": waiting[rule], "there": max(0, count - waiting[rule])}
@@ -45,10 +54,25 @@ def outlook(plan: Plan, config: Mapping[str, Any], directory: Path, device: str)
             {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
             for row in _runs(plan, directory, seconds)
         ],
-        "slices": list(slice_rows(plan, to_run, lambda model: _shape(plan, model, directory))),
+        "slices": list(slice_rows(plan, to_run, shapes)),
         "device": device,
         **_time(seconds),
     }
+    return notes if tflops is None else notes | {"hours": _hours(notes, tflops)}
+
+
+def _hours(notes: Mapping[str, Any], tflops: float) -> dict[str, Any]:
+    """Counted FLOPs at a rate, and the recipes that are not counted, or not in full."""
+    sums, missing = {"all": 0.0, "to_run": 0.0}, set()
+    for row in [*notes["runs"], *notes["slices"]]:
+        for which in sums:
+            for name in (*WORK, "slice"):
+                flops = row.get(f"{which}_{name}", {"flops": 0.0})["flops"]
+                sums[which] += flops or 0.0
+                if flops is None:
+                    missing.add(f"{row['recipe']} of {row['model']}")
+    hours = {which: value / (tflops * 1e12) / 3600 for which, value in sums.items()}
+    return {"tflops": tflops, **hours, "not_counted": sorted(missing)}
 
 
 def _runs(
@@ -117,12 +141,13 @@ def _sequences(
 
 
 def _shape(plan: Plan, model: str, directory: Path) -> Shape | None:
+    """From the model's files, else from its entry."""
     entry = plan.models[model]
     places = [(directory / paths.model(model)).parent]
     if entry.source.startswith("dir:"):
         places.append(directory / entry.source.removeprefix("dir:"))
     found = (block_shape(place, entry.num_blocks) for place in places)
-    return next((shape for shape in found if shape is not None), None)
+    return next((shape for shape in found if shape is not None), entry.shape)
 
 
 def as_text(notes: Mapping[str, Any]) -> str:
@@ -138,10 +163,21 @@ def as_text(notes: Mapping[str, Any]) -> str:
     for row in notes["runs"]:
         lines += [f"{row['model']}  {row['recipe']}  {row['steps']} steps", *_row_lines(row)]
     lines += slice_lines(notes["slices"])
+    if "hours" in notes:
+        lines += ["", *_hour_lines(notes["hours"])]
     if not any(count["to_run"] for count in notes["jobs"].values()):
         return "\n".join([*lines, "", "time: nothing to do"])
     time = f"time, one job after another on {notes['device']}, from earlier runs here: "
     return "\n".join([*lines, "", time + _time_words(notes)])
+
+
+def _hour_lines(hours: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"hours at {hours['tflops']:g} TFLOP/s: {hours['all']:.2g} / {hours['to_run']:.2g}"
+        " (scoring and recovery; not loading, evaluation or waiting)"
+    )
+    if hours["not_counted"]:
+        yield f"  not in them, or not in full: {', '.join(hours['not_counted'])}"
 
 
 def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:

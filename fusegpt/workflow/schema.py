@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
+from fusegpt.workflow.shape import Shape
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
 
@@ -43,6 +44,7 @@ FilePath = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
 Sparsities = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct)]
+Line = Annotated[dict[Number, Name], Field(min_length=1)]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -51,6 +53,7 @@ class Model(Strict):
 
     Attributes:
         num_blocks: Lets the graph be built, and a sparsity be checked, before any download.
+        shape: Lets ``fusegpt plan`` count FLOPs and memory before any download.
         The others: as ``fusegpt fetch`` knows them.
     """
 
@@ -64,10 +67,11 @@ class Model(Strict):
     config: dict[str, Any] = Field(default_factory=dict)
     split_digits: bool = False
     trust_remote_code: bool = False
+    shape: Shape | None = None
 
     def fetch_settings(self) -> dict[str, Any]:
         """The entry for ``fusegpt fetch``, without the source itself; it checks num_blocks."""
-        return self.model_dump(exclude={"source"}, exclude_defaults=True)
+        return self.model_dump(exclude={"source", "shape"}, exclude_defaults=True)
 
 
 class Corpus(Strict):
@@ -131,6 +135,8 @@ class Experiment(Strict):
         keep_checkpoints: Write the pruned models as checkpoints; results need none.
         settings: Laid over every recipe of this experiment.
         recipe_settings: Recipe to settings, laid over that recipe alone, and over ``settings``.
+        curves: Charts over what the recipes differ in: title of the axis to lines, and of each
+            line the number of a recipe to its name.
     """
 
     models: Names
@@ -141,6 +147,9 @@ class Experiment(Strict):
     keep_checkpoints: bool = False
     settings: dict[str, Any] = Field(default_factory=dict)
     recipe_settings: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    curves: dict[Text, Annotated[dict[Name, Line], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
 
 
 class Configuration(Strict):

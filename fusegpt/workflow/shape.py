@@ -1,27 +1,26 @@
-"""How large a model's blocks are, read from the headers of its weights."""
+"""How large a model's blocks are: from the headers of its weights, or from its configured entry."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import read_json
+from fusegpt.config import NonNegativeInt, Strict
 from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError
 
-__all__ = ["Shape", "block_shape"]
+__all__ = ["Shape", "block_shape", "shape_of"]
 
 NO_MAPS = re.compile(r"(^|\.)(A_log|D|dt_bias|conv\w*\.\w+)$")
 """What has two axes and is no linear map: rates of state-space models, convolution kernels."""
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(Strict):
     """Of one block, the mean of all, and of the model.
 
     Attributes:
@@ -34,13 +33,13 @@ class Shape:
         total: Values in the whole model.
     """
 
-    values: int
-    sides: int
-    width: int
-    biases: int = 0
-    rest: int = 0
-    vocab: int = 0
-    total: int = 0
+    values: NonNegativeInt
+    sides: NonNegativeInt
+    width: NonNegativeInt
+    biases: NonNegativeInt = 0
+    rest: NonNegativeInt = 0
+    vocab: NonNegativeInt = 0
+    total: NonNegativeInt = 0
 
 
 Named = list[tuple[str, list[int]]]
@@ -56,8 +55,18 @@ def block_shape(directory: Path, num_blocks: int) -> Shape | None:
         config = _text_config(directory)
     except ArtifactError:
         return None
+    return shape_of([item for file in files for item in _tensors(file)], config, num_blocks)
+
+
+def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shape | None:
+    """Count the values of tensors; ``None`` when no list of blocks has ``num_blocks`` entries.
+
+    Args:
+        tensors: Names and shapes of all that the model's files hold.
+        config: Of its text model.
+        num_blocks: Of the dense model.
+    """
     width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model")
-    tensors = [item for file in files for item in _tensors(file)]
     lists: dict[str, dict[int, Named]] = defaultdict(lambda: defaultdict(list))
     for name, shape in tensors:
         match = re.match(r"(.*?)\.(\d+)\.(.*)", name)
@@ -69,8 +78,15 @@ def block_shape(directory: Path, num_blocks: int) -> Shape | None:
     blocks = max(found, key=lambda blocks: sum(_values(block) for block in blocks.values()))
     sums = [sum(column) for column in zip(*map(_roles, blocks.values()), strict=True)]
     values, sides, biases, rest = (number // num_blocks for number in sums)
-    vocab = config.get("vocab_size") or 0
-    return Shape(values, sides, width, biases, rest, vocab, _values(tensors))
+    return Shape(
+        values=values,
+        sides=sides,
+        width=width,
+        biases=biases,
+        rest=rest,
+        vocab=config.get("vocab_size") or 0,
+        total=_values(tensors),
+    )
 
 
 def _roles(block: Named) -> tuple[int, int, int, int]:

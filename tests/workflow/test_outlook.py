@@ -18,7 +18,7 @@ from fusegpt.workflow.cost_recovery import fuse_work
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
-from fusegpt.workflow.shape import Shape, block_shape
+from fusegpt.workflow.shape import Shape, block_shape, shape_of
 
 DATA = {"corpus": "python_docs", "sequences": 32, "length": 2048}
 LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104, width=4096)
@@ -72,6 +72,44 @@ def test_a_blocks_shape_is_read_from_headers(tmp_path):
     assert block_shape(tmp_path, 3) == Shape(values=32, sides=12, width=4, rest=4, total=144)
     assert block_shape(tmp_path, 5) is None
     assert block_shape(tmp_path / "absent", 3) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["llama2-7b", "llama2-13b", "llama3-8b", "llava1.5-7b", "llava1.5-13b"]
+)
+def test_the_configured_shapes_are_those_of_transformers_own_classes(name):
+    entry = plan_of(["table1"]).models[name]
+    model = published_model(name)
+    tensors = [(key, list(value.shape)) for key, value in model.named_parameters()]
+
+    assert (
+        shape_of(tensors, model.config.get_text_config().to_dict(), entry.num_blocks) == entry.shape
+    )
+
+
+def published_model(name: str):
+    """The model's architecture, as its publishers give it, without memory for its weights."""
+    import torch
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    big = {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    }
+    llama3 = {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}
+    text = LlamaConfig(**{"13b": big, "8b": llama3}.get(name.rpartition("-")[2], {}))
+    with torch.device("meta"):
+        if name.startswith("llava"):
+            text.vocab_size = 32064
+            return LlavaForConditionalGeneration(LlavaConfig(text_config=text))
+        return LlamaForCausalLM(text)
 
 
 def test_experiments_go_by_name_or_file(tmp_path):
@@ -152,6 +190,31 @@ def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny
     assert end["all_merge"]["trainable"] == end["to_run_merge"]["trainable"] > 0
     assert end["least_memory_gib"]["tuning"] > 0
     assert "tuned at the end                 768 / 768" in outlook(finished)
+
+
+def test_hours_are_the_counted_work_at_a_rate(finished):
+    finished.study["sparsities"] = [0.25, 0.5]
+    finished.config["models"]["tiny"]["shape"] = {"values": 9, "sides": 6, "width": 3}
+
+    notes = outlook(finished, "--json", "--tflops", "0.5")
+
+    assert notes["jobs"]["fetch"]["to_run"] == 0  # saying the shape makes nothing stale
+    rows = [*notes["runs"], *notes["slices"]]
+    flops = [row[f"all_{rule}"]["flops"] for row in rows for rule in ("score", "fuse", "merge")]
+    assert notes["hours"]["all"] == pytest.approx(sum(flops) / 0.5e12 / 3600)
+    assert 0 < notes["hours"]["to_run"] < notes["hours"]["all"]
+    assert notes["hours"]["not_counted"] == []
+    assert "hours at 0.5 TFLOP/s: " in outlook(finished, "--tflops", "0.5")
+    assert "hours" not in outlook(finished, "--json")
+
+
+def test_what_is_not_counted_is_named_beside_the_hours(finished):
+    hours = outlook(finished, "--json", "--tflops", "1")["hours"]
+
+    assert [name.partition("-")[0] for name in hours["not_counted"]] == [
+        "fusegpt",
+        "macro_influence",
+    ]
 
 
 def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):

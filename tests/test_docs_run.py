@@ -18,6 +18,13 @@ ELSEWHERE = {
     "make demo": "workflow/test_demo.py::test_the_demo_removes_a_middle_block",
     "make test-slurm": "slurm/test_slurm.py::test_the_workflow_runs_is_cancelled",
     "make test-export": "export/test_runtimes.py::test_llama_cpps_converter_takes_it",
+    "python benchmarks/step.py": (
+        "importance/test_step_benchmark.py::test_both_ways_of_scoring_agree"
+    ),
+    "python benchmarks/graph.py": "workflow/test_scale.py::test_a_large_sweep_is_planned_within_its_limit",
+    "python benchmarks/sublayers.py": (
+        "evaluation/test_sublayers_benchmark.py::test_only_removal_saves_weights"
+    ),
     "python benchmarks/export.py": "export/test_runtimes.py::test_vllm_loads_it",
     "fusegpt check": "cli/test_check.py::test_yes_with_every_check",
     "fusegpt build-llava": "multimodal/test_build.py::test_the_verb_leaves_a_model",

@@ -21,7 +21,7 @@ ELSEWHERE = {
     "python benchmarks/step.py": (
         "importance/test_step_benchmark.py::test_both_ways_of_scoring_agree"
     ),
-    "python benchmarks/graph.py": "workflow/test_scale.py::test_a_large_sweep_is_planned_within_its_limit",
+    "python benchmarks/graph.py": "workflow/test_scale.py::test_a_large_sweep_is_planned",
     "python benchmarks/sublayers.py": (
         "evaluation/test_sublayers_benchmark.py::test_only_removal_saves_weights"
     ),

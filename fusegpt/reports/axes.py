@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ import pandas as pd
 
 from fusegpt.reports.palette import Marks
 
-__all__ = ["Values", "is_wide", "value_axis", "value_lines"]
+__all__ = ["Values", "beyond", "is_wide", "value_axis", "value_lines", "within"]
 
 LOG_FROM = 5.0
+CUT_FROM = 6.0
+"""Values this many times the median are not drawn in their place; the rest would lie flat."""
 
 
 def is_wide(low: float, high: float) -> bool:
@@ -28,25 +31,56 @@ class Values:
     Attributes:
         each: For the values themselves.
         mean: For their means over seeds, on the same scale.
+        edge: Where the axis was cut; infinite where it shows everything.
     """
 
     each: alt.Y
     mean: alt.Y
+    edge: float
 
 
 def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
-    """An axis for measured values.
+    """An axis for measured values; a logarithmic one ends where single values lie far above all.
 
     Args:
         values: All that will be drawn.
         label: Its title.
         padding: In pixels, on an axis that is not logarithmic.
     """
-    log = is_wide(values.min(), values.max())
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=False, padding=padding)
-    title = label + (" (log)" if log else "")
+    low, high, edge = values.min(), values.max(), math.inf
+    title, scale = label, alt.Scale(zero=False, padding=padding)
+    if is_wide(low, high):
+        title = f"{label} (log)"
+        if high > CUT_FROM * values.median():
+            edge = max(CUT_FROM * values.median(), low * LOG_FROM)
+            title = f"{label} (log; \u25b2 lies beyond)"
+        scale = alt.Scale(type="log", domain=[low / 1.1, min(high * 1.1, edge)], nice=False)
     each = alt.Y("value:Q", title=title, scale=scale)
-    return Values(each, alt.Y("mean(value):Q", scale=scale))
+    return Values(each, alt.Y("mean(value):Q", scale=scale), edge)
+
+
+def within(points: alt.Chart, values: Values) -> alt.Chart:
+    """What the axis shows of a chart, its vertical axis encoded."""
+    shown = points.encode(y=values.each)
+    return shown if math.isinf(values.edge) else shown.transform_filter(_compared("<=", values))
+
+
+def beyond(points: alt.Chart, values: Values) -> list[alt.Chart]:
+    """Triangles on the upper edge for what lies above it; nothing where the axis was not cut.
+
+    Args:
+        points: With everything encoded but shape and the vertical axis.
+        values: The vertical axis.
+    """
+    if math.isinf(values.edge):
+        return []
+    above = points.transform_filter(_compared(">", values))
+    marks = above.mark_point(shape="triangle-up", filled=True, size=90, yOffset=6)
+    return [marks.encode(y=alt.Y(datum=values.edge))]
+
+
+def _compared(sign: str, values: Values) -> str:
+    return f"datum.value {sign} {values.edge}"
 
 
 def value_lines(
@@ -62,7 +96,8 @@ def value_lines(
         tooltip: Of a point.
     """
     lines = alt.Chart(points).encode(x=x, color=marks.colour, opacity=marks.opacity)
-    means = lines.mark_line(strokeWidth=2.5).encode(y=values.mean, strokeDash=marks.dash)
-    seeds = lines.mark_point(filled=True, size=70)
-    seeds = seeds.encode(y=values.each, shape=marks.shape, tooltip=list(tooltip))
-    return [means.add_params(marks.choice), seeds]
+    means = lines.mark_line(strokeWidth=2.5, clip=not math.isinf(values.edge))
+    means = means.encode(y=values.mean, strokeDash=marks.dash)
+    told = lines.encode(tooltip=list(tooltip))
+    seeds = within(told, values).mark_point(filled=True, size=70).encode(shape=marks.shape)
+    return [means.add_params(marks.choice), seeds, *beyond(told, values)]

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.artifacts import atomic_path
-from fusegpt.reports.axes import value_axis, value_lines
+from fusegpt.reports.axes import value_axis, value_lines, within
 from fusegpt.reports.collect import DENSE, Curves
 from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
@@ -50,9 +50,9 @@ def sparsity_chart(
         layers.append(words.encode(text=alt.value("dense"), x=alt.value("width")))
     known = _published(frame, model, label, papers, recipes)
     if len(known):
-        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2)
+        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
         about = ["source", "table", "row", "value", "note"]
-        layers.append(diamonds.encode(x=x, y=values.each, color=marks.colour, tooltip=about))
+        layers.append(within(diamonds, values).encode(x=x, color=marks.colour, tooltip=about))
     return alt.layer(*layers)
 
 
@@ -118,7 +118,7 @@ def _points(frame: pd.DataFrame, model: str, label: str) -> pd.DataFrame:
     dense = rows[rows["recipe"] == DENSE]
     starts = []
     for recipe, seed in rows[["recipe", "seed"]].drop_duplicates().itertuples(index=False):
-        present = rows[(rows["recipe"] == recipe) & (rows["seed"] == seed)]["step"]
+        present = rows[(rows["recipe"] == recipe) & (rows["seed"] == seed)]["sparsity"]
         if recipe != DENSE and not (present == 0).any() and len(dense):
             starts.append(dense.head(1).assign(recipe=recipe, seed=seed))
     columns = ["recipe", "seed", "sparsity", "blocks_left", "value"]

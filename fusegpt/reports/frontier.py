@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from fusegpt.reports.axes import value_axis
+from fusegpt.reports.axes import Values, beyond, value_axis, within
 from fusegpt.reports.collect import DENSE
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import format_sparsity, with_labels
@@ -79,25 +79,28 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
         frontier=_frontier(data, better, axis.more_is_better)
     )
     data["words"] = _words(data, better)
-    y = value_axis(data["value"], label, padding=16).each
+    values = value_axis(data["value"], label, padding=16)
     ticks = alt.Axis(tickCount=5)
     x = alt.X("cost:Q", title=axis.title, scale=alt.Scale(zero=False, padding=16), axis=ticks)
-    return alt.layer(*_layers(data, recipes_of(rows), x, y, -12 if better else 16))
+    return alt.layer(*_layers(data, recipes_of(rows), x, values, -12 if better else 16))
 
 
-def _layers(data: pd.DataFrame, recipes: list[str], x: alt.X, y: alt.Y, dy: int) -> list[alt.Chart]:
-    base = alt.Chart(data).encode(x=x, y=y)
+def _layers(
+    data: pd.DataFrame, recipes: list[str], x: alt.X, values: Values, dy: int
+) -> list[alt.Chart]:
+    placed = alt.Chart(data).encode(x=x)
+    base = within(placed, values)
     marks = recipe_marks(recipes, "frontier", dense=True)
     tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "cost", "value", "frontier"]
     line = base.transform_filter("datum.frontier").mark_line(
         strokeDash=[5, 4], color=DENSE_COLOUR, order=False
     )
-    points = base.mark_point(filled=True, size=90).encode(
-        color=marks.colour, shape=marks.shape, opacity=marks.opacity, tooltip=tooltip
-    )
+    told = {"color": marks.colour, "opacity": marks.opacity, "tooltip": tooltip}
+    points = base.mark_point(filled=True, size=90).encode(shape=marks.shape, **told)
     best = base.transform_filter("datum.frontier")
     words = best.mark_text(dy=dy, fontSize=11, color=DENSE_COLOUR).encode(text="words:N")
-    return [line.encode(order="cost:Q"), points.add_params(marks.choice), words]
+    above = beyond(placed.encode(**told), values)
+    return [line.encode(order="cost:Q"), points.add_params(marks.choice), *above, words]
 
 
 def _words(data: pd.DataFrame, higher: bool) -> pd.Series:

@@ -8,6 +8,7 @@ import pytest
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
 from fusegpt.reports.collect import collect, parse_experiment
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
+from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.runs import read_finishes, read_steps
@@ -129,3 +130,37 @@ def test_recipes_beyond_eight_are_told_apart_by_shape_and_dashes():
     ranges = [channel.to_dict()["scale"]["range"] for channel in (marks.colour, marks.shape)]
     assert len(set(zip(*ranges, strict=True))) == 21
     assert marks.dash.to_dict()["scale"]["range"][8] != [1, 0]
+
+
+def layers_of(chart):
+    """Each layer's mark, vertical encoding and filters."""
+    return [
+        (layer["mark"], layer["encoding"]["y"], layer.get("transform", []))
+        for layer in chart.to_dict()["layer"]
+    ]
+
+
+def test_values_far_above_all_others_are_triangles_on_the_edge_of_a_cut_axis(frame):
+    far = frame.assign(value=frame["value"].where(frame["recipe"] != "fusegpt", 1e6))
+    (line, mean, _), (_, _, (shown,)), (above, place, (hidden,)) = [
+        layer for layer in layers_of(sparsity_chart(far, "tiny", "docs perplexity"))
+        if layer[0]["type"] not in ("rule", "text")
+    ]  # fmt: skip
+    edge = place["datum"]
+    assert line["clip"] and above["shape"] == "triangle-up"
+    assert mean["scale"]["domain"][1] == edge < 1e3
+    assert (shown["filter"], hidden["filter"]) == (
+        f"datum.value <= {edge}",
+        f"datum.value > {edge}",
+    )
+
+
+def test_an_axis_that_holds_everything_is_not_cut(frame):
+    marks = [layer[0] for layer in layers_of(sparsity_chart(frame, "tiny", "docs perplexity"))]
+    assert "triangle-up" not in [mark.get("shape") for mark in marks]
+
+
+def test_a_recipe_that_slices_widths_starts_at_the_dense_model_too(frame):
+    sliced = frame[frame["recipe"] == "fusegpt"].assign(recipe="slicegpt", step=0)
+    rows = data_of(sparsity_chart(pd.concat([frame, sliced]), "tiny", "docs perplexity"))
+    assert 0 in {row["sparsity"] for row in rows if row["recipe"] == "slicegpt"}

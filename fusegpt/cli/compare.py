@@ -44,17 +44,27 @@ def compare(
         )
         found[str(other)] = [asdict(difference) for difference in differences]
         click.echo(f"{other} against {first}, {confidence:.0%} paired bootstrap")
-        _print(differences)
+        click.echo(_text(differences))
     if output is not None:
         write_json(output, {"first": str(first), "confidence": confidence, "others": found})
 
 
-def _print(differences: Iterable[Difference]) -> None:
+def _text(differences: Iterable[Difference]) -> str:
+    from fusegpt.reports.text import aligned
+
     head = ("task", "metric", "first", "other", "difference", "interval", "verdict", "samples")
-    layout = "{:<22} {:<18} {:>9} {:>9} {:>10} {:>20}  {:<12} {:>7}"
-    click.echo(layout.format(*head))
-    for one in differences:
-        verdict = {None: "not resolved", True: "better", False: "worse"}[one.better]
-        values = [f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference:+.4f}"]
-        interval = f"[{one.low:+.4f}, {one.high:+.4f}]"
-        click.echo(layout.format(one.task, one.metric, *values, interval, verdict, one.num_samples))
+    verdicts = {None: "not resolved", True: "better", False: "worse"}
+    rows = [
+        (
+            one.task,
+            one.metric,
+            f"{one.first:.4f}",
+            f"{one.second:.4f}",
+            f"{one.difference:+.4f}",
+            f"[{one.low:+.4f}, {one.high:+.4f}]",
+            verdicts[one.better],
+            str(one.num_samples),
+        )
+        for one in differences
+    ]
+    return aligned(head, rows)

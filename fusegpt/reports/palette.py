@@ -65,7 +65,7 @@ def recipe_marks(recipes: Sequence[str], chart: str, *, dense: bool = False) -> 
         dash=alt.StrokeDash(
             "recipe:N",
             scale=alt.Scale(domain=names, range=[DASHES[turn] for turn in turns]),
-            legend=None,
+            legend=legend,
         ),
         opacity=alt.condition(choice, alt.value(0.95), alt.value(FAINT)),
         choice=choice,

@@ -12,6 +12,7 @@ from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
 from fusegpt.reports.collect import DENSE
 from fusegpt.reports.tables import format_sparsity, format_value, with_labels
+from fusegpt.reports.text import aligned
 
 __all__ = ["SeedDifference", "over_seeds", "seeds_text"]
 
@@ -89,27 +90,22 @@ def over_seeds(
 
 def seeds_text(differences: list[SeedDifference], against: str) -> str:
     """One aligned line per difference."""
-    head = ("recipe", "sparsity", "value", "seeds", "mean", f"minus {against}", "interval", "")
-    lines = [head]
-    for one in differences:
-        verdict = {None: "not resolved", True: "better", False: "worse"}[one.better]
-        lines.append(
-            (
-                one.recipe,
-                format_sparsity(one.sparsity),
-                one.label,
-                str(one.seeds),
-                format_value(one.mean),
-                f"{one.difference:+.4g}",
-                f"[{one.low:+.4g}, {one.high:+.4g}]",
-                verdict,
-            )
+    head = ("recipe", "sparsity", "value", "seeds", "mean", f"minus {against}", "interval", "verdict")
+    verdicts = {None: "not resolved", True: "better", False: "worse"}
+    rows = [
+        (
+            one.recipe,
+            format_sparsity(one.sparsity),
+            one.label,
+            str(one.seeds),
+            format_value(one.mean),
+            f"{one.difference:+.4g}",
+            f"[{one.low:+.4g}, {one.high:+.4g}]",
+            verdicts[one.better],
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+        for one in differences
+    ]
+    return aligned(head, rows)
 
 
 def _interval(delta: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
 from fusegpt.reports.collect import COLUMNS, DENSE, refuse_mixed_settings
 from fusegpt.reports.runs import SPENT
+from fusegpt.reports.text import aligned
 
 __all__ = [
     "format_flops",
@@ -161,8 +162,7 @@ def text_table(frame: pd.DataFrame) -> str:
                 [*line, *_budget(row)]
                 for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
             ]
-        lines = [head, *cells]
-        parts.append(f"{model}\n{_align(lines)}")
+        parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)
 
 
@@ -183,17 +183,6 @@ def _budget(row: pd.Series) -> list[str]:
         return ["-", "-", "-"]
     counts = [format_parameters(row[name]) for name in ("trainable_parameters", "tokens")]
     return [*counts, format_flops(row["flops"])]
-
-
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    out = []
-    for line in lines:
-        first = line[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        out.append("  ".join([first, *rest]).rstrip())
-    out.insert(1, "-" * max(len(line) for line in out))
-    return "\n".join(out)
 
 
 def units_text(row: pd.Series) -> str:

@@ -40,7 +40,7 @@ def test_a_difference_beyond_the_spread_is_better_or_worse(frame):
     assert next(one for one in turned if one.recipe.endswith("finetune")).better is False
     assert "dense" not in {one.recipe for one in found}
     lines = seeds_text(found, "macro_influence_finetune").splitlines()
-    assert len(lines) == 1 + len(found) and "better" in "".join(lines)
+    assert len(lines) == 2 + len(found) and "better" in "".join(lines)
 
 
 def test_what_cannot_be_compared_is_said(frame):

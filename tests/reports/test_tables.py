@@ -112,9 +112,9 @@ def test_the_protocol_is_told_without_checksums(frame):
 
 def test_the_readmes_picture_shows_the_committed_numbers(root, tmp_path):
     results = root / "docs/results"
-    write_svg(tmp_path / "again.svg", tables.read_csv(results / "recovery_small.csv"))
+    write_svg(tmp_path / "again.svg", tables.read_csv(results / "fusion_small.csv"))
     values = [
         sorted(re.findall(r'aria-label="(sparsity[^"]*)"', file.read_text()))
-        for file in (results / "recovery_small.svg", tmp_path / "again.svg")
+        for file in (results / "fusion_small.svg", tmp_path / "again.svg")
     ]
     assert values[0] == values[1] and len(values[0]) >= 2 * 4 * 4

@@ -90,7 +90,16 @@ def over_seeds(
 
 def seeds_text(differences: list[SeedDifference], against: str) -> str:
     """One aligned line per difference."""
-    head = ("recipe", "sparsity", "value", "seeds", "mean", f"minus {against}", "interval", "verdict")
+    head = (
+        "recipe",
+        "sparsity",
+        "value",
+        "seeds",
+        "mean",
+        f"minus {against}",
+        "interval",
+        "verdict",
+    )
     verdicts = {None: "not resolved", True: "better", False: "worse"}
     rows = [
         (

@@ -83,7 +83,7 @@ def test_an_experiment_of_the_project_is_a_target_without_its_file(tmp_path):
     assert by_name.returncode == 0, by_name.stderr[-2000:]
     counts = jobs(by_name.stdout + by_name.stderr)
     assert made(by_name) == made(by_file)
-    assert counts["table"] == 1 and counts["fuse"] == 8 * 4 * 3
+    assert counts["table"] == 1 and counts["fuse"] == 8 * 3 * 3
 
 
 def test_an_experiment_cannot_take_the_name_of_a_rule(project):

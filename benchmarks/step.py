@@ -79,13 +79,13 @@ def scoring(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     blocks = [unit.index for unit in units]
     flops = forward_flops(model, blocks, tokens, options.length) * (alive + 1) / 2
     ratios = [p / s for p, s in zip(seconds["plain"], seconds["shared"], strict=True)]
-    best = statistics.median(seconds["shared"])
+    middle = statistics.median(seconds["shared"])
     return {
         "seconds_shared": [round(x, 3) for x in seconds["shared"]],
         "seconds_plain": [round(x, 3) for x in seconds["plain"]],
         "plain_over_shared": round(statistics.median(ratios), 3),
         "plain_over_shared_counted": round(2 * alive / (alive + 1), 3),
-        "tflops_per_second": flops / best / 1e12,
+        "tflops_per_second": flops / middle / 1e12,
     }
 
 

@@ -50,10 +50,9 @@ def compare(
 
 
 def _text(differences: Iterable[Difference]) -> str:
-    from fusegpt.reports.text import aligned
+    from fusegpt.reports.text import VERDICTS, aligned
 
     head = ("task", "metric", "first", "other", "difference", "interval", "verdict", "samples")
-    verdicts = {None: "not resolved", True: "better", False: "worse"}
     rows = [
         (
             one.task,
@@ -62,7 +61,7 @@ def _text(differences: Iterable[Difference]) -> str:
             f"{one.second:.4f}",
             f"{one.difference:+.4f}",
             f"[{one.low:+.4f}, {one.high:+.4f}]",
-            verdicts[one.better],
+            VERDICTS[one.better],
             str(one.num_samples),
         )
         for one in differences

@@ -12,7 +12,7 @@ from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
 from fusegpt.reports.collect import DENSE
 from fusegpt.reports.tables import format_sparsity, format_value, with_labels
-from fusegpt.reports.text import aligned
+from fusegpt.reports.text import VERDICTS, aligned
 
 __all__ = ["SeedDifference", "over_seeds", "seeds_text"]
 
@@ -100,7 +100,6 @@ def seeds_text(differences: list[SeedDifference], against: str) -> str:
         "interval",
         "verdict",
     )
-    verdicts = {None: "not resolved", True: "better", False: "worse"}
     rows = [
         (
             one.recipe,
@@ -110,7 +109,7 @@ def seeds_text(differences: list[SeedDifference], against: str) -> str:
             format_value(one.mean),
             f"{one.difference:+.4g}",
             f"[{one.low:+.4g}, {one.high:+.4g}]",
-            verdicts[one.better],
+            VERDICTS[one.better],
         )
         for one in differences
     ]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import tabulate
 
-__all__ = ["aligned"]
+__all__ = ["VERDICTS", "aligned"]
+
+VERDICTS = {None: "not resolved", True: "better", False: "worse"}
+"""What an interval says of a difference."""
 
 tabulate.MIN_PADDING = 0  # its constant: by default heads get two spaces more than they need
 

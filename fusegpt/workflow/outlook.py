@@ -43,7 +43,7 @@ def outlook(
     waiting, known = Counter(job.rule for job in to_run), Counter(job.rule for job in all_jobs)
     measured = Measured(directory, plan, device)
     seconds = [(job, measured.seconds(job)) for job in to_run]
-    shapes = functools.partial(_shape, plan, directory=directory)
+    shape_of = functools.cache(functools.partial(_shape, plan, directory=directory))
     notes = {
         "experiments": list(plan.experiments),
         "jobs": {
@@ -52,9 +52,9 @@ def outlook(
         },
         "runs": [
             {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
-            for row in _runs(plan, directory, seconds)
+            for row in _runs(plan, directory, seconds, shape_of)
         ],
-        "slices": list(slice_rows(plan, to_run, shapes)),
+        "slices": list(slice_rows(plan, to_run, shape_of)),
         "device": device,
         **_time(seconds),
     }
@@ -76,14 +76,16 @@ def _hours(notes: Mapping[str, Any], tflops: float) -> dict[str, Any]:
 
 
 def _runs(
-    plan: Plan, directory: Path, waiting: Sequence[tuple[Job, float | None]]
+    plan: Plan,
+    directory: Path,
+    waiting: Sequence[tuple[Job, float | None]],
+    shape_of: Callable[[str], Shape | None],
 ) -> Iterator[dict[str, Any]]:
     """One row per model and recipe: the work of all its steps, and of those still to run."""
     asked: dict[tuple[str, str], list[int]] = {}
     for model, recipe, step in plan.evaluated:
         if recipe != DENSE:
             asked.setdefault((model, recipe), []).append(step)
-    shapes = {model: _shape(plan, model, directory) for model, _ in asked}
     for (model, recipe), steps in asked.items():
         chosen, num_blocks = plan.recipes[recipe], plan.models[model].num_blocks
         mine = [
@@ -97,13 +99,13 @@ def _runs(
             left = {int(job.wildcards["k"]) for job, _ in mine if job.rule == rule}
             windows = _sequences(plan, model, recipe, role, directory)
             works = {
-                k: work_of(chosen, num_blocks, k, shapes[model], windows)
+                k: work_of(chosen, num_blocks, k, shape_of(model), windows)
                 for k in (steps if rule == "merge" else chain)
             }
             row[f"all_{rule}"] = vars(total(works.values()))
             row[f"to_run_{rule}"] = vars(total(works[k] for k in works if k in left))
         windows = _sequences(plan, model, recipe, "finetune", directory)
-        memory = least_memory(chosen, num_blocks, shapes[model], windows)
+        memory = least_memory(chosen, num_blocks, shape_of(model), windows)
         row["least_memory_gib"] = None if memory is None else vars(memory)
         yield row | _time(mine)
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +30,24 @@ from fusegpt.models.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.replay import record
 from fusegpt.models.surgery import skip
+from fusegpt.models.units import Unit
 from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.fusion import fusion
-from fusegpt.runtime import peak_memory_gib
+from fusegpt.runtime import Timer, peak_memory_gib
 
 
 @torch.no_grad()
-def plain(model: Model, windows: Sequence[Tensor]) -> Tensor:
-    """Macro Influence by a whole forward pass for every block."""
-    totals = torch.zeros(len(model.units()), dtype=torch.float64)
+def plain(model: Model, windows: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+    """Macro Influence by a whole forward pass for every unit; the tests compare with it, too."""
+    totals = torch.zeros(len(units), dtype=torch.float64)
     for batch in windows:
         reference = record(model, batch).hidden_out
-        for place, unit in enumerate(model.units()):
+        for place, unit in enumerate(units):
             with skip(model, [unit]):
                 without = record(model, batch).hidden_out
             cos = functional.cosine_similarity(without.float(), reference.float(), dim=-1)
             totals[place] += cos.sum(dtype=torch.float64).cpu()
     return 1 - totals / sum(batch.numel() for batch in windows)
-
-
-def timed(work: Callable[[], Any], model: Model) -> tuple[float, Any]:
-    """Seconds of a call, the device's queue emptied, and what it returns."""
-    start = time.perf_counter()
-    result = work()
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def scoring(model: Model, options: argparse.Namespace) -> dict[str, Any]:
@@ -66,14 +57,15 @@ def scoring(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     units = model.units()
     ways = {
         "shared": lambda: macro_influence(model, windows, units),
-        "plain": lambda: plain(model, windows),
+        "plain": lambda: plain(model, windows, units),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):
         scores = {}
         for way, work in ways.items():
-            spent, scores[way] = timed(work, model)
-            seconds[way].append(spent)
+            with Timer(model.device) as timer:
+                scores[way] = work()
+            seconds[way].append(timer.seconds)
         assert torch.equal(scores["shared"], scores["plain"]), "the two ways disagree"
     alive, tokens = len(units), options.calibration * options.length
     blocks = [unit.index for unit in units]
@@ -94,15 +86,14 @@ def fusing(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     unit = model.units()[model.num_blocks // 2]
     windows = prompt_ids(model, options.windows, options.length)
     ranks = {"rank": options.rank, "lora_rank": options.rank}
-    seconds, report = timed(
-        lambda: fusion(model, unit, windows, seed=0, epochs=options.epochs, **ranks), model
-    )
+    with Timer(model.device) as timer:
+        report = fusion(model, unit, windows, seed=0, epochs=options.epochs, **ranks)
     return {
-        "seconds": round(seconds, 3),
+        "seconds": round(timer.seconds, 3),
         "trainable_parameters": report.trainable_parameters,
         "tokens": report.tokens,
         "flops": report.flops,
-        "tflops_per_second": report.flops / seconds / 1e12,
+        "tflops_per_second": report.flops / timer.seconds / 1e12,
     }
 
 

@@ -135,11 +135,18 @@ def quiet() -> Iterator[None]:
 
 
 class Timer:
-    """``with Timer() as timer: ...``; ``timer.seconds`` counts while inside, then stands still."""
+    """``with Timer() as timer: ...``; ``timer.seconds`` counts while inside, then stands still.
+
+    Args:
+        device: Whose queued work is waited for, on entry and on leaving; ``None``: nobody's.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        self._end: float | None = None
 
     def __enter__(self) -> Timer:
-        self._start = time.perf_counter()
-        self._end: float | None = None
+        self._start = self._now()
         return self
 
     def __exit__(
@@ -148,7 +155,14 @@ class Timer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end = time.perf_counter()
+        self._end = self._now()
+
+    def _now(self) -> float:
+        if self._device is not None and self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     @property
     def seconds(self) -> float:

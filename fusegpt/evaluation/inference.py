@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from fusegpt.errors import ArtifactError
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
-from fusegpt.runtime import generator, peak_memory_gib
+from fusegpt.runtime import Timer, generator, peak_memory_gib
 
 __all__ = [
     "cache_bytes",
@@ -46,12 +45,12 @@ def request(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
     The head works on the last position only, as in generation, where the model allows it.
     """
     ids = ids.to(model.device)
-    start = _now(model)
-    token, cache = _forward(model, ids, None)
-    middle = _now(model)
-    for _ in range(new_tokens):
-        token, cache = _forward(model, token, cache)
-    return middle - start, _now(model) - middle
+    with Timer(model.device) as prefill:
+        token, cache = _forward(model, ids, None)
+    with Timer(model.device) as decode:
+        for _ in range(new_tokens):
+            token, cache = _forward(model, token, cache)
+    return prefill.seconds, decode.seconds
 
 
 @torch.no_grad()
@@ -148,12 +147,6 @@ def _keeps_one(model: Model) -> bool:
 def _head(model: Model) -> int:
     head = model.module.get_output_embeddings()
     return int(head.weight.numel())
-
-
-def _now(model: Model) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()
 
 
 def _tensors_bytes(value: Any, seen: set[int]) -> int:

@@ -1,39 +1,26 @@
-"""Macro Influence: equal to the naive loop bit for bit, and n(n+1)/2 block passes."""
+"""Macro Influence: equal to the plain loop bit for bit, and n(n+1)/2 block passes."""
 
 import pytest
 import torch
 
+from benchmarks.step import plain
 from fusegpt.errors import NumericsError
 from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.models.branches import find_branches
-from fusegpt.models.replay import record
-from fusegpt.models.surgery import remove, skip
+from fusegpt.models.surgery import remove
 from fusegpt.models.units import Unit
 from tests import tiny
-
-
-def naive(model, batches, units):
-    """A full forward pass per unit, and the cosine written out."""
-    totals = torch.zeros(len(units), dtype=torch.float64)
-    for batch in batches:
-        reference = record(model, batch).hidden_out
-        for place, unit in enumerate(units):
-            with skip(model, [unit]):
-                without = record(model, batch).hidden_out
-            cos = torch.nn.functional.cosine_similarity(without.float(), reference.float(), dim=-1)
-            totals[place] += cos.sum(dtype=torch.float64)
-    return 1 - totals / sum(batch.numel() for batch in batches)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_shared_prefix_scores_equal_the_naive_ones_to_the_last_bit(family, dtype):
+def test_shared_prefix_scores_equal_the_plain_ones_to_the_last_bit(family, dtype):
     model = tiny.model(family, dtype=dtype)
     batches = [tiny.ids(2, 12, seed=0), tiny.ids(2, 12, seed=1)]
     scores = macro_influence(model, batches, model.units())
     assert scores.dtype == torch.float64
-    assert torch.equal(scores, naive(model, batches, model.units()))
+    assert torch.equal(scores, plain(model, batches, model.units()))
     assert (scores > 0.001).all()
 
 
@@ -91,11 +78,11 @@ def test_a_nan_names_the_unit():
 @pytest.mark.parametrize("family", ["llama", "gemma2", "falcon"])
 @pytest.mark.parametrize("granularity", ["attention", "mlp", "mixed"])
 @torch.no_grad()
-def test_sublayers_score_as_in_the_naive_loop_to_the_last_bit(family, granularity):
+def test_sublayers_score_as_in_the_plain_loop_to_the_last_bit(family, granularity):
     model = tiny.model(family)
     units = [unit for unit in model.units(granularity) if unit.index < 5]
     scores = macro_influence(model, [tiny.ids()], units)
-    assert torch.equal(scores, naive(model, [tiny.ids()], units))
+    assert torch.equal(scores, plain(model, [tiny.ids()], units))
 
 
 @pytest.mark.parametrize("granularity, passes", [("attention", 27), ("mlp", 27), ("mixed", 48)])

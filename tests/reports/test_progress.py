@@ -109,16 +109,16 @@ def test_watch_knows_what_an_experiment_plans(results, root, capsys):
     demo = str(root / "config/demo.yaml")
     assert run(fusegpt_command, ["watch", str(results), "--experiment", demo, "--once"]) == 0
     out = capsys.readouterr().out
-    assert "steps done 0/3, not begun" in out and "evaluations done 0/7" in out
+    assert "steps done 0/6, not begun" in out and "evaluations done 0/10" in out
     assert "nobody works on a step now" in out
 
 
 def test_watch_counts_evaluations_of_slices(results, root, tmp_path, capsys):
     study = tmp_path / "study.yaml"
-    study.write_text((root / "config/demo.yaml").read_text().replace("fusegpt]", "slicegpt]"))
+    study.write_text((root / "config/demo.yaml").read_text().replace("fusegpt_mse]", "slicegpt]"))
     place = ["watch", str(results), "--experiment", str(study), "--once"]
     assert run(fusegpt_command, place) == 0
-    assert "evaluations done 0/7" in capsys.readouterr().out
+    assert "evaluations done 0/10" in capsys.readouterr().out
 
 
 def test_watch_draws_over_the_last_look_on_a_terminal(results, capsys, monkeypatch):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.index
 def test_the_demo_removes_a_middle_block_and_fuses_it_into_its_neighbours(tmp_path):
     demo = yaml.safe_load((builtin_config_dir() / "demo.yaml").read_text())["experiments"]["demo"]
-    recipe = load_recipe("fusegpt", demo["settings"], demo["seeds"][0]).id
+    recipe = load_recipe("fusegpt_mse", demo["settings"], demo["seeds"][0]).id
     step = f"results/runs/smollm2-135m/{recipe}/step-001"
     command = [
         sys.executable, "-m", "snakemake", f"{step}/manifest.json", "--cores", "1",

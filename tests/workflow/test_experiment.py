@@ -127,8 +127,8 @@ def test_the_demo_asks_for_each_point_once():
 
     points = made.points["demo"]
     assert points[0] == ("smollm2-135m", "dense", 0)
-    assert len(points) == len(set(points)) == 7
-    assert made.steps("demo", "smollm2-135m") == {"0.05": 2, "0.1": 3}
+    assert len(points) == len(set(points)) == 10
+    assert made.steps("demo", "smollm2-135m") == {"0.05": 2, "0.1": 3, "0.2": 6}
 
 
 def test_a_mixed_recipe_removes_twice_as_many_units_at_a_sparsity():

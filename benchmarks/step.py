@@ -1,8 +1,7 @@
 """One removal of FuseGPT on one model: scoring against the plain loop, then fusion.
 
     python benchmarks/step.py MODEL --output step.json
-    python benchmarks/step.py MODEL --device cuda --calibration 32 --windows 64 --length 2048 \
-        --output step.json
+    python benchmarks/step.py MODEL --device cuda --calibration 32 --windows 64 --length 2048 ...
 
 Scoring shares the work before the block that is left out; the plain loop runs the whole model once
 for every block. Both are timed in turn on the same windows, and their scores must be equal to the

@@ -5,9 +5,9 @@
 
 TOOLS is a folder with the packages that ``make test-export`` names. llama.cpp's converter runs as
 it is, in a process of its own. What it wrote is read back with the `gguf` package and compared with
-the checkpoint, value by value. Then each runtime continues some prompts greedily, tokenizer included,
-and so does plain transformers, in a process that cannot import fusegpt: ids must agree, and the
-probabilities are compared.
+the checkpoint, value by value. Then each runtime continues some prompts greedily, its tokenizer
+included, and so does plain transformers, in a process that cannot import fusegpt: ids must agree,
+and the probabilities are compared.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ STAGE_VERSION: dict[str, int] = {
     "merge": 1,
     "slice": 1,
     "card": 2,
-    "evaluate": 2,
+    "evaluate": 3,
     "table": 4,
     "figure": 3,
     "report": 3,

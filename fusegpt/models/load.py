@@ -14,6 +14,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import OWN_TYPES, register_own_type
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
+from fusegpt.models.adapters import restore_adapters
 from fusegpt.models.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
@@ -31,6 +32,7 @@ def load(
     dtype: str | torch.dtype = "bfloat16",
     device: str | torch.device = "cpu",
     trust_remote_code: bool | None = None,
+    unfolded: bool = False,
 ) -> Model:
     """Load a model in eval mode, without gradients.
 
@@ -43,6 +45,8 @@ def load(
         device: Where to put the model.
         trust_remote_code: Run code that lies in the directory. None: only if the command line says
             ``--trust-remote-code``, as the workflow does for an entry with that key.
+        unfolded: Keep the fusions that a step has not folded (``fold: at_end``) in
+            ``model.fused``, for the steps that train them further. The weights are the same.
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
@@ -59,6 +63,10 @@ def load(
     else:
         model = _load_directory(path, dtype, trust_remote_code)
     model.module.to(device)
+    restore_adapters(model)
+    if not unfolded:
+        model.fused.clear()
+        model.adapter_state.clear()
     return model
 
 

@@ -17,12 +17,12 @@ from fusegpt.artifacts import (
     sha256,
     write_json,
 )
+from fusegpt.models.adapters import adapter_tensors
 from fusegpt.models.checkpoint import write_delta
 from fusegpt.models.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.surgery import check_basis
 from fusegpt.models.units import Unit
-from fusegpt.pruning.adapters import adapter_tensors, restore_adapters
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.report import RecoveryReport
 
@@ -40,9 +40,8 @@ def load_step(path: Path, recipe: Recipe, device: str) -> Model:
     Raises:
         ArchitectureError: No block of the model can go.
     """
-    model = load(path, dtype=recipe.dtype, device=device)
+    model = load(path, dtype=recipe.dtype, device=device, unfolded=True)
     check_basis(model)
-    restore_adapters(model)
     return model
 
 

@@ -80,6 +80,12 @@ def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
     for key in ("removed", "kept", "fused", "recipe_id", "parameters"):
         assert notes[0][key] == notes[1][key]
     assert len(notes[0]["kept"]) == 3
+    # evaluations read the step itself: it must be the merged model, unfolded fusions included
+    stepped, merged_model = (load(path, dtype=dtype) for path in (manifest, tmp_path / "m"))
+    assert not stepped.fused and not stepped.adapter_state
+    one, other = stepped.module.state_dict(), merged_model.module.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_contiguous_cut_is_a_step_of_its_own_and_loads_anywhere(

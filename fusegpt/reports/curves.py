@@ -74,7 +74,7 @@ def _chart(points: pd.DataFrame, axis: str, label: str, name: str) -> alt.LayerC
             padding=20,
             nice=False,
         ),
-        axis=alt.Axis(values=ticks, format="~g", grid=False),
+        axis=alt.Axis(values=ticks, format=".6~g", grid=False),
     )
     values = value_axis(points["value"], label)
     return alt.layer(*value_lines(points[columns], x, values, marks, columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -64,6 +65,17 @@ def test_figure_and_page_show_them(results, table):
     titles = re.findall(r'aria-label="X-axis titled \'([^\']*)\'', svg.read_text())
     assert set(titles) == {"windows", "sparsity (blocks removed)"}
     assert "docs perplexity over windows, sparsity 15%." in page.read_text()
+
+
+def test_numbers_that_lie_close_are_written_out(results, table):
+    group = {"group": {"tuned": {"3": "macro_influence_finetune", "11": "fusegpt"}}}
+    record = json.loads(table.with_suffix(".json").read_text())
+    record["experiment"]["curves"] = group
+    write(table.with_suffix(".json"), record)
+
+    run("figure", "--table", table, "--output", results / "hand.svg")
+
+    assert {"3", "11"} <= set(re.findall(r">([^<>]+)</text>", (results / "hand.svg").read_text()))
 
 
 def test_a_curve_names_recipes_of_its_experiment(tmp_path):

@@ -17,7 +17,7 @@ __all__ = ["figure"]
 def figure(table: Path, output: Path) -> None:
     """Draw every measured value over sparsity, or over what the experiment varies."""
     from fusegpt.reports.curves import read_curves
-    from fusegpt.reports.figures import write_svg
+    from fusegpt.reports.picture import write_svg
     from fusegpt.reports.tables import read_csv
 
     write_svg(output, read_csv(table), read_curves(table))

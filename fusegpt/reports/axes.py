@@ -26,17 +26,41 @@ def is_wide(low: float, high: float) -> bool:
 
 @dataclass(frozen=True)
 class Values:
-    """The vertical axis.
+    """An axis for measured values, upright or lying.
 
     Attributes:
-        each: For the values themselves.
-        mean: For their means over seeds, on the same scale.
+        title: Of the axis.
+        scale: Of the axis.
         edge: Where the axis was cut; infinite where it shows everything.
     """
 
-    each: alt.Y
-    mean: alt.Y
+    title: str
+    scale: alt.Scale
     edge: float
+
+    @property
+    def each(self) -> alt.Y:
+        """Upright, for the values themselves."""
+        return alt.Y("value:Q", title=self.title, scale=self.scale)
+
+    @property
+    def mean(self) -> alt.Y:
+        """Upright, for their means over seeds."""
+        return alt.Y("mean(value):Q", scale=self.scale)
+
+    @property
+    def across(self) -> alt.X:
+        """Lying, for the values themselves."""
+        return alt.X("value:Q", title=self.title, scale=self.scale)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether values lie beyond the edge."""
+        return math.isfinite(self.edge)
+
+    def cut(self, sign: str) -> str:
+        """What compares a value with the edge."""
+        return f"datum.value {sign} {self.edge}"
 
 
 def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
@@ -55,14 +79,13 @@ def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
             edge = max(CUT_FROM * values.median(), low * LOG_FROM)
             title = f"{label} (log; \u25b2 lies beyond)"
         scale = alt.Scale(type="log", domain=[low / 1.1, min(high * 1.1, edge)], nice=False)
-    each = alt.Y("value:Q", title=title, scale=scale)
-    return Values(each, alt.Y("mean(value):Q", scale=scale), edge)
+    return Values(title, scale, edge)
 
 
 def within(points: alt.Chart, values: Values) -> alt.Chart:
     """What the axis shows of a chart, its vertical axis encoded."""
     shown = points.encode(y=values.each)
-    return shown if math.isinf(values.edge) else shown.transform_filter(_compared("<=", values))
+    return shown.transform_filter(values.cut("<=")) if values.is_cut else shown
 
 
 def beyond(points: alt.Chart, values: Values) -> list[alt.Chart]:
@@ -72,15 +95,11 @@ def beyond(points: alt.Chart, values: Values) -> list[alt.Chart]:
         points: With everything encoded but shape and the vertical axis.
         values: The vertical axis.
     """
-    if math.isinf(values.edge):
+    if not values.is_cut:
         return []
-    above = points.transform_filter(_compared(">", values))
+    above = points.transform_filter(values.cut(">"))
     marks = above.mark_point(shape="triangle-up", filled=True, size=90, yOffset=6)
     return [marks.encode(y=alt.Y(datum=values.edge))]
-
-
-def _compared(sign: str, values: Values) -> str:
-    return f"datum.value {sign} {values.edge}"
 
 
 def value_lines(
@@ -96,7 +115,7 @@ def value_lines(
         tooltip: Of a point.
     """
     lines = alt.Chart(points).encode(x=x, color=marks.colour, opacity=marks.opacity)
-    means = lines.mark_line(strokeWidth=2.5, clip=not math.isinf(values.edge))
+    means = lines.mark_line(strokeWidth=2.5, clip=values.is_cut)
     means = means.encode(y=values.mean, strokeDash=marks.dash)
     told = lines.encode(tooltip=list(tooltip))
     seeds = within(told, values).mark_point(filled=True, size=70).encode(shape=marks.shape)

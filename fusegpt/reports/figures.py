@@ -1,20 +1,16 @@
-"""Measured values over sparsity, a line per recipe; as charts for the page and as an SVG."""
+"""Measured values over sparsity, a line per recipe."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import altair as alt
 import pandas as pd
 
-from fusegpt.artifacts import atomic_path
 from fusegpt.reports.axes import value_axis, value_lines, within
-from fusegpt.reports.collect import DENSE, Curves
-from fusegpt.reports.curves import curve_charts
+from fusegpt.reports.collect import DENSE
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
-from fusegpt.reports.tables import main_labels, value_labels, value_names, with_labels
+from fusegpt.reports.tables import value_names, with_labels
 
-__all__ = ["labels_above", "sparsity_chart", "write_svg"]
+__all__ = ["labels_above", "published_beside", "sparsity_chart"]
 
 
 def sparsity_chart(
@@ -48,7 +44,7 @@ def sparsity_chart(
         layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
         words = rule.mark_text(align="right", dy=-6, color=DENSE_COLOUR, fontSize=11)
         layers.append(words.encode(text=alt.value("dense"), x=alt.value("width")))
-    known = _published(frame, model, label, papers, recipes)
+    known = published_beside(frame, model, label, papers, recipes)
     if len(known):
         diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
         about = ["source", "table", "row", "value", "note"]
@@ -56,10 +52,18 @@ def sparsity_chart(
     return alt.layer(*layers)
 
 
-def _published(
+def published_beside(
     frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None, recipes: list[str]
 ) -> pd.DataFrame:
-    """Published values of what a chart shows."""
+    """Published values of what a chart shows.
+
+    Args:
+        frame: Rows of ``collect``.
+        model: Which model.
+        label: Which value.
+        papers: From ``read_published``.
+        recipes: That are drawn.
+    """
     if papers is None or papers.empty:
         return pd.DataFrame()
     rows = with_labels(frame[frame["model"] == model])
@@ -81,34 +85,6 @@ def labels_above(order: list[str], field: str = "run") -> alt.Y:
     )
     scale = alt.Scale(padding=0.45)
     return alt.Y(f"{field}:N", title=None, sort=order, scale=scale, axis=axis)
-
-
-def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = None) -> None:
-    """Write the main values of each model, three panels side by side at most, as an SVG.
-
-    Args:
-        path: Of the SVG.
-        frame: Rows of ``collect``.
-        curves: What the experiment varies; drawn in place of the lines over sparsity where all
-            recipes have one sparsity.
-    """
-    groups = []
-    for model in pd.unique(frame["model"]):
-        rows = frame[frame["model"] == model]
-        labels = main_labels(rows) or value_labels(rows)
-        charts = [
-            chart
-            for label in labels
-            for _, chart in curve_charts(frame, str(model), label, curves or {})
-        ]
-        if not charts or rows["sparsity"].nunique() > 2:
-            charts = [sparsity_chart(frame, str(model), label) for label in labels] + charts
-        panels = [chart.properties(width=360, height=260) for chart in charts]
-        title = alt.Title(model, anchor="start", fontSize=14, offset=12)
-        groups.append(alt.concat(*panels, columns=3, title=title))
-    chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
-    with atomic_path(path) as partial:
-        chart.save(str(partial), format="svg")
 
 
 def _points(frame: pd.DataFrame, model: str, label: str) -> pd.DataFrame:

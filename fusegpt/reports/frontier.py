@@ -68,11 +68,11 @@ def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart
         axis: From ``speed_axis``.
 
     Returns:
-        The chart; None with fewer than two points.
+        The chart; None where all models are equally fast, or large.
     """
     named = with_labels(rows)
     data = named[named["label"] == label].merge(axis.values, on=KEY)
-    if len(data) < 2:
+    if data["cost"].nunique() < 2:
         return None
     better = bool(data["higher_is_better"].iloc[0])
     data = data[[*KEY, "seed", "value", "cost"]].assign(

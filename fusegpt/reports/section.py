@@ -16,9 +16,9 @@ from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, s
 from fusegpt.reports.collect import DENSE, Curves
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.curves import curve_charts
-from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
+from fusegpt.reports.quality import quality_chart
 from fusegpt.reports.runs import Step, read_finishes, read_steps
 
 __all__ = ["Charts", "model_section"]
@@ -103,15 +103,17 @@ def model_section(
 def _measured(
     frame: pd.DataFrame, model: str, papers: pd.DataFrame, charts: Charts
 ) -> dict[str, Any]:
-    """Curves over sparsity, those of the main values apart, and the frontiers."""
+    """Every value, the main ones apart, and the frontiers."""
     rows = frame[frame["model"] == model]
     labels = tables.value_labels(rows)
     main = tables.main_labels(rows) or labels
     curves: dict[str, list[dict[str, Any]]] = {"main": [], "other": []}
+    legends = False
     for label in labels:
-        words = f"{label} over sparsity, a line per recipe"
-        name = charts.add(sparsity_chart(frame, model, label, papers), 300, words)
-        curves["main" if label in main else "other"].append({"chart": name, "label": label})
+        drawn = quality_chart(frame, model, label, papers)
+        name = charts.add(drawn.chart, drawn.height(300), drawn.words)
+        curves["main" if label in main else "other"].append({"chart": name, "words": drawn.words})
+        legends = legends or not drawn.strips
     axis = speed_axis(rows)
     frontiers = [
         {"chart": charts.add(chart, 300, f"{label} against {axis.title}"), "label": label}
@@ -121,6 +123,7 @@ def _measured(
     known = bool((papers["model"] == model).any())
     return {
         "curves": curves,
+        "legends": legends,
         "published": known,
         "frontiers": frontiers,
         "speed_measured": axis.measured,

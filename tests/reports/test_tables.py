@@ -8,8 +8,8 @@ import pytest
 from fusegpt.errors import ArtifactError
 from fusegpt.reports import tables
 from fusegpt.reports.collect import collect, parse_experiment
-from fusegpt.reports.figures import write_svg
 from fusegpt.reports.grid import protocol_grid
+from fusegpt.reports.picture import write_svg
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""The measured values of an experiment as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from fusegpt.artifacts import atomic_path
+from fusegpt.reports.collect import Curves
+from fusegpt.reports.curves import curve_charts
+from fusegpt.reports.quality import quality_chart
+from fusegpt.reports.tables import main_labels, value_labels
+
+__all__ = ["write_svg"]
+
+WIDTH, HEIGHT = 360, 260
+
+
+def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = None) -> None:
+    """Write the main values of each model, three panels side by side at most, as an SVG.
+
+    Args:
+        path: Of the SVG.
+        frame: Rows of ``collect``.
+        curves: What the experiment varies; drawn in place of all else where all recipes have
+            one sparsity.
+    """
+    groups = []
+    for model in pd.unique(frame["model"]):
+        rows = frame[frame["model"] == model]
+        labels = main_labels(rows) or value_labels(rows)
+        panels = [
+            chart.properties(width=WIDTH, height=HEIGHT)
+            for label in labels
+            for _, chart in curve_charts(frame, str(model), label, curves or {})
+        ]
+        drawn = [quality_chart(frame, str(model), label) for label in labels]
+        if not panels or not any(quality.strips for quality in drawn):
+            sized = [
+                each.chart.properties(width=WIDTH, height=each.height(HEIGHT)) for each in drawn
+            ]
+            panels = sized + panels
+        title = alt.Title(model, anchor="start", fontSize=14, offset=12)
+        groups.append(alt.concat(*panels, columns=3, title=title))
+    chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
+    with atomic_path(path) as partial:
+        chart.save(str(partial), format="svg")

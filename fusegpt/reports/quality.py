@@ -1,0 +1,99 @@
+"""One measured value of one model: over sparsity, or recipe by recipe at a single one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from fusegpt.reports.axes import value_axis
+from fusegpt.reports.collect import DENSE
+from fusegpt.reports.figures import labels_above, published_beside, sparsity_chart
+from fusegpt.reports.palette import DENSE_COLOUR, PALETTE
+from fusegpt.reports.tables import format_sparsity, with_labels
+
+__all__ = ["Quality", "quality_chart"]
+
+STRIP = 40
+"""Height in pixels of one recipe with its name."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A chart of a measured value.
+
+    Attributes:
+        chart: Without size.
+        words: What it shows.
+        strips: Recipes below each other; 0 of lines over sparsity.
+    """
+
+    chart: alt.LayerChart
+    words: str
+    strips: int = 0
+
+    def height(self, lines: int) -> int:
+        """Of the drawing in pixels; ``lines``: of one with lines."""
+        return STRIP * self.strips or lines
+
+
+def quality_chart(
+    frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None = None
+) -> Quality:
+    """Draw lines over sparsity, or, where all recipes have one sparsity, the recipes in order.
+
+    Args:
+        frame: Rows of ``collect``.
+        model: Which model.
+        label: Which value, one of ``value_labels(frame)``.
+        papers: From ``read_published``; drawn as hollow diamonds, whatever their protocol.
+    """
+    rows = with_labels(frame[frame["model"] == model])
+    rows = rows[rows["label"] == label]
+    pruned = rows[rows["recipe"] != DENSE]
+    if pruned["sparsity"].nunique() != 1:
+        words = f"{label} over sparsity; every line starts at the dense model."
+        return Quality(sparsity_chart(frame, model, label, papers), words)
+    chart, names = _ranking(rows, label)
+    known = published_beside(frame, model, label, papers, names)
+    if len(known):
+        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
+        about = ["source", "table", "row", "value", "note"]
+        place = {"x": alt.X("value:Q"), "y": labels_above(names, "recipe")}
+        chart += diamonds.encode(**place, color=alt.value(PALETTE[1]), tooltip=about)
+    sparsity = format_sparsity(float(pruned["sparsity"].iloc[0]))
+    words = f"{label} at {sparsity}, the best first"
+    words += "; a stroke is the mean of the seeds." if pruned["seed"].nunique() > 1 else "."
+    return Quality(chart, words, len(names))
+
+
+def _ranking(rows: pd.DataFrame, label: str) -> tuple[alt.LayerChart, list[str]]:
+    """A strip per recipe: a point per seed, and the mean; the dense model as a line across."""
+    columns = ["recipe", "seed", "sparsity", "blocks_left", "value"]
+    pruned = rows.loc[rows["recipe"] != DENSE, columns]
+    better = bool(rows["higher_is_better"].iloc[0])
+    means = pruned.groupby("recipe", sort=False)["value"].mean().sort_values(ascending=not better)
+    names = [str(name) for name in means.index]
+    values = value_axis(rows["value"], label, padding=48)
+    strips = alt.Chart(pruned).encode(y=labels_above(names, "recipe"), color=alt.value(PALETTE[0]))
+    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "blocks_left", "value"]
+    points = strips.mark_point(filled=True, size=70, clip=True).encode(tooltip=tooltip)
+    layers = [points.encode(x=values.across)]
+    if values.is_cut:
+        far = strips.transform_filter(values.cut(">")).mark_point(shape="triangle-right", size=90)
+        layers.append(far.encode(x=alt.X(datum=values.edge), tooltip=tooltip))
+    if pruned["seed"].nunique() > 1:
+        stroke = strips.mark_tick(thickness=2.5, size=18, clip=True)
+        layers.append(stroke.encode(x=alt.X("mean(value):Q", scale=values.scale)))
+    numbers = strips.transform_filter(values.cut("<=")) if values.is_cut else strips
+    told = numbers.mark_text(align="left", dx=8, fontSize=11)
+    place = alt.X("max(value):Q", scale=values.scale)
+    layers.append(told.encode(x=place, text=alt.Text("mean(value):Q", format=".4g")))
+    dense = rows.loc[rows["recipe"] == DENSE, columns].head(1)
+    if len(dense):
+        rule = alt.Chart(dense).encode(x=values.across)
+        layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
+        words = rule.mark_text(align="left", dx=4, dy=-5, color=DENSE_COLOUR, fontSize=11)
+        layers.append(words.encode(text=alt.value("dense"), y=alt.value("height")))
+    return alt.layer(*layers), names

@@ -10,7 +10,7 @@ from fusegpt.reports.collect import DENSE
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import value_names, with_labels
 
-__all__ = ["labels_above", "published_beside", "sparsity_chart"]
+__all__ = ["labels_above", "published_marks", "sparsity_chart"]
 
 
 def sparsity_chart(
@@ -44,18 +44,16 @@ def sparsity_chart(
         layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
         words = rule.mark_text(align="right", dy=-6, color=DENSE_COLOUR, fontSize=11)
         layers.append(words.encode(text=alt.value("dense"), x=alt.value("width")))
-    known = published_beside(frame, model, label, papers, recipes)
-    if len(known):
-        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
-        about = ["source", "table", "row", "value", "note"]
-        layers.append(within(diamonds, values).encode(x=x, color=marks.colour, tooltip=about))
+    diamonds = published_marks(frame, model, label, papers, recipes)
+    if diamonds is not None:
+        layers.append(within(diamonds, values).encode(x=x, color=marks.colour))
     return alt.layer(*layers)
 
 
-def published_beside(
+def published_marks(
     frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None, recipes: list[str]
-) -> pd.DataFrame:
-    """Published values of what a chart shows.
+) -> alt.Chart | None:
+    """Hollow diamonds for the published values of what a chart shows, to be placed; None of none.
 
     Args:
         frame: Rows of ``collect``.
@@ -65,12 +63,17 @@ def published_beside(
         recipes: That are drawn.
     """
     if papers is None or papers.empty:
-        return pd.DataFrame()
+        return None
     rows = with_labels(frame[frame["model"] == model])
     names = set(value_names(rows[rows["label"] == label]))
     same = papers["metric"].isin(names) & (papers["model"] == model)
     found = papers[same & papers["method"].isin(recipes)].rename(columns={"method": "recipe"})
-    return found[["recipe", "sparsity", "value", "source", "table", "row", "note"]]
+    if found.empty:
+        return None
+    about = ["source", "table", "row", "value", "note"]
+    diamonds = alt.Chart(found[["recipe", "sparsity", *about]])
+    diamonds = diamonds.mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
+    return diamonds.encode(tooltip=about)
 
 
 def labels_above(order: list[str], field: str = "run") -> alt.Y:

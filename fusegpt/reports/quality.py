@@ -9,7 +9,7 @@ import pandas as pd
 
 from fusegpt.reports.axes import value_axis
 from fusegpt.reports.collect import DENSE
-from fusegpt.reports.figures import labels_above, published_beside, sparsity_chart
+from fusegpt.reports.figures import labels_above, published_marks, sparsity_chart
 from fusegpt.reports.palette import DENSE_COLOUR, PALETTE
 from fusegpt.reports.tables import format_sparsity, with_labels
 
@@ -56,12 +56,10 @@ def quality_chart(
         words = f"{label} over sparsity; every line starts at the dense model."
         return Quality(sparsity_chart(frame, model, label, papers), words)
     chart, names = _ranking(rows, label)
-    known = published_beside(frame, model, label, papers, names)
-    if len(known):
-        diamonds = alt.Chart(known).mark_point(shape="diamond", size=110, strokeWidth=2, clip=True)
-        about = ["source", "table", "row", "value", "note"]
+    diamonds = published_marks(frame, model, label, papers, names)
+    if diamonds is not None:
         place = {"x": alt.X("value:Q"), "y": labels_above(names, "recipe")}
-        chart += diamonds.encode(**place, color=alt.value(PALETTE[1]), tooltip=about)
+        chart += diamonds.encode(**place, color=alt.value(PALETTE[1]))
     sparsity = format_sparsity(float(pruned["sparsity"].iloc[0]))
     words = f"{label} at {sparsity}, the best first"
     words += "; a stroke is the mean of the seeds." if pruned["seed"].nunique() > 1 else "."

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from fusegpt.evaluation import inference
-from fusegpt.models.checkpoint import save
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Kind, Unit
+from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.budget import removals
+from fusegpt.units import Kind, Unit
 
 KINDS: tuple[Kind, ...] = ("attention", "mlp")
 

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _FUNCTIONS = {
     "fetch": "fusegpt.data.sources",
-    "load": "fusegpt.models.load",
+    "load": "fusegpt.models.checkpoints.load",
     "load_recipe": "fusegpt.pruning.recipe",
     "load_text": "fusegpt.data.corpora",
     "perplexity": "fusegpt.evaluation.perplexity",

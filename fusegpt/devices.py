@@ -18,7 +18,7 @@ from pathlib import Path
 from fusegpt.errors import BusyError, ConfigError
 from fusegpt.locks import try_lock
 
-__all__ = ["candidates", "lease"]
+__all__ = ["candidates", "device_lock"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ def candidates() -> list[str]:
 
 
 @contextlib.contextmanager
-def lease(name: str, *, wait_seconds: float | None = None) -> Iterator[str | None]:
+def device_lock(name: str, *, wait_seconds: float | None = None) -> Iterator[str | None]:
     """Take one GPU for this process alone, and make it the only one that CUDA sees.
 
-    The lease is a file lock: the kernel frees it when the process dies, however it dies.
+    The lock is a file lock: the kernel frees it when the process dies, however it dies.
 
     Args:
         name: ``cuda`` takes a free device and waits if there is none. ``cpu`` and ``cuda:N``,
@@ -71,7 +71,7 @@ def lease(name: str, *, wait_seconds: float | None = None) -> Iterator[str | Non
     device, descriptor = _take(candidates(), wait_seconds)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = device
-    logger.info("leased GPU %s", device)
+    logger.info("locked GPU %s", device)
     try:
         yield device
     finally:
@@ -91,15 +91,15 @@ def _take(devices: list[str], wait_seconds: float | None) -> tuple[str, int]:
             os.close(descriptor)
         names = ", ".join(devices)
         if wait_seconds is not None and time.monotonic() - began >= wait_seconds:
-            raise BusyError(f"device: every GPU is leased ({names}); try again later")
+            raise BusyError(f"device: every GPU is locked ({names}); try again later")
         if not told:
-            logger.info("waiting for a GPU: every one is leased (%s)", names)
+            logger.info("waiting for a GPU: every one is locked (%s)", names)
             told = True
         time.sleep(POLL_SECONDS)
 
 
 def _lock_file(device: str) -> Path:
-    """The lease of a device: on this machine's own disk, per user and scheduler's job."""
+    """The lock of a device: on this machine's own disk, per user and scheduler's job."""
     chosen = os.environ.get("FUSEGPT_LEASES")
     folder = Path(chosen or Path(tempfile.gettempdir()) / f"fusegpt-{os.getuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -238,7 +238,7 @@ def finetune_windows(wildcards):
     recipe = PLAN.recipes[wildcards.recipe]
     return (
         recovery_windows(wildcards)
-        if recipe.trains and not recipe.recovers_at_end
+        if recipe.needs_windows and not recipe.recovers_at_end
         else []
     )
 

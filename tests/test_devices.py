@@ -1,4 +1,4 @@
-"""A GPU for each process. Nothing here touches CUDA: a lease is a file lock and a name."""
+"""A GPU for each process. Nothing here touches CUDA: a device_lock is a file lock and a name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from fusegpt.devices import candidates, lease
+from fusegpt.devices import candidates, device_lock
 from fusegpt.errors import BusyError, ConfigError
 
 TAKE = """
 import os, time
-from fusegpt.devices import lease
-with lease("cuda"):
+from fusegpt.devices import device_lock
+with device_lock("cuda"):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     time.sleep(60)
 """
@@ -40,12 +40,12 @@ def test_two_processes_get_different_devices_and_a_third_waits_until_one_is_kill
     second, two = start()
     with first, second:
         assert {one, two} == {"0", "1"}
-        with pytest.raises(BusyError, match=r"every GPU is leased \(0, 1\)"):
-            with lease("cuda", wait_seconds=0):
+        with pytest.raises(BusyError, match=r"every GPU is locked \(0, 1\)"):
+            with device_lock("cuda", wait_seconds=0):
                 pass
         first.send_signal(signal.SIGKILL)
         first.wait()
-        with lease("cuda", wait_seconds=5) as third:
+        with device_lock("cuda", wait_seconds=5) as third:
             assert third == one
             assert os.environ["CUDA_VISIBLE_DEVICES"] == one
         second.kill()
@@ -54,7 +54,7 @@ def test_two_processes_get_different_devices_and_a_third_waits_until_one_is_kill
 
 @pytest.mark.parametrize("name", ["cpu", "cuda:1"])
 def test_a_device_that_says_which_one_needs_no_lease(name):
-    with lease(name) as taken:
+    with device_lock(name) as taken:
         assert taken is None
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
@@ -65,7 +65,7 @@ def test_what_a_scheduler_gave_to_its_job_is_respected(monkeypatch):
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert candidates() == ["5"]
-    with lease("cuda") as taken:
+    with device_lock("cuda") as taken:
         assert taken == "5"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
@@ -73,10 +73,10 @@ def test_what_a_scheduler_gave_to_its_job_is_respected(monkeypatch):
 def test_two_jobs_of_a_scheduler_that_both_call_their_device_0_do_not_wait(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    with lease("cuda"):
+    with device_lock("cuda"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         monkeypatch.setenv("SLURM_JOB_ID", "13")
-        with lease("cuda", wait_seconds=0) as taken:
+        with device_lock("cuda", wait_seconds=0) as taken:
             assert taken == "0"
 
 
@@ -102,5 +102,5 @@ def test_a_machine_without_a_driver_has_no_devices(monkeypatch):
 
 def test_devices_may_have_names(monkeypatch):
     monkeypatch.setenv("FUSEGPT_GPUS", "GPU-8f2a/1")
-    with lease("cuda") as taken:
+    with device_lock("cuda") as taken:
         assert taken == "GPU-8f2a/1"

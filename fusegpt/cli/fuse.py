@@ -50,7 +50,7 @@ def fuse(
     from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
     from fusegpt.recovery.resume import Checkpoint
 
-    tunes = chosen.trains and not chosen.recovers_at_end
+    tunes = chosen.needs_windows and not chosen.recovers_at_end
     windows = read_windows(finetune) if finetune and tunes else None
     checkpoint = Checkpoint(
         output / "resume.safetensors",

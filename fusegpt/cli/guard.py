@@ -20,7 +20,7 @@ import click
 
 import fusegpt
 from fusegpt.artifacts import STAGE_VERSION, check_file, read_json, sha256
-from fusegpt.devices import lease
+from fusegpt.devices import device_lock
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
 
@@ -72,14 +72,14 @@ def guarded(verb: str, command: click.Command) -> click.Command:
     def callback(**given: Any) -> Any:
         job, outputs = _job(verb, given), _outputs(given)
         before = [_state(verb, output) for output in outputs]
-        with sole_writer(outputs[0], job=job, wait_seconds=_patience()) as waited_for:
+        with sole_writer(outputs[0], job=job, wait_seconds=_lock_timeout()) as waited_for:
             changed = all(_state(verb, x) != old for x, old in zip(outputs, before, strict=True))
             if waited_for == job and changed and all(_is_whole(verb, x) for x in outputs):
                 logger.info("%s: finished by the process waited for; nothing is left", outputs[0])
                 return None
             for output in outputs:
                 _remove_leftovers(verb, output)
-            with lease(str(given.get("device", "cpu"))):
+            with device_lock(str(given.get("device", "cpu"))):
                 return inner(**given)
 
     result = copy.copy(command)
@@ -107,7 +107,7 @@ def in_words(verb: str | None, error: BaseException) -> FuseGPTError | None:
     return OutOfMemory(f"{verb or 'fusegpt'}: {', '.join(parts)}; {advice}")
 
 
-def _patience() -> float | None:
+def _lock_timeout() -> float | None:
     """Seconds to wait for another writer: FUSEGPT_LOCK_WAIT; None: as long as it lives."""
     text = os.environ.get("FUSEGPT_LOCK_WAIT", "")
     try:

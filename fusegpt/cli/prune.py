@@ -38,7 +38,7 @@ def prune(
 
     chosen = load_recipe(recipe, settings, seed)
     check_sparsity(sparsity, "--sparsity")
-    if chosen.trains and finetune is None:
+    if chosen.needs_windows and finetune is None:
         raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")
     if output.exists() and any(output.iterdir()):
         raise ArtifactError(f"{output}: must not exist or be empty; choose another output")
@@ -50,7 +50,7 @@ def prune(
 
     windows = {"calibration": read_windows(calibration)}
     data = {"calibration": read_meta(calibration)}
-    if chosen.trains and finetune is not None:
+    if chosen.needs_windows and finetune is not None:
         windows["finetune"] = read_windows(finetune)
         data["finetune"] = read_meta(finetune)
     loaded = load_step(model, chosen, device)

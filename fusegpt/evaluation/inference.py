@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.errors import ArtifactError
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.runtime import Timer, generator, peak_memory_gib
 

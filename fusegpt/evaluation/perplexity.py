@@ -26,7 +26,7 @@ from fusegpt.evaluation.items import fingerprint as items_fingerprint
 from fusegpt.evaluation.items import pack
 from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.models.model import Model
-from fusegpt.models.replay import head_logits, record
+from fusegpt.models.structure.replay import head_logits, record
 
 __all__ = ["Windows", "perplexity", "plan", "window_losses"]
 

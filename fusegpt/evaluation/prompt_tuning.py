@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fusegpt.errors import NumericsError
 from fusegpt.evaluation.prompts import Prompts
 from fusegpt.models.model import Model
-from fusegpt.models.next_token import next_logits
+from fusegpt.models.structure.next_token import next_logits
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.leaves import form_into, trainable
 from fusegpt.runtime import generator

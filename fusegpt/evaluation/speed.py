@@ -17,7 +17,7 @@ from fusegpt.config import PositiveInt
 from fusegpt.data.directories import text_config
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import inference
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 
 __all__ = ["Plan", "plan", "speed"]

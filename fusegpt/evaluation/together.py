@@ -102,7 +102,7 @@ def _measure(
 ) -> Iterator[dict[str, Any]]:
     """Plan all, load once, measure one after the other."""
     from fusegpt.evaluation.run import run
-    from fusegpt.models.load import load
+    from fusegpt.models.checkpoints.load import load
     from fusegpt.runtime import device as torch_device
     from fusegpt.runtime import peak_memory_gib
 
@@ -122,7 +122,7 @@ def _measure(
 
 def _directory(path: Path) -> Path:
     """Where the config and the tokenizer of a model lie: of a step, those of its dense model."""
-    from fusegpt.models.chain import read_chain
+    from fusegpt.models.checkpoints.chain import read_chain
 
     manifest = path if path.suffix == ".json" else path / "manifest.json"
     return read_chain(manifest).source if manifest.is_file() else path

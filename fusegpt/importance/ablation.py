@@ -1,9 +1,9 @@
 """The last hidden states without some units, sharing the work before the first missing one.
 
 Leaving out block i changes nothing before it, so its stream starts from the state that entered
-it: n(n+1)/2 block passes in place of n² (with the reference pass), bit for bit the same states.
-Leaving out half of block i starts there too, and runs the other half: n(n+3)/2 passes for all n
-attentions, or all n mlps, n of them through half a block.
+it: n(n+1)/2 block forward passes in place of n² (with the reference pass), and the states are the
+same bit for bit. Leaving out a sublayer of block i starts there too, and runs the other sublayer:
+n(n+3)/2 passes for all n attentions, or all n mlps, n of them through one sublayer only.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from torch import Tensor
 
-from fusegpt.models.branches import bypass
 from fusegpt.models.model import Model
-from fusegpt.models.replay import Recording, record, run_blocks
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import bypass
+from fusegpt.models.structure.replay import Recording, record, run_blocks
+from fusegpt.units import Unit
 
 __all__ = ["state_without", "states_without"]
 
@@ -28,7 +28,7 @@ def states_without(
     Args:
         model: In eval mode. Unchanged.
         batch: Token ids ``[batch, seq]``.
-        units: Living units, in any order.
+        units: Remaining units, in any order.
 
     Returns:
         The reference ``[batch, seq, hidden]``, before the final norm, and an iterator over
@@ -46,17 +46,17 @@ def state_without(model: Model, recording: Recording, units: Collection[Unit]) -
 
     Args:
         model: As it was when recorded. Unchanged.
-        recording: Of all living blocks, with ``keep_states``.
-        units: Living units that are left out together; at least one.
+        recording: Of all remaining blocks, with ``keep_states``.
+        units: Remaining units that are left out together; at least one.
 
     Returns:
         ``[batch, seq, hidden]`` after the last block, before the final norm.
     """
-    missing = {model.position(unit.index) for unit in units if unit.granularity == "block"}
+    missing = {model.position(unit.index) for unit in units if unit.kind == "block"}
     first = min(model.position(unit.index) for unit in units)
     rest = [place for place in range(first, len(model.kept)) if place not in missing]
     blocks = model.blocks
-    with bypass(model, [unit for unit in units if unit.granularity != "block"]):
+    with bypass(model, [unit for unit in units if unit.kind != "block"]):
         return run_blocks(
             [blocks[place] for place in rest],
             [recording.calls[place] for place in rest],

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["angular_distance"]
 

@@ -1,4 +1,4 @@
-"""Block Influence: how far one block turns the hidden states (ShortGPT)."""
+"""Block Influence: how far one block changes the direction of the hidden states (ShortGPT)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["block_influence"]
 
@@ -36,7 +36,7 @@ def block_influence(
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
     """
 
-    def turn(before: Tensor, after: Tensor) -> Tensor:
+    def change(before: Tensor, after: Tensor) -> Tensor:
         return 1 - functional.cosine_similarity(before.float(), after.float(), dim=-1)
 
-    return mean_update("block_influence", model, batches, units, turn, run)
+    return mean_update("block_influence", model, batches, units, change, run)

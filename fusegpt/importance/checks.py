@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.errors import NumericsError
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["finite"]
 

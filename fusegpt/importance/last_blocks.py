@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["last_blocks"]
 
@@ -31,5 +31,5 @@ def last_blocks(
         ``[units - run + 1]`` float64 on the CPU, 0 or less.
     """
     first = units[: len(units) - run + 1]
-    heights = [unit.index + (0.5 if unit.granularity == "mlp" else 0.0) for unit in first]
+    heights = [unit.index + (0.5 if unit.kind == "mlp" else 0.0) for unit in first]
     return -torch.tensor(heights, dtype=torch.float64)

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from fusegpt.importance.ablation import states_without
 from fusegpt.models.model import Model
-from fusegpt.models.replay import head_logits
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import head_logits
+from fusegpt.units import Unit
 
 __all__ = ["losses_without", "sequence_loss"]
 
@@ -39,7 +39,7 @@ def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit
     Args:
         model: In eval mode. Unchanged.
         batches: Token ids, each ``[batch, seq]``.
-        units: Living units.
+        units: Remaining units.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.

@@ -1,4 +1,4 @@
-"""Macro Influence: how far the last hidden states turn when one unit is missing."""
+"""Macro Influence: how far the last hidden states change direction when one unit is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional
 from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
 from fusegpt.models.model import Model
-from fusegpt.models.replay import record
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import record
+from fusegpt.units import Unit
 
 __all__ = ["macro_influence"]
 

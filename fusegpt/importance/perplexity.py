@@ -9,7 +9,7 @@ from torch import Tensor
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import losses_without
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["perplexity"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = ["random"]
 

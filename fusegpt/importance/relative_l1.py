@@ -9,7 +9,7 @@ from torch.linalg import vector_norm
 
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["relative_l1"]
 

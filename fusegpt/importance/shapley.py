@@ -14,9 +14,9 @@ from fusegpt.importance.ablation import state_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
 from fusegpt.models.model import Model
-from fusegpt.models.replay import head_logits, record
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import head_logits, record
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = ["shapley"]
 

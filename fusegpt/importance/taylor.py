@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
-from fusegpt.models.branches import parameters_of
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import parameters_of
+from fusegpt.units import Unit
 
 __all__ = ["taylor"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fusegpt.importance.checks import finite
-from fusegpt.models.branches import around
 from fusegpt.models.model import Model
-from fusegpt.models.replay import record
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import around
+from fusegpt.models.structure.replay import record
+from fusegpt.units import Unit
 
 __all__ = ["mean_update"]
 
@@ -33,7 +33,7 @@ def mean_update(
         metric: For messages.
         model: In eval mode. Unchanged.
         batches: Token ids, each ``[batch, seq]``.
-        units: Living units; neighbouring blocks, when ``run`` is more than 1.
+        units: Remaining units; neighbouring blocks, when ``run`` is more than 1.
         measure: From the states before and after, ``[batch, seq, hidden]``, to any number of
             distances in float32 or float64; they all count alike.
         run: Units in a run, at most ``len(units)``.
@@ -55,7 +55,7 @@ def mean_update(
         states = [*recording.states, recording.hidden_out]
         for place, (unit, start) in enumerate(zip(units, starts, strict=False)):
             before, after = states[start], states[start + run]
-            if unit.granularity != "block":
+            if unit.kind != "block":
                 before, after = around(model, unit, recording.calls[start], before, after)
             distances = measure(before, after)
             total[place] += distances.sum(dtype=torch.float64).cpu()

@@ -16,10 +16,10 @@ from fusegpt.data.pictured import Pictured
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.models.blocks import find_blocks, text_config
 from fusegpt.models.sublayers import Removed
-from fusegpt.models.units import KINDS, Granularity, Unit
+from fusegpt.units import KINDS, Granularity, Unit
 
 if TYPE_CHECKING:
-    from fusegpt.models.probe import Branches
+    from fusegpt.models.parts import Branches
     from fusegpt.nn.fused import FusedWeight
 
 __all__ = ["Model"]
@@ -34,7 +34,7 @@ class Model:
 
     Attributes:
         module: The transformers model, in eval mode.
-        kept: Dense index of each living block, in order.
+        kept: Dense index of each remaining block, in order.
         num_blocks: Number of blocks of the dense model.
         removed: What was removed, in order.
         source: Directory with the tokenizer and the config the model came from.
@@ -53,7 +53,7 @@ class Model:
     returns: int | None = field(default=None, repr=False)
     """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""
     checked: set[tuple[Any, ...]] = field(default_factory=set, repr=False)
-    """Sets of living units that the config is known to follow."""
+    """Sets of remaining units that the config is known to follow."""
     branches: dict[int, Branches | str] = field(default_factory=dict, repr=False)
     """Attention and mlp of each block, or why it has none, once somebody looked."""
 
@@ -70,7 +70,7 @@ class Model:
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The living blocks, in order."""
+        """The remaining blocks, in order."""
         return list(self.block_list)
 
     @property
@@ -104,7 +104,7 @@ class Model:
 
     @property
     def lacking(self) -> frozenset[Unit]:
-        """The attentions and mlps that living blocks do without, as the config says."""
+        """The attentions and mlps that remaining blocks do without, as the config says."""
         removed = getattr(self.module.config, "removed_sublayers", None) or {}
         return frozenset(
             Unit(kind, self.kept[int(place)])
@@ -113,18 +113,18 @@ class Model:
         )
 
     def units(self, granularity: Granularity = "block") -> list[Unit]:
-        """The living units, in order."""
+        """The remaining units, in order."""
         lacking = self.lacking
         units = [Unit(kind, index) for index in self.kept for kind in KINDS[granularity]]
         return [unit for unit in units if unit not in lacking]
 
     def position(self, index: int) -> int:
-        """Where the block with a dense index stands among the living ones."""
-        assert index in self.kept, f"block {index} was removed; living: {self.kept}"
+        """Where the block with a dense index stands among the remaining ones."""
+        assert index in self.kept, f"block {index} was removed; remaining: {self.kept}"
         return self.kept.index(index)
 
     def block(self, index: int) -> nn.Module:
-        """The living block with a dense index."""
+        """The remaining block with a dense index."""
         return self.block_list[self.position(index)]
 
     def matrices(self, index: int) -> dict[str, nn.Parameter]:

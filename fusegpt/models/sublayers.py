@@ -1,4 +1,4 @@
-"""Checkpoints without some attention or mlp sub-layers, for transformers' Auto classes.
+"""Checkpoints without some attention or mlp sublayers, for transformers' Auto classes.
 
 ``import fusegpt.models.sublayers`` once, and ``AutoModelForCausalLM.from_pretrained`` loads them,
 as do ``AutoConfig`` and ``AutoModelForImageTextToText``. Nothing but torch and transformers is
@@ -81,16 +81,16 @@ class Removed(nn.Module):
 
 
 def replacements(parts: Mapping[str, Mapping[str, int]]) -> dict[str, Removed]:
-    """What stands for the modules of one removed sub-layer, by their names in the block."""
+    """What stands for the modules of one removed sublayer, by their names in the block."""
     zeros = {name: Removed(returns) for name, returns in parts["zero"].items()}
     return zeros | {name: Removed(n, zero=False) for name, n in parts["pass"].items()}
 
 
 def cache_places(kinds: Sequence[str], gone: Collection[int]) -> dict[int, int]:
-    """Where living attentions keep their keys and values: the first places of their own kind.
+    """Where remaining attentions keep their keys and values: the first places of their own kind.
 
     A cache has a layer for each block, of the kind that the configuration says (sliding or full),
-    and is asked for its length at the first layer of a kind. Hence the living ones move up.
+    and is asked for its length at the first layer of a kind. Hence the remaining ones move up.
 
     Args:
         kinds: Of each block's attention.
@@ -134,7 +134,7 @@ def cut(module: PreTrainedModel) -> None:
 
 @functools.cache
 def sublayer_classes(model_type: str, architecture: str) -> tuple[Any, Any]:
-    """Return the configuration and model class of an architecture with sub-layers removed.
+    """Return the configuration and model class of an architecture with sublayers removed.
 
     Args:
         model_type: Of the architecture, as transformers calls it.

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
-from fusegpt.models.branches import bypass, find_branches
-from fusegpt.models.halving import last_of_their_kind
 from fusegpt.models.model import Model
-from fusegpt.models.replay import head_logits, record, run_blocks
-from fusegpt.models.surgery import skip
-from fusegpt.models.twin import twin_check
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.structure.replay import head_logits, record, run_blocks
+from fusegpt.models.surgery.removal import skip
+from fusegpt.models.surgery.round_trip import check_round_trip
+from fusegpt.models.surgery.sublayer_removal import last_of_their_kind
+from fusegpt.units import Unit
 
 __all__ = ["Finding", "check_structure", "check_whole"]
 
@@ -74,9 +74,9 @@ def check_whole(model: Model, ids: Tensor) -> Iterator[Finding]:
         unit = _middle(model)
         yield _attempt("bypass", lambda: _bypass(model, ids, unit))
         yield _attempt("generation", lambda: _generation(model, ids[:1], [unit]))
-        halves = _attempt("sub-layers", lambda: _halves(model, ids))
-        text = halves.text if halves.passed else f"granularity block only; {halves.text}"
-        yield Finding("sub-layers", True, text)
+        sublayers = _attempt("sublayers", lambda: _sublayers(model, ids))
+        text = sublayers.text if sublayers.passed else f"granularity block only; {sublayers.text}"
+        yield Finding("sublayers", True, text)
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Finding:
@@ -94,7 +94,7 @@ def _blocks(model: Model) -> Finding:
 
 
 def _config(model: Model) -> str:
-    twin_check(model.module)
+    check_round_trip(model.module)
     return "it alone rebuilds the model"
 
 
@@ -177,12 +177,12 @@ def _bypass(model: Model, ids: Tensor, unit: Unit) -> str:
     )
 
 
-def _halves(model: Model, ids: Tensor) -> str:
+def _sublayers(model: Model, ids: Tensor) -> str:
     """Every attention and mlp can be told apart; without some, all is as with them silenced."""
     names: dict[str, dict[str, None]] = {"attention": {}, "mlp": {}}
     for index in model.kept:
-        for kind, half in find_branches(model, index).halves.items():
-            names[kind] |= dict.fromkeys(half.zero)
+        for kind, sublayer in find_branches(model, index).sublayers.items():
+            names[kind] |= dict.fromkeys(sublayer.zero)
     middle = model.kept[len(model.kept) // 2]
     units = [Unit("attention", model.kept[0]), Unit("attention", middle), Unit("mlp", middle)]
     units = [unit for unit in units if not last_of_their_kind(model, [unit])]
@@ -219,7 +219,7 @@ def _generation(model: Model, ids: Tensor, units: Sequence[Unit]) -> str:
 
 
 def _middle(model: Model) -> Unit:
-    """The living unit nearest the middle that can go."""
+    """The remaining unit nearest the middle that can go."""
     order = sorted(
         model.units(), key=lambda unit: abs(2 * model.position(unit.index) - len(model.kept))
     )

@@ -48,7 +48,7 @@ def _check_sublayers(recipe: Recipe, where: str) -> None:
         )
     if RECOVERIES[recipe.method].needs_before and recipe.recovery.get("teacher") == "original":
         raise ConfigError(
-            f"{where}.recovery.teacher: {recipe.method} fits one sub-layer at a time to the current"
+            f"{where}.recovery.teacher: {recipe.method} fits one sublayer at a time to the current"
             " model; 'original' is for whole blocks"
         )
 
@@ -61,7 +61,7 @@ def _check_data(recipe: Recipe, where: str) -> None:
             " Eq. 7 normalises over the batch"
         )
     spec, batch = recipe.finetune, _batch_size(recipe)
-    if recipe.trains and not spec.rows and spec.sequences < batch:
+    if recipe.needs_windows and not spec.rows and spec.sequences < batch:
         raise ConfigError(
             f"{where}.finetune.sequences: must fill one batch of {batch}, got {spec.sequences}"
         )
@@ -153,8 +153,12 @@ def _check_rerank(recipe: Recipe, where: str) -> None:
             f"{where}.rerank: tries one unit at a time; with it the selection must be 'iterative'"
             " or 'one_shot', got 'contiguous'"
         )
-    if not recipe.trains or recipe.recovers_at_end:
-        able = [name for name, entry in RECOVERIES.items() if entry.trains and entry.when == "step"]
+    if not recipe.needs_windows or recipe.recovers_at_end:
+        able = [
+            name
+            for name, entry in RECOVERIES.items()
+            if entry.needs_windows and entry.when == "step"
+        ]
         raise ConfigError(
             f"{where}.rerank: tries the recovery of each step, which {recipe.method} has not; the"
             f" recovery must be one of {', '.join(able)}"

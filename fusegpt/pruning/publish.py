@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance, read_json
-from fusegpt.models.checkpoint import save
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.trajectory import fused_map

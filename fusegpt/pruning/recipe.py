@@ -24,11 +24,11 @@ from fusegpt.config import (
 )
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
-from fusegpt.models.units import KINDS, Granularity
 from fusegpt.pruning.checks import check_together
 from fusegpt.pruning.sections import Calibration, Common, Rerank, WindowsSpec, rerank_of, section_of
 from fusegpt.recovery import RECOVERIES
 from fusegpt.registry import lookup
+from fusegpt.units import KINDS, Granularity
 
 __all__ = [
     "Recipe",
@@ -88,9 +88,9 @@ class Recipe(Strict):
         return num_blocks * len(KINDS[self.granularity])
 
     @property
-    def trains(self) -> bool:
+    def needs_windows(self) -> bool:
         """Whether recovery needs the fine-tuning windows."""
-        return RECOVERIES[self.method].trains
+        return RECOVERIES[self.method].needs_windows
 
     @property
     def recovers_at_end(self) -> bool:
@@ -105,7 +105,7 @@ class Recipe(Strict):
         not rename old results.
         """
         settings = deviations(self.to_json(), _defaults(self))
-        if not self.trains:
+        if not self.needs_windows:
             settings.pop("finetune", None)
         settings["schema_version"] = SCHEMA_VERSION
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))

@@ -64,8 +64,8 @@ class Rerank(Strict):
         judged: Fine-tuning windows that a trial's result is judged on, those behind.
         epochs: Of a trial, where the recovery has epochs.
         group_size: Of a trial, where the recovery has a group.
-        by: ``cosine``: how far the last hidden states turn from those before the removal.
-            ``loss``: mean loss of the next token.
+        by: ``cosine``: how far the last hidden states change direction from those before the
+            removal. ``loss``: mean loss of the next token.
     """
 
     candidates: PositiveInt = 8

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
-from fusegpt.models.halving import check_halves, last_of_their_kind
 from fusegpt.models.model import Model
-from fusegpt.models.reached import reached
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.reached import reached
+from fusegpt.models.surgery.sublayer_removal import check_sublayers, last_of_their_kind
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.units import Unit
 
 __all__ = ["candidates", "check_run", "select", "select_run"]
 
@@ -33,7 +33,7 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     if recipe.granularity != "block":
         allowed = [unit for unit in allowed if not last_of_their_kind(model, [unit])]
         for unit in allowed:
-            check_halves(model, [unit])
+            check_sublayers(model, [unit])
     if not allowed:
         kinds = "blocks" if recipe.granularity == "block" else "units"
         raise ConfigError(

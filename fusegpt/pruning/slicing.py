@@ -8,8 +8,8 @@ from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, parent_record, provenance, read_json, sha256
 from fusegpt.data.windows import batches, read_meta, read_windows
-from fusegpt.models.checkpoint import save
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
 from fusegpt.pruning.publish import about_base
 from fusegpt.pruning.width import WidthRecipe

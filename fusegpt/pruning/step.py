@@ -1,4 +1,4 @@
-"""One step of Algorithm 1: score every living unit, take out the least important, recover."""
+"""One step of Algorithm 1: score every remaining unit, take out the least important, recover."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from fusegpt.config import runtime_parameters
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
-from fusegpt.models.load import load_original
+from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
 from fusegpt.pruning.select import candidates, check_run, select_run
@@ -24,6 +23,7 @@ from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.runtime import Timer, peak_memory_gib
+from fusegpt.units import Unit
 
 __all__ = ["fuse_step", "score_step"]
 
@@ -40,7 +40,7 @@ def score_step(
     earlier: Mapping[str, Any] | None = None,
     count: int = 1,
 ) -> dict[str, Any]:
-    """Score every living unit that may go.
+    """Score every remaining unit that may go.
 
     Args:
         model: As pruned so far. Unchanged.
@@ -140,7 +140,7 @@ def fuse_step(
     settings: dict[str, Any] = {"seed": recipe.seed}
     if not recipe.recovers_at_end:
         settings |= recipe.recovery_settings()
-    if recovery.trains and windows is None:
+    if recovery.needs_windows and windows is None:
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
     if "checkpoint" in runtime_parameters(recovery):
         settings["checkpoint"] = checkpoint
@@ -196,9 +196,7 @@ def _line(record: Mapping[str, Any], recipe: Recipe, model: Model) -> str:
         f"{'' if following is None else f', next {following:.4g}'}), {left} left"
     )
     if record["group"]:
-        kind = (
-            "block" if units[0].granularity == "block" else f"the {units[0].granularity} of block"
-        )
+        kind = "block" if units[0].kind == "block" else f"the {units[0].kind} of block"
         places = ", ".join(map(str, record["group"]))
         text += (
             f"; {recipe.method} of {kind}s {places}: loss {record['first_loss']:.4g} ->"

@@ -8,14 +8,14 @@ from typing import TypeVar
 from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.biases import give_bias
-from fusegpt.models.load import load_structure
+from fusegpt.models.checkpoints.load import load_structure
 from fusegpt.models.model import Model
-from fusegpt.models.reached import reached
-from fusegpt.models.stream import check_head, last_writer, rescaled_writers
+from fusegpt.models.structure.reached import reached
+from fusegpt.models.structure.residual import check_head, last_projection, rescaled_projections
+from fusegpt.models.surgery.biases import give_bias
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery import RECOVERIES
-from fusegpt.recovery.gap import writer_before
+from fusegpt.recovery.gap import projection_before
 
 __all__ = ["check_suits"]
 
@@ -40,17 +40,17 @@ def check_suits(model: Model, recipe: Recipe, windows: Tensor) -> None:
     if recipe.granularity != "block":
         if RECOVERIES[recipe.method].needs_before:
             units = [u for u in model.units(recipe.granularity) if u.index != model.kept[0]]
-            _first_that_works(units, lambda u: writer_before(model, [u], batch, recipe.method))
+            _first_that_works(units, lambda u: projection_before(model, [u], batch, recipe.method))
         return
     seen = reached(model, batch)
     blocks = [index for index in model.kept if index in seen]
     if RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel":
-        writer = _first_that_works(blocks, lambda index: last_writer(model, index, batch))
+        projection = _first_that_works(blocks, lambda index: last_projection(model, index, batch))
         if recipe.method == "additive_bias" and model.source is not None:
-            give_bias(load_structure(model.source), f"{writer.name}.bias")
+            give_bias(load_structure(model.source), f"{projection.name}.bias")
     elif recovery.get("scale") == "stream":
         check_head(model, batch)
-        _first_that_works(blocks, lambda index: rescaled_writers(model, index, batch, 1.0))
+        _first_that_works(blocks, lambda index: rescaled_projections(model, index, batch, 1.0))
 
 
 def _first_that_works(places: Sequence[Place], attempt: Callable[[Place], Found]) -> Found:

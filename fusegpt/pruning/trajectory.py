@@ -17,14 +17,14 @@ from fusegpt.artifacts import (
     sha256,
     write_json,
 )
-from fusegpt.models.adapters import adapter_tensors
-from fusegpt.models.checkpoint import write_delta
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.adapters import adapter_tensors
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import write_delta
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import check_basis
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import check_basis
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.units import Unit
 
 __all__ = ["fingerprint", "fused_map", "history", "load_step", "write_step"]
 
@@ -97,7 +97,7 @@ def history(manifest: Path) -> list[dict[str, Any]]:
 
 
 def fused_map(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
-    """Return which removed units each living unit received, in order; dense indices.
+    """Return which removed units each remaining unit received, in order; dense indices.
 
     Keys are a block's index, or ``attention 5``; attentions receive attentions, mlps mlps.
 
@@ -108,10 +108,10 @@ def fused_map(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
     for step in steps:
         unit = Unit.from_json(step["unit"])
         for index in step["fused_into"]:
-            received.setdefault(Unit(unit.granularity, index), []).append(unit.index)
+            received.setdefault(Unit(unit.kind, index), []).append(unit.index)
         received.pop(unit, None)
     return {
-        unit.index if unit.granularity == "block" else str(unit): donors
+        unit.index if unit.kind == "block" else str(unit): donors
         for unit, donors in sorted(received.items())
     }
 

@@ -55,7 +55,7 @@ class WidthRecipe(Strict):
         return self.width["method"]
 
     @property
-    def trains(self) -> bool:
+    def needs_windows(self) -> bool:
         """Nothing is fine-tuned after slicing."""
         return False
 

@@ -18,21 +18,21 @@ class Recovery(Entry):
 
     Attributes:
         when: ``step``: after each removal. ``end``: once, after the last one.
-        trains: Whether it needs windows of text to tune on.
+        needs_windows: Whether it needs windows of text to tune on.
         runs: Whether it also takes a run of neighbouring units, removed at once.
         needs_before: Whether it folds into the block before, so that the first cannot go.
         sublayers: Whether it also works for attentions and mlps.
     """
 
     when: Literal["step", "end"] = "step"
-    trains: bool = True
+    needs_windows: bool = True
     runs: bool = False
     needs_before: bool = False
     sublayers: bool = False
 
 
 RECOVERIES: dict[str, Recovery] = {
-    "none": Recovery("fusegpt.recovery.none:none", trains=False, runs=True, sublayers=True),
+    "none": Recovery("fusegpt.recovery.none:none", needs_windows=False, runs=True, sublayers=True),
     "finetune": Recovery("fusegpt.recovery.finetune:finetune", sublayers=True),
     "fusion": Recovery("fusegpt.recovery.fusion:fusion", sublayers=True),
     "additive_bias": Recovery(

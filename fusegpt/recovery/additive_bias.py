@@ -8,17 +8,17 @@ from typing import Literal
 from torch import Tensor
 
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
-from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.biases import give_bias
 from fusegpt.nn.fused import FusedWeight
-from fusegpt.recovery.closed_form import moments, settle, split_holdout
-from fusegpt.recovery.gap import find_gap, writer_before
+from fusegpt.recovery.closed_form import accept, moments, split_holdout
+from fusegpt.recovery.gap import find_gap, projection_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = ["additive_bias"]
 
@@ -45,7 +45,7 @@ def additive_bias(
 
     Args:
         model: Loses the unit, or run of blocks; the bias before it changes.
-        unit: Living, and not in the first block.
+        unit: Still present, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Not used; nothing is drawn.
         checkpoint: For resuming inside the step.
@@ -61,15 +61,15 @@ def additive_bias(
     """
     run = run_of(model, unit, "additive_bias")
     label = f"bias for {', '.join(map(str, run))}"
-    before, writer = writer_before(model, run, windows[:1], label)
-    name = f"{writer.name}.bias"
+    before, projection = projection_before(model, run, windows[:1], label)
+    name = f"{projection.name}.bias"
     give_bias(model, name)
     if fit == "closed_form":
         fitted, held = split_holdout(windows, holdout)
         gap = find_gap(model, run, windows, "current", label)
-        shift = moments(gap, fitted, clip).update / writer.factor
+        shift = moments(gap, fitted, clip).update / projection.factor
         new = model.parameter(name).detach().cpu().double() + shift
-        return settle(
+        return accept(
             model, run, {name: new.to(model.dtype)}, held, fitted, gap.flops(fitted), label
         )
     plan = Plan.mse(epochs=epochs, batch_size=batch_size, rate=learning_rate, teacher="current")

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from fusegpt.data.windows import batches
 from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.model import Model
-from fusegpt.models.reached import reached
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.reached import reached
+from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.flops import forward_flops, head_flops, training_flops
@@ -20,6 +19,7 @@ from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule
+from fusegpt.units import Unit
 
 __all__ = ["batch_losses", "tune_by_next_token"]
 
@@ -45,7 +45,7 @@ def tune_by_next_token(
 
     Args:
         model: Loses the block; its neighbour before (or, at the start, behind) ends trained.
-        unit: Living.
+        unit: Still present.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the neighbour's fused weights.
         epochs: Passes over the windows.

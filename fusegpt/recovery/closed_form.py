@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.errors import DataError, NumericsError
-from fusegpt.models.branches import around
 from fusegpt.models.model import Model, split_name
-from fusegpt.models.replay import record
-from fusegpt.models.stream import watch_output
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import around
+from fusegpt.models.structure.replay import record
+from fusegpt.models.structure.residual import watch_output
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.gap import Gap
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.units import Unit
 
 __all__ = [
     "Moments",
+    "accept",
     "fold",
     "moments",
     "next_token_loss",
     "ridge_map",
     "samples",
-    "settle",
     "split_holdout",
 ]
 
@@ -70,7 +70,7 @@ def moments(gap: Gap, windows: Tensor, clip: float) -> Moments:
         clip: In medians.
     """
     limits = _limits(gap, windows, clip) if clip else None
-    width = gap.writer.weight.shape[1 if gap.writer.transposed else 0]
+    width = gap.projection.weight.shape[1 if gap.projection.transposed else 0]
     gram, cross = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
     update, total, tokens = torch.zeros(width, dtype=torch.float64), 0.0, 0
     for added, missing in _samples(gap, windows):
@@ -110,19 +110,19 @@ def fold(model: Model, gap: Gap, change: Tensor) -> dict[str, Tensor]:
 
     Args:
         model: Its parameters' names and dtypes.
-        gap: Its writer lends the weights that are changed.
+        gap: Its projection lends the weights that are changed.
         change: D, ``[hidden, hidden]`` float64.
     """
-    weight, bias = gap.writer.weight.detach().cpu().double(), gap.writer.bias
-    folded = weight + (weight @ change if gap.writer.transposed else change.T @ weight)
-    new = {f"{gap.writer.name}.weight": folded}
+    weight, bias = gap.projection.weight.detach().cpu().double(), gap.projection.bias
+    folded = weight + (weight @ change if gap.projection.transposed else change.T @ weight)
+    new = {f"{gap.projection.name}.weight": folded}
     if bias is not None:
         plain = bias.detach().cpu().double()
-        new[f"{gap.writer.name}.bias"] = plain + plain @ change
+        new[f"{gap.projection.name}.bias"] = plain + plain @ change
     return {name: value.to(model.dtype) for name, value in new.items()}
 
 
-def settle(
+def accept(
     model: Model,
     run: Sequence[Unit],
     new: dict[str, Tensor],
@@ -135,7 +135,7 @@ def settle(
 
     Args:
         model: Loses the run; gains the parameters ``new``.
-        run: Living blocks.
+        run: Remaining blocks.
         new: Values by parameter name.
         holdout: Token ids ``[sequences, length]`` to compare on, by the mean loss of a next token.
         fitted: The windows that were fitted on.
@@ -214,13 +214,13 @@ def samples(
     """Yield A and the states before and behind the gap, ``[tokens, hidden]`` float64 on the CPU."""
     first, last = gap.source.position(gap.before), gap.source.position(gap.last)
     for batch in windows.split(batch_size):
-        with watch_output(gap.writer.module) as outputs:
+        with watch_output(gap.projection.module) as outputs:
             seen = record(gap.source, batch, first, last, keep_states=True)
         width = seen.hidden_out.shape[-1]
         before, after = seen.states[min(1, last - first)], seen.hidden_out
-        added = outputs[-1].cpu().double() * gap.writer.factor
-        if gap.half is not None:
-            before, after = around(gap.source, gap.half, seen.calls[-1], seen.states[-1], after)
+        added = outputs[-1].cpu().double() * gap.projection.factor
+        if gap.sublayer is not None:
+            before, after = around(gap.source, gap.sublayer, seen.calls[-1], seen.states[-1], after)
         parts = (added, before.cpu().double(), after.cpu().double())
         yield tuple(part.reshape(-1, width) for part in parts)  # type: ignore[misc]
 

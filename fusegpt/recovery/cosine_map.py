@@ -1,4 +1,4 @@
-"""ReplaceMe's other fit: the map before a gap that turns the hidden states least, by Adam."""
+"""ReplaceMe's other fit: a map before the gap that keeps the hidden states' direction, by Adam."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fusegpt.config import Dtype, LearningRate, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
 from fusegpt.recovery.weights import fused_weights
+from fusegpt.units import Unit
 
 __all__ = ["finetune"]
 
@@ -47,7 +47,7 @@ def finetune(
 
     Args:
         model: Loses the unit; its neighbours end tuned.
-        unit: Living.
+        unit: Still present.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the factors and the order of batches.
         checkpoint: For resuming inside the step.
@@ -84,7 +84,7 @@ def finetune(
             dtype=trainable_dtype,
             seed=seed,
             step=len(model.removed),
-            kind=unit.granularity,
+            kind=unit.kind,
         )
 
     label = f"fine-tuning around {unit}"

@@ -35,7 +35,7 @@ def forward_flops(model: Model, blocks: Sequence[int], tokens: int, length: int)
 
     Args:
         model: Unchanged.
-        blocks: Dense indices of living blocks.
+        blocks: Dense indices of remaining blocks.
         tokens: Of all windows together.
         length: Of a window.
     """
@@ -49,7 +49,7 @@ def training_flops(
 
     Args:
         model: Unchanged.
-        blocks: Dense indices of living blocks.
+        blocks: Dense indices of remaining blocks.
         tokens: Of all windows and epochs together.
         length: Of a window.
         adapters: The matrices themselves are frozen and need no gradient.

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from fusegpt.config import Dtype, LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
 from fusegpt.recovery.weights import donor_tensors, fused_weights
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = ["fusion"]
 
@@ -62,7 +62,7 @@ def fusion(
 
     Args:
         model: Loses the unit; its neighbours end fused and tuned.
-        unit: Living.
+        unit: Still present.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the factors and the order of batches.
         checkpoint: For resuming inside the step.
@@ -103,7 +103,7 @@ def fusion(
             dtype=trainable_dtype,
             seed=seed,
             step=len(model.removed),
-            kind=unit.granularity,
+            kind=unit.kind,
         )
         lent = {} if donor == "self" else donor_tensors(model, unit, donor, seed=seed)
         for name, weight in weights.items():

@@ -8,33 +8,33 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.branches import bypass, find_branches
-from fusegpt.models.load import load_original
+from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.model import Model
-from fusegpt.models.stream import Writer, last_writer
-from fusegpt.models.units import KINDS, Unit
+from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.structure.residual import OutputProjection, last_projection
 from fusegpt.recovery.flops import forward_flops
+from fusegpt.units import KINDS, Unit
 
-__all__ = ["Gap", "find_gap", "writer_before"]
+__all__ = ["Gap", "find_gap", "projection_before"]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """What is left out between two living blocks, or inside one, in the model that computes it.
+    """What is left out between two remaining blocks, or inside one, in the model that computes it.
 
     Attributes:
         source: The current model, or the dense one.
-        before: Dense index of the living block with the last matrix before the gap.
+        before: Dense index of the remaining block with the last matrix before the gap.
         last: Dense index of the last block of the gap, or of the one inside which it is.
-        writer: The last matrix before the gap, in ``source``.
-        half: The attention or mlp that the gap is; None: whole blocks.
+        projection: The last matrix before the gap, in ``source``.
+        sublayer: The attention or mlp that the gap is; None: whole blocks.
     """
 
     source: Model
     before: int
     last: int
-    writer: Writer
-    half: Unit | None = None
+    projection: OutputProjection
+    sublayer: Unit | None = None
 
     def flops(self, windows: Tensor) -> float:
         """Estimate of the FLOPs of seeing what is missing, twice: for clipping, and to sum."""
@@ -42,17 +42,17 @@ class Gap:
         return 2 * forward_flops(self.source, run, windows.numel(), windows.shape[1])
 
 
-def writer_before(
+def projection_before(
     model: Model, run: Sequence[Unit], batch: Tensor, label: str
-) -> tuple[int, Writer]:
+) -> tuple[int, OutputProjection]:
     """Return the last matrix that adds to the hidden states before a run, and its block's index.
 
     Before an mlp it is in the attention of the same block; before an attention, in an earlier
-    block. In a parallel block each half stands in for the other.
+    block. In a parallel block each sublayer stands in for the other.
 
     Args:
         model: The run is still in it.
-        run: A living attention or mlp, or blocks that follow each other, in order.
+        run: A remaining attention or mlp, or blocks that follow each other, in order.
         batch: Token ids ``[batch, seq]``.
         label: Names the work in messages.
 
@@ -61,21 +61,23 @@ def writer_before(
     """
     unit = run[0]
     lacking = model.lacking
-    if unit.granularity != "block":
-        other = Unit("attention" if unit.granularity == "mlp" else "mlp", unit.index)
-        follows = unit.granularity == "mlp" or not find_branches(model, unit.index).sequential
+    if unit.kind != "block":
+        other = Unit("attention" if unit.kind == "mlp" else "mlp", unit.index)
+        follows = unit.kind == "mlp" or not find_branches(model, unit.index).sequential
         if follows and other not in lacking:
             with bypass(model, [unit]):
-                return unit.index, last_writer(model, unit.index, batch)
+                return unit.index, last_projection(model, unit.index, batch)
     place = model.position(unit.index)
-    halves = {index: [Unit(kind, index) for kind in KINDS["mixed"]] for index in model.kept[:place]}
-    whole = [index for index, both in halves.items() if not lacking.issuperset(both)]
+    sublayers = {
+        index: [Unit(kind, index) for kind in KINDS["mixed"]] for index in model.kept[:place]
+    }
+    whole = [index for index, both in sublayers.items() if not lacking.issuperset(both)]
     if not whole:
         raise ArchitectureError(
             f"{label}: no block before {unit} could take over its work;"
             " set importance.protect_first to 1"
         )
-    return whole[-1], last_writer(model, whole[-1], batch)
+    return whole[-1], last_projection(model, whole[-1], batch)
 
 
 def find_gap(model: Model, run: Sequence[Unit], windows: Tensor, teacher: str, label: str) -> Gap:
@@ -83,19 +85,19 @@ def find_gap(model: Model, run: Sequence[Unit], windows: Tensor, teacher: str, l
 
     Args:
         model: The run is still in it.
-        run: Living blocks that follow each other, in order; or an attention or an mlp.
+        run: Remaining blocks that follow each other, in order; or an attention or an mlp.
         windows: Token ids ``[sequences, length]``.
         teacher: ``current``: the gap is the run, its inputs come from the current model.
             ``original``: the gap is all that is gone around it, in the dense model.
         label: Names the work in messages.
     """
-    before, writer = writer_before(model, run, windows[:1], label)
-    half = None if run[0].granularity == "block" else run[0]
+    before, projection = projection_before(model, run, windows[:1], label)
+    sublayer = None if run[0].kind == "block" else run[0]
     if teacher == "current":
-        return Gap(model, before, run[-1].index, writer, half)
-    assert half is None, half
+        return Gap(model, before, run[-1].index, projection, sublayer)
+    assert sublayer is None, sublayer
     dense = load_original(model)
     following = [index for index in model.kept if index > run[-1].index]
     end = following[0] if following else dense.kept[-1] + 1
     last = max(index for index in dense.kept if index < end)
-    return Gap(dense, before, last, last_writer(dense, before, windows[:1]))
+    return Gap(dense, before, last, last_projection(dense, before, windows[:1]))

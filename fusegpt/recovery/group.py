@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 __all__ = ["group_of", "neighbours", "run_of"]
 
 
 def run_of(model: Model, unit: Unit | Sequence[Unit], label: str) -> list[Unit]:
-    """Return one unit, or several blocks that follow each other among the living, in order.
+    """Return one unit, or several blocks that follow each other among the remaining ones, in order.
 
     Raises:
-        ArchitectureError: They do not follow each other, or are several sub-layers.
+        ArchitectureError: They do not follow each other, or are several sublayers.
     """
     run = [unit] if isinstance(unit, Unit) else sorted(unit)
-    if len(run) > 1 and any(one.granularity != "block" for one in run):
+    if len(run) > 1 and any(one.kind != "block" for one in run):
         raise ArchitectureError(
-            f"{label}: sub-layers go one at a time, got {', '.join(map(str, run))}"
+            f"{label}: sublayers go one at a time, got {', '.join(map(str, run))}"
         )
     places = [model.position(one.index) for one in run]
     if places != list(range(places[0], places[0] + len(run))):
@@ -37,26 +37,26 @@ def group_of(model: Model, run: Sequence[Unit], group_size: int) -> list[int]:
 
     Args:
         model: The run is still in it.
-        run: A living unit, or blocks that follow each other.
+        run: A remaining unit, or blocks that follow each other.
         group_size: G.
 
     Returns:
         Dense indices, ascending.
     """
     behind = run[1:]
-    living = [unit.index for unit in model.units(run[0].granularity) if unit not in behind]
-    return neighbours(living, run[0].index, group_size)
+    remaining = [unit.index for unit in model.units(run[0].kind) if unit not in behind]
+    return neighbours(remaining, run[0].index, group_size)
 
 
 def neighbours(kept: Sequence[int], index: int, group_size: int) -> list[int]:
-    """Return the ``group_size`` living blocks around block ``index``, without it.
+    """Return the ``group_size`` remaining blocks around block ``index``, without it.
 
     ceil(G/2) to the left and floor(G/2) to the right; at an edge the window is shifted so that
     it keeps its size, and it shrinks when fewer than G other blocks live.
     Paper: Section III-C, Eq. 4 (decision D5).
 
     Args:
-        kept: Dense indices of the living blocks, in order, ``index`` among them.
+        kept: Dense indices of the remaining blocks, in order, ``index`` among them.
         index: Dense index of the block that will be removed.
         group_size: G, the number of neighbours, at least 1.
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
-from fusegpt.recovery.closed_form import fold, moments, ridge_map, settle, split_holdout
+from fusegpt.recovery.closed_form import accept, fold, moments, ridge_map, split_holdout
 from fusegpt.recovery.cosine_map import cosine_map
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.units import Unit
 
 __all__ = ["least_squares"]
 
@@ -41,12 +41,12 @@ def least_squares(
 
     T = (AᵀA + λI)⁻¹ (Aᵀ(A + R) + λI): A is what that matrix added for each token, R what the gap
     added. T is multiplied into the matrix: no parameter is added. Or T is trained by Adam so that
-    the hidden states behind the gap turn least.
+    the hidden states behind the gap change direction least.
     Source: ReplaceMe, least squares and cosine; there λ = 0, no token is clipped (decision D26).
 
     Args:
         model: Loses the block, or run of blocks; the matrix before it changes.
-        unit: Living, and not the first.
+        unit: Still present, and not the first.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Not used; nothing is drawn.
         checkpoint: For resuming inside the step; ``cosine`` only.
@@ -67,7 +67,7 @@ def least_squares(
     gap = find_gap(model, run, windows, teacher, label)
     if fit == "closed_form":
         change = ridge_map(moments(gap, fitted, clip), ridge)
-        return settle(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
+        return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
     change, rows = cosine_map(
         gap,
         fitted,
@@ -79,7 +79,7 @@ def least_squares(
     )
     tokens = fitted.numel() * cosine_epochs
     spent = gap.flops(fitted) / 2 + 4.0 * change.numel() * tokens
-    report = settle(model, run, fold(model, gap, change), held, fitted, spent, label)
+    report = accept(model, run, fold(model, gap, change), held, fitted, spent, label)
     ends = {"first_cosine_loss": rows[0]["loss"], "last_cosine_loss": rows[-1]["loss"]}
     return dataclasses.replace(
         report,

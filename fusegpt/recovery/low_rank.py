@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.mapped import MappedWeight
-from fusegpt.recovery.closed_form import fold, moments, ridge_map, settle, split_holdout
-from fusegpt.recovery.gap import find_gap, writer_before
+from fusegpt.recovery.closed_form import accept, fold, moments, ridge_map, split_holdout
+from fusegpt.recovery.gap import find_gap, projection_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = ["low_rank", "truncate"]
 
@@ -50,7 +50,7 @@ def low_rank(
 
     Args:
         model: Loses the unit, or run of blocks; the matrix before it changes.
-        unit: Living, and not in the first block.
+        unit: Still present, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the learned factors; the closed form draws nothing.
         checkpoint: For resuming inside the step.
@@ -70,15 +70,15 @@ def low_rank(
         fitted, held = split_holdout(windows, holdout)
         gap = find_gap(model, run, windows, teacher, label)
         change = truncate(ridge_map(moments(gap, fitted, clip), ridge), rank)
-        return settle(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
-    before, writer = writer_before(model, run, windows[:1], label)
+        return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
+    before, projection = projection_before(model, run, windows[:1], label)
     plan = Plan.mse(epochs=epochs, batch_size=batch_size, rate=learning_rate, teacher=teacher)
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
-        name = f"{writer.name}.weight"
+        name = f"{projection.name}.weight"
         draw = generator(seed, len(model.removed), name, "map")
-        base = writer.weight.detach().clone()
-        weight = MappedWeight(base, rank=rank, transposed=writer.transposed, generator=draw)
+        base = projection.weight.detach().clone()
+        weight = MappedWeight(base, rank=rank, transposed=projection.transposed, generator=draw)
         return {name: weight}
 
     return tune_group(

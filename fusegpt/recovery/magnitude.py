@@ -10,14 +10,14 @@ from torch import Tensor
 
 from fusegpt.config import Fraction
 from fusegpt.models.model import Model
-from fusegpt.models.replay import record
-from fusegpt.models.stream import check_head, rescaled_writers
-from fusegpt.models.units import Unit
-from fusegpt.recovery.closed_form import BATCH, fold, moments, settle, split_holdout
+from fusegpt.models.structure.replay import record
+from fusegpt.models.structure.residual import check_head, rescaled_projections
+from fusegpt.recovery.closed_form import BATCH, accept, fold, moments, split_holdout
 from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.units import Unit
 
 __all__ = ["growth", "magnitude"]
 
@@ -42,7 +42,7 @@ def magnitude(
 
     Args:
         model: Loses the block, or run of blocks; blocks behind it, or the one before, change.
-        unit: Living; not the first for ``channel``.
+        unit: Still present; not the first for ``channel``.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Not used; nothing is drawn.
         scale: What is rescaled.
@@ -59,15 +59,15 @@ def magnitude(
         sums = moments(gap, fitted, 0)
         change = sums.cross.diagonal() / sums.gram.diagonal().clamp_min(1e-300)
         new = fold(model, gap, change.diag())
-        return settle(model, run, new, held, fitted, gap.flops(fitted), label)
+        return accept(model, run, new, held, fitted, gap.flops(fitted), label)
     last = model.position(run[-1].index)
     factor = growth(model, model.position(run[0].index), last, fitted)
     check_head(model, windows[:1])
     new = {}
     for index in model.kept[last + 1 :]:
-        new |= rescaled_writers(model, index, windows[:1], factor)
+        new |= rescaled_projections(model, index, windows[:1], factor)
     spent = forward_flops(model, model.kept[: last + 1], fitted.numel(), fitted.shape[1])
-    return settle(model, run, new, held, fitted, spent, label)
+    return accept(model, run, new, held, fitted, spent, label)
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def growth(model: Model, first: int, last: int, windows: Tensor) -> float:
 
     Args:
         model: Unchanged.
-        first: Position among the living blocks.
+        first: Position among the remaining ones blocks.
         last: Likewise, inclusive.
         windows: Token ids ``[sequences, length]``.
     """

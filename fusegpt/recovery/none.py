@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.units import Unit
 
 __all__ = ["none"]
 
@@ -21,7 +21,7 @@ def none(
 
     Args:
         model: Loses them.
-        unit: Living.
+        unit: Still present.
         windows: Not used.
         seed: Not used.
     """

@@ -18,7 +18,7 @@ class RecoveryReport:
         fused_into: Dense indices of the blocks that received the removed unit's weights.
         rows: One row per optimiser step: step, epoch, loss, learning_rate. A closed form has two:
             the loss of the plain removal, and its own.
-        trainable_parameters: Numbers that were free to move.
+        trainable_parameters: Trainable parameters.
         tokens: Tokens that were trained or fitted on, all epochs counted.
         optimizer_steps: Steps of the optimiser; 0 for a closed form.
         flops: Estimate of all arithmetic, by ``fusegpt.recovery.flops``.

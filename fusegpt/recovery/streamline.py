@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fusegpt.config import LearningRate, PositiveInt
 from fusegpt.models.model import Model
-from fusegpt.models.units import Unit
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.causal import tune_by_next_token
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.tuning import Plan, tune_group
 from fusegpt.recovery.weights import fused_weights
+from fusegpt.units import Unit
 
 __all__ = ["streamline"]
 
@@ -44,7 +44,7 @@ def streamline(
 
     Args:
         model: Loses the block, or run of blocks; its neighbour ends trained.
-        unit: Living.
+        unit: Still present.
         windows: Token ids ``[sequences, length]`` int64.
         seed: Of the order of batches.
         checkpoint: For resuming inside the step.

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, DataError
-from fusegpt.models.load import load_original
+from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.model import Model
-from fusegpt.models.replay import Call, record, run_blocks, share_calls
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import Call, record, run_blocks, share_calls
+from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
 from fusegpt.recovery.fit import fit_weights
@@ -24,6 +23,7 @@ from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule
+from fusegpt.units import Unit
 
 __all__ = ["Example", "Plan", "tune_group"]
 
@@ -101,7 +101,7 @@ def tune_group(
 
     Args:
         model: Loses the unit; its neighbours end with the tuned weights.
-        unit: Living, or several blocks that follow each other.
+        unit: Still present, or several blocks that follow each other.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the fused weights of a group, by parameter name. Called before the removal.
         plan: How to tune.

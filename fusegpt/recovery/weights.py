@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusegpt.models.branches import parameters_of
 from fusegpt.models.model import Model
-from fusegpt.models.units import Kind, Unit
+from fusegpt.models.structure.branches import parameters_of
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.runtime import generator, torch_dtype
+from fusegpt.units import Kind, Unit
 
 __all__ = ["donor_tensors", "fused_weights"]
 

@@ -66,8 +66,8 @@ def _opening(info: Mapping[str, Any]) -> str:
     title = f"{total - removed} of {total} blocks"
     what = f"{removed} of {total} decoder blocks ({removed / total:.1%})"
     if set(counts) - {"block"}:
-        halves = [f"{counts[kind]} of {total} {kind}s" for kind in sorted(counts)]
-        title = f"without {' and '.join(halves)}"
+        sublayers = [f"{counts[kind]} of {total} {kind}s" for kind in sorted(counts)]
+        title = f"without {' and '.join(sublayers)}"
         what = " and ".join(
             f"{counts[k]} of {total} {k}s ({counts[k] / total:.1%})" for k in sorted(counts)
         )
@@ -141,14 +141,14 @@ def _ranges(values: Sequence[int]) -> str:
 
 def _loading(info: Mapping[str, Any]) -> str:
     auto = info.get("auto_class", "AutoModelForCausalLM")
-    halves = any(_kind(unit) != "block" for unit in info["removed"])
+    sublayers = any(_kind(unit) != "block" for unit in info["removed"])
     needs = "An ordinary checkpoint; no code besides transformers is needed."
-    if halves and info.get("zeroed"):
+    if sublayers and info.get("zeroed"):
         needs += (
             " Removed attentions and mlps are there, full of zeros: it computes the same as without"
             " them, and saves neither time nor memory."
         )
-    elif halves:
+    elif sublayers:
         needs = (
             "Some blocks have no attention or no mlp, which no class of transformers knows:"
             " `pip install fusegpt`, and import its one module for that first. For programs that"
@@ -162,7 +162,7 @@ def _loading(info: Mapping[str, Any]) -> str:
             needs,
             "",
             "```python",
-            *(first if halves and not info.get("zeroed") else []),
+            *(first if sublayers and not info.get("zeroed") else []),
             f"from transformers import {auto}, AutoTokenizer",
             "",
             f'model = {auto}.from_pretrained("PATH")',

@@ -21,7 +21,7 @@ STATES = {
     "tuned": "#56b4e9",
     "untouched": "#b9bec6",
 }
-HALVES = {"attention": "a", "mlp": "m"}
+SUBLAYERS = {"attention": "a", "mlp": "m"}
 
 
 def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.LayerChart:
@@ -49,9 +49,9 @@ def _stack_rows(label: str, steps: Sequence[Step], num_blocks: int) -> list[dict
     whole = set()
     for step in steps:
         for unit in step.units:
-            half = HALVES.get(unit["granularity"], "")
-            removed.setdefault(unit["index"], []).append(f"{step.number}{half}")
-            if not half or len(removed[unit["index"]]) == len(HALVES):
+            sublayer = SUBLAYERS.get(unit["granularity"], "")
+            removed.setdefault(unit["index"], []).append(f"{step.number}{sublayer}")
+            if not sublayer or len(removed[unit["index"]]) == len(SUBLAYERS):
                 whole.add(unit["index"])
     rows = []
     for block in range(num_blocks):
@@ -170,11 +170,11 @@ def fusion_chart(steps: Sequence[Step], num_blocks: int) -> alt.Chart | None:
     for step in steps:
         now = {unit["index"] for unit in step.units}
         name = f"{step.number}: {', '.join(map(str, sorted(now)))}"
-        halves = {unit["index"] for unit in step.units if unit["granularity"] in HALVES}
+        sublayers = {unit["index"] for unit in step.units if unit["granularity"] in SUBLAYERS}
         for block in range(num_blocks):
             if block not in gone:
                 rows.append({"step": name, "block": block, "state": _state(step, block, now)})
-        gone |= now - halves
+        gone |= now - sublayers
     data = pd.DataFrame(rows)
     base = alt.Chart(data).encode(
         x=_block_axis(),

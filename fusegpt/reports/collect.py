@@ -61,8 +61,8 @@ COLUMNS = (
 )
 """Of the CSV; ``note`` is a warning on the value, most often empty.
 
-Seconds, memory and what recovery spent are those of all steps up to this one: the most numbers
-that were free to move at once, and the sums of tokens, optimiser steps and FLOPs.
+Seconds, memory and what recovery spent are those of all steps up to this one: the most
+trainable parameters at once, and the sums of tokens, optimiser steps and FLOPs.
 """
 
 

@@ -47,7 +47,7 @@ class Charts:
         """Keep a chart under a new name; it fills the width it is given.
 
         Args:
-            chart: None is passed through.
+            chart: None is returned as it is.
             height: In pixels, of the drawing without axes.
             words: What it shows, for those who cannot see it.
         """
@@ -187,7 +187,7 @@ def _runs(rows: pd.DataFrame, results: Path) -> list[Run]:
 def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
     label, steps = run.label, run.steps
     height = ROW * len(steps)
-    halves = len({unit["granularity"] for step in steps for unit in step.scores})
+    sublayers = len({unit["granularity"] for step in steps for unit in step.scores})
     importance = f"{label}: importance of every block before each step"
     fusions = (
         f"{label}: what each step removed, and which blocks were tuned or received its weights"
@@ -196,8 +196,8 @@ def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any
     return {
         "label": label,
         "id": run.recipe_id,
-        "halves": halves > 1,
-        "importance": charts.add(importance_chart(steps), height * halves, importance),
+        "sublayers": sublayers > 1,
+        "importance": charts.add(importance_chart(steps), height * sublayers, importance),
         "fusions": charts.add(fusion_chart(steps, num_blocks), height, fusions),
         "losses": charts.add(loss_chart(steps, run.finishes), 240, losses),
         "table": step_grid(f"{place}-{run.recipe_id}", steps),

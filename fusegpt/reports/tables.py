@@ -178,7 +178,7 @@ def _cells(row: pd.Series, labels: Sequence[str]) -> list[str]:
 
 
 def _budget(row: pd.Series) -> list[str]:
-    """What recovery spent: numbers trained at once, tokens tuned on, FLOPs."""
+    """What recovery spent: trainable parameters, tokens tuned on, FLOPs."""
     if not row["tokens"] > 0:
         return ["-", "-", "-"]
     counts = [format_parameters(row[name]) for name in ("trainable_parameters", "tokens")]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fusegpt.config import PositiveInt
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
-from fusegpt.models.replay import Call, record
+from fusegpt.models.structure.replay import Call, record
 from fusegpt.runtime import generator
 from fusegpt.slicegpt.families import Family, family_of
 from fusegpt.slicegpt.fusing import fuse_norms, has_means

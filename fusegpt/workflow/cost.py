@@ -1,4 +1,4 @@
-"""What scoring costs before it runs: block passes, tokens, FLOPs; and the sums of such counts.
+"""What scoring costs before it runs: block forward passes, tokens, FLOPs; and their sums.
 
 Leaving each of n blocks out, prefixes shared, runs n·(n+1)/2 blocks; leaving out one half of block
 i of L runs L - i. FLOPs are those of
@@ -26,7 +26,7 @@ class Work:
         passes: Blocks that the calibration windows run through, forward.
         tokens: Calibration tokens of a pass, or tokens that are tuned on, all epochs counted.
         optimizer_steps: Of tuning.
-        trainable: Numbers that are free to move, at most.
+        trainable: Trainable parameters, at most.
         flops: By the formulas above, at most.
     """
 
@@ -105,24 +105,24 @@ def _passes_of_halves(recipe: Recipe, num_blocks: int, step: int) -> _Passes | N
     common = recipe.importance
     places = range(common["protect_first"], num_blocks - common["protect_last"])
     units = len(places) * recipe.num_units(1)
-    living = max(0, units - step + 1)
+    remaining = max(0, units - step + 1)
     behind = sum(num_blocks - place for place in places) * recipe.num_units(1)
-    without_each = num_blocks + behind * living / max(1, units)
+    without_each = num_blocks + behind * remaining / max(1, units)
     match recipe.metric:
         case "last_blocks" | "random":
             return _Passes(0)
         case "block_influence" | "relative_l1" | "relative_l2" | "angular_distance":
-            return _Passes(num_blocks + living)
+            return _Passes(num_blocks + remaining)
         case "macro_influence":
             dense = num_blocks if common["reference"] == "original" else 0
             return _Passes(without_each + dense)
         case "sleb" | "perplexity":
-            return _Passes(without_each, heads=living)
+            return _Passes(without_each, heads=remaining)
         case "taylor":
             return _Passes(num_blocks, heads=1, backward=len(places))
         case "shapley" if common["subnetworks"] == "leave_one_out":
             logits = common["target"] == "logits"
-            return _Passes(without_each + (num_blocks if logits else 0), heads=living + logits)
+            return _Passes(without_each + (num_blocks if logits else 0), heads=remaining + logits)
     return None
 
 

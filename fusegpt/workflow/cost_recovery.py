@@ -1,8 +1,8 @@
 """What removing and recovering costs before it runs, and the memory that tuning takes at least.
 
 Which block goes, and so how many lie before it, is not known yet: the pass that records what it
-computed is counted through all living blocks. So FLOPs are the step's record or a little more;
-tokens, optimiser steps and trainable numbers are the record's. Where blocks differ in kind,
+computed is counted through all remaining blocks. So FLOPs are the step's record or a little more;
+tokens, optimiser steps and trainable parameters are the record's. Where blocks differ in kind,
 counts are those of a mean block.
 """
 
@@ -85,7 +85,7 @@ def fuse_work(
 def _step_work(
     recipe: Recipe, num_blocks: int, step: int, shape: Shape | None, sequences: int | None
 ) -> Work:
-    if not recipe.trains or recipe.recovers_at_end:  # the latter works on merging
+    if not recipe.needs_windows or recipe.recovers_at_end:  # the latter works on merging
         return Work()
     number = drawn(recipe, "finetune", sequences)
     if number is None:
@@ -137,7 +137,7 @@ def _loop(recipe: Recipe, sequences: int) -> Work:
 
 
 def _tuned(step: _Step, loop: Work, trainable: int, blocks: int) -> Work:
-    """Recording through all living blocks, then training ``blocks`` of them."""
+    """Recording through all remaining blocks, then training ``blocks`` of them."""
     assert loop.tokens is not None
     shape, length = step.shape, step.recipe.finetune.length
     flops = step.forward(step.alive, step.sequences)
@@ -242,7 +242,7 @@ def least_memory(
     work_of = merge_work if recipe.recovers_at_end else fuse_work
     work = work_of(recipe, num_blocks, 1, shape, sequences)
     number = drawn(recipe, "finetune", sequences)
-    if shape is None or work.trainable is None or (recipe.trains and number is None):
+    if shape is None or work.trainable is None or (recipe.needs_windows and number is None):
         return None
     size = BYTES[recipe.dtype]
     tries = recipe.rerank is not None and recipe.rerank.candidates > 1

@@ -143,7 +143,7 @@ def _history(file: Path, notes: Mapping[str, Any]) -> tuple[list[Mapping[str, An
 
 
 def _fused(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
-    """Which removed units each living unit received, in order; a block's index is its name."""
+    """Which removed units each remaining unit received, in order; a block's index is its name."""
     received: dict[tuple[str, int], list[int]] = {}
     for step in steps:
         kind, index = step["unit"]["granularity"], step["unit"]["index"]

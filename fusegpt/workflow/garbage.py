@@ -124,7 +124,7 @@ def _of_run(plan: Plan, model: str, recipe: str, last: int) -> Iterator[str]:
     yield paths.windows(model, plan.windows_of(recipe, "calibration").id)
     first = last if plan.recipes[recipe].selection == "contiguous" else 1
     yield paths.dense_scores(model, dense_scores(plan, recipe, first).id)
-    if plan.recipes[recipe].trains:
+    if plan.recipes[recipe].needs_windows:
         yield paths.windows(model, plan.windows_of(recipe, "finetune").id)
     if getattr(plan.recipes[recipe], "recovers_at_end", False):
         yield _parent(paths.checkpoint(model, recipe, last))

@@ -22,7 +22,7 @@ __all__ = ["Measured"]
 class Measured:
     """Past seconds, by rule, model and method, and the memory that steps took.
 
-    A step's seconds are scaled by its work (block passes times tokens, or tuned tokens); what any
+    A step's seconds are scaled by its work (forward passes times tokens, or tuned tokens). What any
     other job takes is the median of the same rule on the same model.
 
     Attributes:

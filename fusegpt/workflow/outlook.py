@@ -213,7 +213,7 @@ def _flops(value: float | None) -> str:
 
 
 WANTED = (
-    ("score", "block passes", "passes", _passes),
+    ("score", "block forward passes", "passes", _passes),
     ("score", "calibration tokens", "tokens", _count),
     ("score", "scoring FLOPs", "flops", _flops),
     ("fuse", "tuned tokens", "tokens", _count),

@@ -50,7 +50,7 @@ def all_windows(
     found = {}
     for recipe in recipes.values():
         roles: list[Role] = ["calibration"]
-        roles += ["finetune"] if recipe.trains else []
+        roles += ["finetune"] if recipe.needs_windows else []
         for role in roles:
             spec = recipe.windows(role)
             check_split(spec.corpus, spec.split, f"recipes.{recipe.name}.{role}", corpora)

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.checkpoint import save
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
-from fusegpt.models.replay import head_logits, record, run_blocks
-from fusegpt.models.surgery import remove, skip
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import head_logits, record, run_blocks
+from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.runtime import quiet
+from fusegpt.units import Unit
 from tests import tiny
 
 DROPPED = [Unit("block", 1), Unit("block", 4)]

@@ -13,14 +13,14 @@ from torch.func import functional_call
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.importance.macro_influence import macro_influence
-from fusegpt.models.checkpoint import save
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
-from fusegpt.models.reached import reached
-from fusegpt.models.surgery import skip
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.reached import reached
+from fusegpt.models.surgery.removal import skip
 from fusegpt.recovery.fusion import fusion
 from fusegpt.runtime import quiet
+from fusegpt.units import Unit
 from tests import tiny
 
 WINDOWS = tiny.ids(4, 8)

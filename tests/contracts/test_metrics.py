@@ -5,8 +5,8 @@ import torch
 
 from fusegpt.config import defaults, runtime_parameters
 from fusegpt.importance import METRICS
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import KINDS, Unit
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import KINDS, Unit
 from tests import tiny
 
 DATA_FREE = {"last_blocks", "random"}

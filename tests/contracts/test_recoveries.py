@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fusegpt.config import defaults
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import RECOVERIES
+from fusegpt.units import Unit
 from tests import tiny
 
 UNIT = Unit("block", 2)
@@ -23,12 +23,12 @@ def recovery(request):
     return request.param
 
 
-HALVES = [
+SUBLAYERS = [
     pytest.param(name, Unit(kind, 2), id=f"{name}-{kind}")
     for name, kind in itertools.product(RECOVERIES, ["attention", "mlp"])
     if RECOVERIES[name].when == "step" and RECOVERIES[name].sublayers
 ]
-halves = pytest.mark.parametrize("name, unit", HALVES)
+halves = pytest.mark.parametrize("name, unit", SUBLAYERS)
 
 
 def recover(name, model, *, unit=UNIT, seed=0, **changes):

@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.branches import bypass, find_branches
-from fusegpt.models.checkpoint import save
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import remove, skip
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.runtime import quiet
+from fusegpt.units import Unit
 from tests import tiny
 
 GONE = [Unit("attention", 0), Unit("mlp", 1), Unit("attention", 4), Unit("mlp", 4)]
@@ -49,7 +49,7 @@ def logits(module: torch.nn.Module) -> torch.Tensor:
 
 
 def silenced(model: Model) -> torch.Tensor:
-    """The logits when hooks turn what the sub-layers add into zeros; they still compute."""
+    """The logits when hooks turn what the sublayers add into zeros; they still compute."""
     handles = [
         model.block(unit.index)
         .get_submodule(name)
@@ -59,7 +59,7 @@ def silenced(model: Model) -> torch.Tensor:
             )
         )
         for unit in GONE
-        for name in find_branches(model, unit.index).halves[unit.granularity].zero
+        for name in find_branches(model, unit.index).sublayers[unit.kind].zero
     ]
     try:
         return logits(model.module)

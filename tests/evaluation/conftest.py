@@ -45,10 +45,10 @@ def task_files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pruned_dir(tiny_llama_dir, tmp_path_factory):
     """The tiny model without its blocks 2 and 3, as a checkpoint."""
-    from fusegpt.models.checkpoint import save
-    from fusegpt.models.load import load
-    from fusegpt.models.surgery import remove
-    from fusegpt.models.units import Unit
+    from fusegpt.models.checkpoints.load import load
+    from fusegpt.models.checkpoints.save import save
+    from fusegpt.models.surgery.removal import remove
+    from fusegpt.units import Unit
 
     model = load(tiny_llama_dir, dtype="float32")
     for index in (2, 3):

@@ -10,7 +10,7 @@ from fusegpt.evaluation.classification import classification, plan
 from fusegpt.evaluation.comparison import compare
 from fusegpt.evaluation.items import unpack
 from fusegpt.evaluation.text_data import Texts, draw, read_task
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 
 TASK = """
 text: review
@@ -24,7 +24,7 @@ FAST = {"shots": 6, "epochs": 4, "batch_size": 4, "learning_rate": 3e-3}
 
 
 def reviews(start, stop):
-    """Half of each class; what they say is in their words."""
+    """Sublayer of each class; what they say is in their words."""
     for i in range(start, stop):
         first, second = PARTS[i % 2][i // 2 % 2]
         review = f"Number {i} is {first} and {second}."
@@ -179,7 +179,7 @@ def test_the_command_line_stores_what_it_measured(tiny_llama_dir, task, tmp_path
     arguments = ["evaluate", "--model", tiny_llama_dir, "--eval", "classification", "--dtype"]
     arguments += ["bfloat16", "--settings", settings, "--store", tmp_path / "store", "--output"]
     assert run(fusegpt_command, [str(x) for x in (*arguments, tmp_path / "one.json")]) == 0
-    monkeypatch.setattr("fusegpt.models.load.load", None)
+    monkeypatch.setattr("fusegpt.models.checkpoints.load.load", None)
     assert run(fusegpt_command, [str(x) for x in (*arguments, tmp_path / "two.json")]) == 0
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one["rows"] == two["rows"] and one["rows"][0]["chance"] == 0.5

@@ -25,7 +25,7 @@ from fusegpt.evaluation.image_prompts import (
     ok_vqa_text,
 )
 from fusegpt.evaluation.multimodal import TASKS, multimodal, plan
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 
 
 def image(color: str):

@@ -17,7 +17,7 @@ from fusegpt.errors import (
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation import perplexity as perplexity_module
 from fusegpt.evaluation.perplexity import perplexity, plan, window_losses
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 
 

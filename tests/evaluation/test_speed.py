@@ -8,7 +8,7 @@ from fusegpt.errors import ConfigError
 from fusegpt.evaluation import inference
 from fusegpt.evaluation import speed as speed_module
 from fusegpt.evaluation.speed import plan, speed
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 
 SMALL = {"prompt": 16, "new_tokens": 2, "batch_sizes": [1, 2], "rounds": 3}
 

@@ -1,4 +1,4 @@
-"""The benchmark of sub-layers on a tiny model: every arm, and what counting says."""
+"""The benchmark of sublayers on a tiny model: every arm, and what counting says."""
 
 import argparse
 import importlib.util

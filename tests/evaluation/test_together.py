@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import fusegpt.models.load as load_module
+import fusegpt.models.checkpoints.load as load_module
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.cli import fusegpt_command, run
 

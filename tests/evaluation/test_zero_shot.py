@@ -13,7 +13,7 @@ from fusegpt.evaluation import EVALS, FIVE
 from fusegpt.evaluation import zero_shot as zero_shot_module
 from fusegpt.evaluation.items import unpack
 from fusegpt.evaluation.zero_shot import plan, zero_shot
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,9 @@ def test_a_task_measured_once_is_read_back(tiny_llama_dir, task_files, tmp_path,
     (whole,) = (file for file, content in stored.items() if "key" in content["identity"])
     assert len(stored) == 3
     whole.unlink()  # the two tasks remain
-    monkeypatch.setattr("fusegpt.models.load.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "fusegpt.models.checkpoints.load.load", lambda *_, **__: pytest.fail("loaded")
+    )
     assert evaluate(tiny_llama_dir, task_files, tmp_path / "b.json", *store) == 0
     first, second = (json.loads((tmp_path / f"{x}.json").read_text()) for x in "ab")
     same = ("eval", "settings", "rows", "model", "seconds")

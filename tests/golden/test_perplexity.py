@@ -23,7 +23,7 @@ def smollm(tmp_path_factory):
 )
 def test_dense_smollm_has_its_perplexity_on_wikitext(smollm, shared_data, case, dtype, tolerance):
     from fusegpt.evaluation.perplexity import perplexity, plan
-    from fusegpt.models.load import load
+    from fusegpt.models.checkpoints.load import load
 
     count, length = map(int, case.split("x"))
     corpora = {"wikitext2": {"splits": {"test": str(shared_data("wikitext2/raw_test.parquet"))}}}

@@ -14,7 +14,7 @@ def test_dense_smollm_has_the_accuracies_of_lm_evals_command_line(tmp_path, shar
     """The two tasks with short items; all five take minutes on a CPU."""
     from fusegpt.data.sources import fetch, find_entry
     from fusegpt.evaluation.zero_shot import plan, zero_shot
-    from fusegpt.models.load import load
+    from fusegpt.models.checkpoints.load import load
 
     fetch(find_entry("smollm2-135m"), tmp_path / "model")
     tasks = ["piqa", "winogrande"]

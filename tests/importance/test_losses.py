@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from fusegpt.errors import NumericsError
 from fusegpt.importance.perplexity import perplexity
 from fusegpt.importance.sleb import sleb
-from fusegpt.models.load import load
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 

@@ -1,4 +1,4 @@
-"""Macro Influence: equal to the plain loop bit for bit, and n(n+1)/2 block passes."""
+"""Macro Influence: equal to the plain loop bit for bit, and n(n+1)/2 block forward passes."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch
 from benchmarks.step import plain
 from fusegpt.errors import NumericsError
 from fusegpt.importance.macro_influence import macro_influence
-from fusegpt.models.branches import find_branches
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.branches import find_branches
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 
@@ -105,4 +105,4 @@ def test_sublayers_share_what_runs_before_their_block(granularity, passes):
     macro_influence(model, [tiny.ids()], units)
     assert counts["block"] == passes  # n(n+3)/2, and the two kinds share the reference
     for kind in ("attention", "mlp"):  # the half that is left out does not run
-        assert counts[kind] == passes - sum(unit.granularity == kind for unit in units)
+        assert counts[kind] == passes - sum(unit.kind == kind for unit in units)

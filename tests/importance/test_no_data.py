@@ -4,7 +4,7 @@ import torch
 
 from fusegpt.importance.last_blocks import last_blocks
 from fusegpt.importance.random import random
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 UNITS = [Unit("block", index) for index in range(12)]
 

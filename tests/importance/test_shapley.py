@@ -7,8 +7,8 @@ import torch
 
 from fusegpt.errors import ConfigError
 from fusegpt.importance.shapley import shapley
-from fusegpt.models.surgery import remove, skip
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove, skip
+from fusegpt.units import Unit
 from tests import tiny
 
 

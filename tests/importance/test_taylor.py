@@ -5,8 +5,8 @@ import torch
 
 from fusegpt.errors import NumericsError
 from fusegpt.importance.taylor import taylor
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 

@@ -10,8 +10,8 @@ from fusegpt.importance.angular_distance import angular_distance
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.importance.relative_l1 import relative_l1
 from fusegpt.importance.relative_l2 import relative_l2
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 

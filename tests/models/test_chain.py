@@ -8,10 +8,10 @@ import torch
 
 from fusegpt.artifacts import file_record, sha256, write_json
 from fusegpt.errors import ArtifactError
-from fusegpt.models.checkpoint import write_delta
-from fusegpt.models.load import load
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import write_delta
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 REMOVED = [3, 1]

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fusegpt.artifacts import check_file
 from fusegpt.errors import ArtifactError
-from fusegpt.models.checkpoint import apply_delta, apply_deltas, save, write_delta
-from fusegpt.models.load import load
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import apply_delta, apply_deltas, save, write_delta
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 UP = "blocks.{}.mlp.up_proj.weight"

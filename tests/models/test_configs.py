@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import PretrainedConfig
 
-from fusegpt.models.configs import shrunken, text_configs
+from fusegpt.models.structure.configs import shrunken, text_configs
 from tests import tiny
 
 KEEP = [0, 2, 3, 5]

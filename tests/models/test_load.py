@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusegpt.errors import ArchitectureError, ArtifactError
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from tests import tiny
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusegpt.models.next_token import next_logits
+from fusegpt.models.structure.next_token import next_logits
 from tests import tiny
 
 

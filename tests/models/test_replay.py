@@ -8,9 +8,16 @@ import torch
 from torch import nn
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.replay import Call, head_logits, record, run_blocks, same_calls, share_calls
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import (
+    Call,
+    head_logits,
+    record,
+    run_blocks,
+    same_calls,
+    share_calls,
+)
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.branches import find_branches
 from fusegpt.models.model import Model
+from fusegpt.models.structure.branches import find_branches
 from fusegpt.models.sublayers import Removed, SublayersConfig, cache_places
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 
 
@@ -61,5 +61,5 @@ def test_halves_are_found_where_a_sublayer_adds_nothing_yet():
     model = tiny.model("llama")
     model.block(0).self_attn.o_proj.weight.data.zero_()
     model.block(0).mlp.down_proj.weight.data.zero_()
-    halves = find_branches(model, 0).halves
+    halves = find_branches(model, 0).sublayers
     assert (halves["attention"].zero, halves["mlp"].zero) == ({"self_attn": 2}, {"mlp": 0})

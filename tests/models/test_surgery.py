@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.surgery import Unit, remove, skip
+from fusegpt.models.surgery.removal import Unit, remove, skip
 from tests import tiny
 
 
@@ -78,10 +78,10 @@ def test_removal_forgets_the_fusions_of_the_removed_block_alone():
 @pytest.mark.parametrize(
     "units, message",
     [
-        ([Unit("attention", 6)], "attention 6: must be living, without are none"),
+        ([Unit("attention", 6)], "attention 6: must be a remaining sublayer, removed are none"),
         ([Unit("attention", i) for i in range(6)], "the last attention of its kind must stay"),
-        ([Unit("mlp", 1), *block(2)], "block 2: cannot go together with sub-layers"),
-        (block(6), r"block 6: must be a living block, living are \[0, 1, 2, 3, 4, 5\]"),
+        ([Unit("mlp", 1), *block(2)], "block 2: cannot go together with sublayers"),
+        (block(6), r"block 6: must be a remaining block, remaining are \[0, 1, 2, 3, 4, 5\]"),
         (block(*range(6)), "6 blocks: at least one block must stay"),
     ],
 )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from fusegpt.models.units import Unit
+from fusegpt.units import Unit
 
 
 def test_a_unit_reads_as_it_is_said():

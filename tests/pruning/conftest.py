@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from fusegpt.data.windows import write_windows
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from tests import tiny
 
 

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.errors import ConfigError
-from fusegpt.models.load import load
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.step import score_step
 from fusegpt.pruning.trajectory import fused_map
 from fusegpt.reports.runs import read_steps
+from fusegpt.units import Unit
 from tests import tiny
 
 RECOVERY = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 2, "batch_size": 4}
@@ -204,7 +204,7 @@ def test_one_shot_keeps_the_first_scores():
     settings = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "none"}}
     recipe = resolve("a", {**settings, "selection": "one_shot", "dtype": "float32"})
     first = score_step(model, recipe, tiny.ids())
-    from fusegpt.models.surgery import remove
+    from fusegpt.models.surgery.removal import remove
 
     remove(model, Unit.from_json(first["selected"]))
     second = score_step(model, recipe, tiny.ids(), first)

@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fusegpt.data.pictured import sample_questions
 from fusegpt.importance.macro_influence import macro_influence
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import resolve

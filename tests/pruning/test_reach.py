@@ -5,7 +5,7 @@ import torch
 
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance import METRICS
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.reach import check_reach

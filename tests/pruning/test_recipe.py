@@ -271,7 +271,7 @@ def test_rows_of_a_corpus_take_the_place_of_a_number_of_windows():
                 "granularity": "mlp",
                 "recovery": {"method": "low_rank", "teacher": "original"},
             },
-            "recipes.a.recovery.teacher: low_rank fits one sub-layer at a time",
+            "recipes.a.recovery.teacher: low_rank fits one sublayer at a time",
         ),
     ],
 )

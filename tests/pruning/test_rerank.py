@@ -5,12 +5,12 @@ import torch
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ConfigError, DataError
-from fusegpt.models.units import Unit
 from fusegpt.pruning import rerank as rerank_module
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import load_recipe, resolve
 from fusegpt.pruning.step import fuse_step, score_step
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.units import Unit
 from tests import tiny
 
 FUSION = {"method": "fusion", "group_size": 3, "rank": 2, "lora_rank": 2, "epochs": 2}

@@ -5,13 +5,13 @@ import torch
 
 from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
 from fusegpt.importance.macro_influence import macro_influence
-from fusegpt.models.load import load
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.select import check_run, select, select_run
 from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.units import Unit
 from tests import tiny
 
 UNITS = [Unit("block", index) for index in range(5)]

@@ -12,14 +12,14 @@ import fusegpt.models.sublayers  # noqa: F401 - as the model card says
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.errors import ArchitectureError, ConfigError
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.select import candidates
 from fusegpt.pruning.step import score_step
+from fusegpt.units import Unit
 from fusegpt.workflow.describe import as_text, describe
 from tests import tiny
 

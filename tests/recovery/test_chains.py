@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.windows import write_windows
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from tests import tiny
 

@@ -9,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fusegpt.errors import ArchitectureError, ConfigError, DataError
-from fusegpt.models.biases import give_bias
-from fusegpt.models.load import load
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.surgery.biases import give_bias
+from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.additive_bias import additive_bias
@@ -20,6 +19,7 @@ from fusegpt.recovery.closed_form import fold, moments, ridge_map
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.least_squares import least_squares
 from fusegpt.recovery.low_rank import low_rank, truncate
+from fusegpt.units import Unit
 from tests import tiny
 
 UNIT = Unit("block", 2)
@@ -38,13 +38,13 @@ def always_folds(monkeypatch):
     monkeypatch.setattr(closed_form, "next_token_loss", lambda *_: next(losses))
 
 
-def states(module, windows, blocks, writer="mlp.down_proj"):
-    """A: the writer's output in the first block. R: what the other blocks add after it."""
+def states(module, windows, blocks, projection="mlp.down_proj"):
+    """A: the projection's output in the first block. R: what the other blocks add after it."""
     seen = {}
     layers = module.model.layers
     handles = [
         layers[blocks[0]]
-        .get_submodule(writer)
+        .get_submodule(projection)
         .register_forward_hook(lambda _, args, output: seen.update(added=output)),
         layers[blocks[0]].register_forward_hook(lambda _, args, output: seen.update(before=output)),
         layers[blocks[-1]].register_forward_hook(lambda _, args, output: seen.update(after=output)),
@@ -91,16 +91,16 @@ def test_the_folded_matrix_adds_the_mapped_output(family, windows):
     model = tiny.model(family, dtype=torch.float64)
     gap = find_gap(model, [UNIT], windows, "current", "x")
     change = torch.randn(32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    width = gap.writer.weight.shape[0 if gap.writer.transposed else 1]
+    width = gap.projection.weight.shape[0 if gap.projection.transposed else 1]
     inputs = torch.randn(5, width, dtype=torch.float64)
-    if gap.writer.bias is not None:
-        gap.writer.bias.normal_()
-    before = gap.writer.module(inputs)
+    if gap.projection.bias is not None:
+        gap.projection.bias.normal_()
+    before = gap.projection.module(inputs)
     for name, value in fold(model, gap, change).items():
         model.parameter(name).copy_(value)
     expected = before + before @ change
-    torch.testing.assert_close(gap.writer.module(inputs), expected, rtol=1e-9, atol=1e-9)
-    assert gap.writer.factor == pytest.approx(0.5 if family == "granite" else 1.0)
+    torch.testing.assert_close(gap.projection.module(inputs), expected, rtol=1e-9, atol=1e-9)
+    assert gap.projection.factor == pytest.approx(0.5 if family == "granite" else 1.0)
 
 
 @pytest.mark.parametrize("rank", [1, 5, 32])
@@ -210,7 +210,7 @@ def test_new_biases_change_no_logit():
     before = model.module(tiny.ids()).logits
     give_bias(model, "blocks.1.mlp.down_proj.bias")
     assert torch.equal(model.module(tiny.ids()).logits, before)
-    remove(model, UNIT)  # the config followed: the twin check holds
+    remove(model, UNIT)  # the config followed: the config round-trip check holds
 
 
 def test_a_model_whose_config_has_no_such_bias_is_refused(windows):

@@ -1,4 +1,4 @@
-"""The map that turns the hidden states least, against states seen by plain hooks."""
+"""The map that keeps the hidden states' direction, against states seen by plain hooks."""
 
 import copy
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from fusegpt.models.units import Unit
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.least_squares import least_squares
+from fusegpt.units import Unit
 from tests import tiny
 
 SETTINGS = {"fit": "cosine", "cosine_epochs": 20, "cosine_learning_rate": 1e-2, "holdout": 0.25}

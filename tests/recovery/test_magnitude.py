@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.replay import head_logits, record, run_blocks
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import head_logits, record, run_blocks
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.magnitude import growth, magnitude
+from fusegpt.units import Unit
 from tests import tiny
 
 UNIT = Unit("block", 2)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.replay import record
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import record
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.closed_form import next_token_loss
 from fusegpt.recovery.streamline import streamline
+from fusegpt.units import Unit
 from tests import tiny
 
 SETTINGS = {"batch_size": 8, "epochs": 10, "learning_rate": 3e-3}

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fusegpt.errors import DataError, NumericsError
-from fusegpt.models.replay import record
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.structure.replay import record
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 from tests import tiny
 
 UNIT = Unit("block", 2)
@@ -239,7 +239,7 @@ def test_every_donor_and_loss_trains(donor, loss, windows):
 
 
 def test_the_original_teacher_is_the_dense_model(windows, tiny_llama_dir):
-    from fusegpt.models.load import load
+    from fusegpt.models.checkpoints.load import load
 
     settings = {**FUSION, "teacher": "original", "batch_size": 4}
     model = load(tiny_llama_dir, dtype="float32")

@@ -100,5 +100,5 @@ def test_the_experiments_curves_are_what_their_recipes_say(name):
                 if axis in settings:
                     assert found.recovery[settings[axis]] == at
                 elif found is not None:
-                    role = "finetune" if found.trains else "calibration"
+                    role = "finetune" if found.needs_windows else "calibration"
                     assert found.windows(role).sequences == at

@@ -12,7 +12,7 @@ import torch
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.data.windows import read_windows
 from fusegpt.evaluation import inference
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.width import load_width
 from fusegpt.slicegpt.rotation import slicegpt
 from fusegpt.workflow.describe import as_text, describe

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
-from fusegpt.models.surgery import Unit, remove
-from fusegpt.models.twin import twin_check
+from fusegpt.models.surgery.removal import Unit, remove
+from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.slicegpt.rotation import basis
 from fusegpt.slicegpt.rotation import slicegpt as slice_it
 from tests import tiny
@@ -135,7 +135,7 @@ def test_a_sliced_model_is_what_its_config_says_and_generates_with_a_cache(famil
     )
 
     assert torch.equal(cached, uncached) and cached.shape == (2, 14)
-    twin_check(sliced.module)
+    check_round_trip(sliced.module)
     states = sliced.module(ids, output_hidden_states=True).hidden_states
     assert [state.shape[-1] for state in states] == [24] * 6 + [32]
     assert not any(parameter.requires_grad for parameter in sliced.module.parameters())

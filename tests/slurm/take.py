@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from fusegpt.devices import lease
+from fusegpt.devices import device_lock
 
 
 def main(output: str, meeting: str) -> None:
-    with lease("cuda", wait_seconds=60) as device:
+    with device_lock("cuda", wait_seconds=60) as device:
         place = Path(meeting)
         place.mkdir(exist_ok=True)
         (place / Path(output).name).touch()

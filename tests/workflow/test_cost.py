@@ -12,7 +12,7 @@ import fusegpt
 from fusegpt.config import runtime_parameters
 from fusegpt.data.windows import batches
 from fusegpt.importance import METRICS
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import resolve
 from fusegpt.workflow.cost import score_work

@@ -165,7 +165,7 @@ def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
     text = outlook(finished)
 
     assert "time: nothing to do" in text
-    assert "block passes                      10 / 0" in text
+    assert "block forward passes                      10 / 0" in text
 
 
 def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny_llama_dir):

@@ -10,7 +10,7 @@ import pytest
 from fusegpt import cli
 from fusegpt.data.sources import fetch, parse_source
 from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.models.load import load
+from fusegpt.models.checkpoints.load import load
 from fusegpt.runtime import allow_remote_code, remote_code_is_allowed
 
 

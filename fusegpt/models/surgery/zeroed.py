@@ -1,4 +1,4 @@
-"""The exact plain model of one without some sub-layers: they are there again, full of zeros."""
+"""The exact plain model of one without some sublayers: they are there again, full of zeros."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["zeroed"]
 
 @torch.no_grad()
 def zeroed(model: Model) -> PreTrainedModel:
-    """Build the model of the base architecture whose removed sub-layers are all zeros.
+    """Build the model of the base architecture whose removed sublayers are all zeros.
 
     Every parameter of a removed attention or mlp is zero, so that it adds zero: the logits are the
     same, and any program that knows the architecture loads it. Nothing is saved by it.
 
     Args:
-        model: Lacks sub-layers. Unchanged; living weights are shared, not copied.
+        model: Lacks sublayers. Unchanged; remaining weights are shared, not copied.
 
     Returns:
         On the device of ``model``; without what is not written into checkpoints (tables that the
@@ -42,9 +42,9 @@ def zeroed(model: Model) -> PreTrainedModel:
     config = CONFIG_MAPPING[removed["base_model_type"]].from_dict(settings)
     with quiet(), torch.device("meta"):
         whole: PreTrainedModel = getattr(transformers, removed["base_architecture"])(config)
-    living = model.module.state_dict()
+    remaining = model.module.state_dict()
     values = {
-        name: living[name] if name in living else _zeros(model, like)
+        name: remaining[name] if name in remaining else _zeros(model, like)
         for name, like in whole.state_dict().items()
     }
     whole.load_state_dict(values, assign=True)

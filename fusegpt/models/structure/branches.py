@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
-from fusegpt.models.probe import Branches, Probe
-from fusegpt.models.replay import Call, record
+from fusegpt.models.parts import Branches
+from fusegpt.models.structure.probe import Probe
+from fusegpt.models.structure.replay import Call, record
 from fusegpt.models.sublayers import Removed, replacements
-from fusegpt.models.units import Unit
 from fusegpt.runtime import generator
+from fusegpt.units import Unit
 
 __all__ = [
     "around",
@@ -31,7 +32,7 @@ TOKENS = (2, 5)
 
 @torch.no_grad()
 def find_branches(model: Model, index: int) -> Branches:
-    """Return the branches of a living block.
+    """Return the branches of a remaining block.
 
     The first call runs a few tokens through the model; blocks of equal make are probed once.
 
@@ -52,19 +53,19 @@ def find_branches(model: Model, index: int) -> Branches:
 
 @contextmanager
 def bypass(model: Model, units: Collection[Unit]) -> Iterator[None]:
-    """Inside, some sub-layers compute and add nothing; blocks run alone, without a cache.
+    """Inside, some sublayers compute and add nothing; blocks run alone, without a cache.
 
     Quicker than ``skip``, since the configuration stays as it is.
 
     Args:
         model: As before afterwards.
-        units: Sub-layers; those that are removed already change nothing.
+        units: Sublayers; those that are removed already change nothing.
     """
     with ExitStack() as stack:
         for unit in sorted(set(units) - model.lacking):
-            half = find_branches(model, unit.index).halves[unit.granularity]
+            sublayer = find_branches(model, unit.index).sublayers[unit.kind]
             block = model.block(unit.index)
-            stack.enter_context(_swapped(block, replacements(half.to_json())))
+            stack.enter_context(_swapped(block, replacements(sublayer.to_json())))
         yield
 
 
@@ -72,29 +73,29 @@ def bypass(model: Model, units: Collection[Unit]) -> Iterator[None]:
 def around(
     model: Model, unit: Unit, call: Call, entering: Tensor, leaving: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the hidden states before and after a sub-layer, ``[batch, seq, hidden]`` each.
+    """Return the hidden states before and after a sublayer, ``[batch, seq, hidden]`` each.
 
     What enters the block, plus what the attention adds, plus what the mlp adds: the attention is
     between the first two sums, the mlp between the last two; in parallel blocks as well.
 
     Args:
         model: Unchanged.
-        unit: A living attention or mlp.
+        unit: A remaining attention or mlp.
         call: Of its block.
         entering: What enters the block.
         leaving: What leaves it.
     """
     with bypass(model, [Unit("mlp", unit.index)]):
         between = call.run(model.block(unit.index), entering)
-    return (entering, between) if unit.granularity == "attention" else (between, leaving)
+    return (entering, between) if unit.kind == "attention" else (between, leaving)
 
 
 def parameters_of(model: Model, unit: Unit) -> dict[str, nn.Parameter]:
-    """Return the parameters of a living unit by their names in the block."""
+    """Return the parameters of a remaining unit by their names in the block."""
     block = model.block(unit.index)
-    if unit.granularity == "block":
+    if unit.kind == "block":
         return dict(block.named_parameters())
-    own = tuple(f"{n}." for n in find_branches(model, unit.index).halves[unit.granularity].names)
+    own = tuple(f"{n}." for n in find_branches(model, unit.index).sublayers[unit.kind].names)
     return {name: p for name, p in block.named_parameters() if name.startswith(own)}
 
 
@@ -122,7 +123,7 @@ def _swapped(block: nn.Module, stand_ins: dict[str, Removed]) -> Iterator[None]:
 
 
 def _probe_all(model: Model) -> None:
-    """Find the branches of all living blocks, or why a block has none."""
+    """Find the branches of all remaining blocks, or why a block has none."""
     seen = record(model, plain_ids(model, *TOKENS), keep_states=True)
     idle = [i for i, call in zip(model.kept, seen.calls, strict=True) if call.hidden_key is None]
     if idle:
@@ -152,6 +153,6 @@ def _shapes(module: nn.Module) -> tuple[tuple[str, ...], ...]:
 def _adds_up(found: Branches, block: nn.Module, call: Call, hidden: Tensor) -> bool:
     """Whether a block without its branches hands over what it got."""
     with ExitStack() as stack:
-        for half in found.halves.values():
-            stack.enter_context(_swapped(block, replacements(half.to_json())))
+        for sublayer in found.sublayers.values():
+            stack.enter_context(_swapped(block, replacements(sublayer.to_json())))
         return torch.equal(call.run(block, hidden), hidden)

@@ -9,10 +9,10 @@ from typing import Any
 
 from fusegpt.artifacts import check_file, read_json
 from fusegpt.errors import ArtifactError
-from fusegpt.models.checkpoint import apply_deltas
+from fusegpt.models.checkpoints.save import apply_deltas
 from fusegpt.models.model import Model
-from fusegpt.models.surgery import remove
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 
 __all__ = ["Chain", "read_chain", "replay_chain"]
 

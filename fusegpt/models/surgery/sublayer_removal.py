@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.branches import find_branches
 from fusegpt.models.model import Model
+from fusegpt.models.structure.branches import find_branches
 from fusegpt.models.sublayers import (
     attention_kinds,
     cache_places,
@@ -16,33 +16,33 @@ from fusegpt.models.sublayers import (
     replacements,
     sublayer_classes,
 )
-from fusegpt.models.units import KINDS, Unit
+from fusegpt.units import KINDS, Unit
 
-__all__ = ["check_halves", "halve", "last_of_their_kind"]
+__all__ = ["check_sublayers", "last_of_their_kind", "remove_sublayers"]
 
 Undo = list[Callable[[], None]]
 
 
-def halve(model: Model, units: Sequence[Unit], undo: Undo) -> None:
-    """Take sub-layers out; classes, configuration and places in the cache follow.
+def remove_sublayers(model: Model, units: Sequence[Unit], undo: Undo) -> None:
+    """Take sublayers out; classes, configuration and places in the cache follow.
 
     Args:
         model: Its module and configuration are changed.
-        units: Living attentions and mlps.
+        units: Remaining attentions and mlps.
         undo: Gains what brings everything back, step by step.
 
     Raises:
         ArchitectureError: A unit is not there, cannot be told apart, or is the last attention of
             its kind.
     """
-    check_halves(model, units)
+    check_sublayers(model, units)
     before = _entry(model)
     after: dict[str, Any] = {**before, **{kind: dict(before[kind]) for kind in KINDS["mixed"]}}
     for unit in units:
-        half = find_branches(model, unit.index).halves[unit.granularity]
+        sublayer = find_branches(model, unit.index).sublayers[unit.kind]
         place, block = model.position(unit.index), model.block(unit.index)
-        after[unit.granularity][str(place)] = half.to_json()
-        for name, stand_in in replacements(half.to_json()).items():
+        after[unit.kind][str(place)] = sublayer.to_json()
+        for name, stand_in in replacements(sublayer.to_json()).items():
             _put(block._modules, name, stand_in, undo)
     for kind in KINDS["mixed"]:
         after[kind] = dict(sorted(after[kind].items(), key=lambda entry: int(entry[0])))
@@ -59,13 +59,15 @@ def halve(model: Model, units: Sequence[Unit], undo: Undo) -> None:
         undo.append(lambda t=target, o=old: object.__setattr__(t, "__class__", o))  # type: ignore[misc]
 
 
-def check_halves(model: Model, units: Sequence[Unit]) -> None:
-    """Refuse sub-layers that cannot be taken out together; see ``halve``."""
+def check_sublayers(model: Model, units: Sequence[Unit]) -> None:
+    """Refuse sublayers that cannot be taken out together; see ``remove_sublayers``."""
     lacking = model.lacking
     for unit in units:
         if unit.index not in model.kept or unit in lacking:
-            raise ArchitectureError(f"{unit}: must be living, without are {_names(lacking)}")
-        if unit.granularity not in find_branches(model, unit.index).halves:
+            raise ArchitectureError(
+                f"{unit}: must be a remaining sublayer, removed are {_names(lacking)}"
+            )
+        if unit.kind not in find_branches(model, unit.index).sublayers:
             raise ArchitectureError(f"{unit}: this block has none")
     last = last_of_their_kind(model, units)
     if last:
@@ -80,7 +82,7 @@ def last_of_their_kind(model: Model, units: Sequence[Unit]) -> list[Unit]:
         zip(model.kept, attention_kinds(model.module.config, len(model.kept)), strict=True)
     )
     left = Counter(kinds[unit.index] for unit in model.units("attention"))
-    gone = [unit for unit in units if unit.granularity == "attention"]
+    gone = [unit for unit in units if unit.kind == "attention"]
     left.subtract(kinds[unit.index] for unit in gone)
     return [unit for unit in gone if left[kinds[unit.index]] <= 0]
 
@@ -102,7 +104,7 @@ def _entry(model: Model) -> dict[str, Any]:
 
 
 def _number(model: Model, before: Mapping[str, Any], after: Mapping[str, Any], undo: Undo) -> None:
-    """Let the living attentions take the first places of their kind in the cache."""
+    """Let the remaining attentions take the first places of their kind in the cache."""
     kinds = attention_kinds(model.module.config, len(model.kept))
     old, new = (cache_places(kinds, {int(p) for p in gone}) for gone in (before, after))
     for place, block in enumerate(model.block_list):

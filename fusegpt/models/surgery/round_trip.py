@@ -1,4 +1,4 @@
-"""The twin check: would the config alone rebuild this model?"""
+"""The config round-trip check: would the config alone rebuild this model?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fusegpt.errors import ArchitectureError
 from fusegpt.runtime import quiet
 
-__all__ = ["twin_check", "twin_of"]
+__all__ = ["check_round_trip", "rebuilt"]
 
 IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 """Attributes that say how a model is used, not what it is."""
 
 
-def twin_check(module: PreTrainedModel) -> None:
+def check_round_trip(module: PreTrainedModel) -> None:
     """Build the model anew from its config, without memory, and compare.
 
     Compared are module names and types, parameter shapes, and plain attributes
@@ -28,7 +28,7 @@ def twin_check(module: PreTrainedModel) -> None:
     Raises:
         ArchitectureError: They differ; the message names the first differences.
     """
-    twin = twin_of(module)
+    twin = rebuilt(module)
     differences = _modules(module, twin) or _parameters(module, twin) or _attributes(module, twin)
     if differences:
         shown = "; ".join(differences[:3])
@@ -38,7 +38,7 @@ def twin_check(module: PreTrainedModel) -> None:
         )
 
 
-def twin_of(module: PreTrainedModel) -> PreTrainedModel:
+def rebuilt(module: PreTrainedModel) -> PreTrainedModel:
     """Build the model its config describes, without memory."""
     try:
         with quiet(), torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The two halves of a block: which of its modules are its attention, and which its mlp.
+"""The two sublayers of a block: which of its modules are its attention, and which its mlp.
 
 No name is looked up. A few tokens run through a block, NaN is put into one module's output, and
 where it arrives shows what reads what. A module is the end of a branch when nothing behind it but
@@ -17,46 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.replay import Call
+from fusegpt.models.parts import Branches, Sublayer
+from fusegpt.models.structure.replay import Call
 from fusegpt.models.sublayers import Removed
 
-__all__ = ["Branches", "Half", "Probe"]
-
-
-@dataclass(frozen=True)
-class Half:
-    """The modules of one branch, by their names in the block.
-
-    Attributes:
-        zero: Those whose output is added to the hidden states, with the length of the tuple they
-            return, 0 for a bare tensor.
-        passed: Those that only they read, likewise.
-    """
-
-    zero: dict[str, int] = field(default_factory=dict)
-    passed: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        """All of them."""
-        return [*self.zero, *self.passed]
-
-    def to_json(self) -> dict[str, dict[str, int]]:
-        """As it stands in a configuration."""
-        return {"zero": dict(self.zero), "pass": dict(self.passed)}
-
-
-@dataclass(frozen=True)
-class Branches:
-    """Both branches of a block.
-
-    Attributes:
-        halves: ``attention`` and ``mlp``; one that is removed already is not there.
-        sequential: Whether the mlp reads what the attention added; False in parallel blocks.
-    """
-
-    halves: dict[str, Half]
-    sequential: bool
+__all__ = ["Branches", "Probe", "Sublayer"]
 
 
 @dataclass
@@ -100,16 +65,16 @@ class Probe:
             )
         mixing = [top for top in tops if self._mixes([other for other in tops if other != top])]
         rest = [top for top in tops if top not in mixing]
-        halves = {
-            kind: Half(
+        sublayers = {
+            kind: Sublayer(
                 {end: self.returns[end] for end in ends},
                 {n: self.returns[n] for n in live if n in {m for e in ends for m in behind[e]}},
             )
             for kind, ends in (("attention", mixing), ("mlp", rest))
             if ends
         }
-        self._check_both(halves)
-        return Branches(halves, any(self._feeds(mixing, end) for end in rest))
+        self._check_both(sublayers)
+        return Branches(sublayers, any(self._feeds(mixing, end) for end in rest))
 
     def run(
         self, *, zero: Sequence[str] = (), spoil: Sequence[str] = (), hidden: Tensor | None = None
@@ -180,9 +145,9 @@ class Probe:
             handle.remove()
         return any(seen)
 
-    def _check_both(self, halves: dict[str, Half]) -> None:
+    def _check_both(self, sublayers: dict[str, Sublayer]) -> None:
         gone = any(isinstance(child, Removed) for child in self.block.children())
-        missing = [kind for kind in ("attention", "mlp") if kind not in halves]
+        missing = [kind for kind in ("attention", "mlp") if kind not in sublayers]
         if missing and not gone:
             raise ArchitectureError(
                 f"it has no {missing[0]} that adds to the hidden states; only whole blocks can go"

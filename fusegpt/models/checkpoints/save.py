@@ -15,9 +15,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record, write_json
 from fusegpt.errors import ArchitectureError, ArtifactError
-from fusegpt.models.biases import give_bias
 from fusegpt.models.model import Model
-from fusegpt.models.zeroed import zeroed
+from fusegpt.models.surgery.biases import give_bias
+from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.runtime import quiet
 
 __all__ = ["apply_delta", "apply_deltas", "save", "write_delta"]
@@ -115,7 +115,7 @@ def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
 
     Args:
         model: Changed in place: parameters, and ``adapter_state`` for ``fused/`` and ``donor/``.
-            Values are cast to the model's dtype. Tensors of removed blocks are passed over.
+            Values are cast to the model's dtype. Tensors of removed blocks are skipped.
         paths: In the order of the steps.
 
     Raises:

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.replay import record
+from fusegpt.models.structure.replay import record
 
 __all__ = ["reached"]
 
 
 @torch.no_grad()
 def reached(model: Model, batch: Tensor | Mapping[str, Tensor]) -> set[int]:
-    """Dense indices of the living blocks that run on these inputs.
+    """Dense indices of the remaining blocks that run on these inputs.
 
-    Text passes over the blocks with which some models look at images: nothing can be said of
+    Text skips the blocks with which some models look at images: nothing can be said of
     their importance then, and nothing tunes them.
     """
     calls = zip(model.kept, record(model, batch).calls, strict=True)

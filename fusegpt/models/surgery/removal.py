@@ -11,14 +11,14 @@ from transformers import PretrainedConfig
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import decoder_of
-from fusegpt.models.configs import shrunken, text_configs
-from fusegpt.models.halving import Undo, halve
 from fusegpt.models.model import Model
+from fusegpt.models.structure.configs import shrunken, text_configs
 from fusegpt.models.sublayers import NUMBER_NAMES
-from fusegpt.models.twin import twin_check
-from fusegpt.models.units import Unit
+from fusegpt.models.surgery.round_trip import check_round_trip
+from fusegpt.models.surgery.sublayer_removal import Undo, remove_sublayers
+from fusegpt.units import Unit
 
-__all__ = ["Unit", "check_basis", "remove", "skip", "twin_check"]
+__all__ = ["Unit", "check_basis", "check_round_trip", "remove", "skip"]
 
 COUNT_NAMES = (
     "num_hidden_layers",
@@ -36,7 +36,7 @@ def remove(model: Model, *units: Unit) -> None:
     Args:
         model: Changed in place: ``module``, ``kept``, ``removed``, and ``fused`` without the
             removed units' entries. Unchanged when an error is raised.
-        units: Living units; blocks, or attentions and mlps.
+        units: Remaining units; blocks, or attentions and mlps.
 
     Raises:
         ArchitectureError: The shortened config would not rebuild the shortened model (the
@@ -53,7 +53,7 @@ def remove(model: Model, *units: Unit) -> None:
 def skip(model: Model, units: Sequence[Unit]) -> Iterator[None]:
     """Take units out for a while: inside, the model is as after ``remove``, config included.
 
-    Blocks keep their dense index; positions count the living ones.
+    Blocks keep their dense index; positions count the remaining ones.
 
     Raises:
         ArchitectureError: ``remove`` would refuse these units.
@@ -81,22 +81,22 @@ def check_basis(model: Model) -> None:
 def _checked_cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Cut, and cut nothing when the config does not follow; each set of blocks is built once."""
     undo = _cut(model, units)
-    living = (*model.kept, *sorted(model.lacking))
+    remaining = (*model.kept, *sorted(model.lacking))
     try:
-        if living not in model.checked:
-            twin_check(model.module)
+        if remaining not in model.checked:
+            check_round_trip(model.module)
     except ArchitectureError as error:
         _restore(undo)
         raise ArchitectureError(f"without {', '.join(map(str, units))}: {error}") from error
-    model.checked.add(living)
+    model.checked.add(remaining)
     return undo
 
 
 def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     """Shorten list, config and block numbers; return what brings them back."""
     check_basis(model)
-    if any(unit.granularity != "block" for unit in units):
-        return _halved(model, units)
+    if any(unit.kind != "block" for unit in units):
+        return _without_sublayers(model, units)
     gone = _dropped(model, units)
     keep = [place for place, index in enumerate(model.kept) if index not in gone]
     undo: Undo = []
@@ -113,14 +113,14 @@ def _cut(model: Model, units: Sequence[Unit]) -> Undo:
     return undo
 
 
-def _halved(model: Model, units: Sequence[Unit]) -> Undo:
-    """Take sub-layers out; return what brings them back."""
+def _without_sublayers(model: Model, units: Sequence[Unit]) -> Undo:
+    """Take sublayers out; return what brings them back."""
     undo: Undo = []
-    blocks = [str(unit) for unit in units if unit.granularity == "block"]
+    blocks = [str(unit) for unit in units if unit.kind == "block"]
     if blocks:
-        raise ArchitectureError(f"{', '.join(blocks)}: cannot go together with sub-layers")
+        raise ArchitectureError(f"{', '.join(blocks)}: cannot go together with sublayers")
     try:
-        halve(model, units, undo)
+        remove_sublayers(model, units, undo)
     except BaseException:
         _restore(undo)
         raise
@@ -132,11 +132,13 @@ def _dropped(model: Model, units: Sequence[Unit]) -> set[int]:
     if lacking:
         raise ArchitectureError(
             f"{units[0]}: blocks can only go from a model whose blocks are whole; without"
-            f" sub-layers are {sorted({unit.index for unit in lacking})}"
+            f" sublayers are {sorted({unit.index for unit in lacking})}"
         )
     for unit in units:
         if unit.index not in model.kept:
-            raise ArchitectureError(f"{unit}: must be a living block, living are {model.kept}")
+            raise ArchitectureError(
+                f"{unit}: must be a remaining block, remaining are {model.kept}"
+            )
     gone = {unit.index for unit in units}
     assert len(gone) == len(units), units
     if len(gone) == len(model.kept):

@@ -14,12 +14,12 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import OWN_TYPES, register_own_type
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
-from fusegpt.models.adapters import restore_adapters
-from fusegpt.models.chain import read_chain, replay_chain
+from fusegpt.models.checkpoints.adapters import restore_adapters
+from fusegpt.models.checkpoints.chain import read_chain, replay_chain
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
-from fusegpt.models.units import Unit
 from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
+from fusegpt.units import Unit
 
 __all__ = ["load", "load_original", "load_structure"]
 

@@ -22,22 +22,22 @@ KINDS: dict[Granularity, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """A block, or one half of it.
+    """A block, or one sublayer of it.
 
     Attributes:
-        granularity: What is removed.
+        kind: What is removed.
         index: Position of the block in the *dense* model, 0-based.
     """
 
-    granularity: Kind
+    kind: Kind
     index: int
 
     def __str__(self) -> str:
-        return f"{self.granularity} {self.index}"
+        return f"{self.kind} {self.index}"
 
     def to_json(self) -> dict[str, Any]:
         """The unit as it stands in manifests."""
-        return {"granularity": self.granularity, "index": self.index}
+        return {"granularity": self.kind, "index": self.index}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Unit:

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.configs import text_configs
 from fusegpt.models.model import Model, split_name
-from fusegpt.models.twin import twin_check, twin_of
+from fusegpt.models.structure.configs import text_configs
+from fusegpt.models.surgery.round_trip import check_round_trip, rebuilt
 
 __all__ = ["give_bias"]
 
@@ -21,7 +21,8 @@ def give_bias(model: Model, name: str) -> None:
     """Make sure a bias exists, so that plain transformers will load it.
 
     Where the config has a switch that adds this bias, the switch is turned on and every bias it
-    adds starts at zero, which changes no output. The twin check decides which switch that is.
+    adds starts at zero, which changes no output. The config round-trip check
+    decides which switch that is.
 
     Args:
         model: Changed in place.
@@ -52,7 +53,7 @@ def _switch_on(
     setattr(config, switch, True)
     added: list[tuple[nn.Module, str]] = []
     try:
-        built = dict(_all(twin_of(model.module)))
+        built = dict(_all(rebuilt(model.module)))
         new = built.keys() - own
         if place not in new or own - built.keys() or not all(n.endswith(".bias") for n in new):
             raise ArchitectureError(f"{switch} does not add {place}")
@@ -61,7 +62,7 @@ def _switch_on(
             zeros = torch.zeros(built[name].shape, dtype=model.dtype, device=model.device)
             owner.register_parameter("bias", nn.Parameter(zeros, requires_grad=False))
             added.append((owner, "bias"))
-        twin_check(model.module)
+        check_round_trip(model.module)
     except ArchitectureError:
         setattr(config, switch, False)
         for owner, attribute in added:

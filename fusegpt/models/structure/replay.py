@@ -30,7 +30,7 @@ class Call:
     Attributes:
         args: Positional arguments; the hidden states' place holds None.
         kwargs: Keyword arguments, likewise.
-        hidden_key: Position or keyword of the hidden states; None when the model passed over
+        hidden_key: Position or keyword of the hidden states; None when the model skipped
             the block (image blocks of some models, when there is no image).
     """
 
@@ -82,8 +82,8 @@ def record(
     Args:
         model: In eval mode; unchanged on return.
         batch: Token ids ``[batch, seq]``, or a mapping of inputs.
-        first: Position in the living list; None: the first block.
-        last: Position in the living list, inclusive; None: the last block.
+        first: Position in the list of remaining blocks; None: the first block.
+        last: Position in the list of remaining blocks, inclusive; None: the last block.
         keep_states: Also return what enters every recorded block.
 
     Raises:
@@ -219,7 +219,7 @@ class _Watch:
         return Recording(self.hidden_in, calls, self.hidden_out, self._states())
 
     def _states(self) -> list[Tensor]:
-        """What enters each block; a block that was passed over gets what the next one got."""
+        """What enters each block; a block that was skipped gets what the next one got."""
         following, found = self.hidden_out, []
         for position in range(self.last, self.first - 1, -1) if self.keep_states else ():
             following = self.states.get(position, following)

@@ -16,15 +16,15 @@ from transformers.pytorch_utils import Conv1D
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
-from fusegpt.models.replay import Call, head_logits, record
+from fusegpt.models.structure.replay import Call, head_logits, record
 
 __all__ = [
-    "Writer",
+    "OutputProjection",
     "check_head",
-    "last_writer",
-    "rescaled_writers",
+    "last_projection",
+    "output_projections",
+    "rescaled_projections",
     "watch_output",
-    "writers",
 ]
 
 TOLERANCE = 0.05
@@ -35,7 +35,7 @@ NEAR_ONE = 0.01
 
 
 @dataclass(frozen=True)
-class Writer:
+class OutputProjection:
     """A matrix whose output is added to the hidden states.
 
     Attributes:
@@ -65,12 +65,12 @@ class Writer:
 
 
 @torch.no_grad()
-def writers(model: Model, index: int, batch: Tensor) -> list[Writer]:
+def output_projections(model: Model, index: int, batch: Tensor) -> list[OutputProjection]:
     """Return the matrices of a block that add to the hidden states, in order of execution.
 
     Args:
         model: Unchanged.
-        index: A living block.
+        index: A remaining block.
         batch: Token ids ``[batch, seq]`` that run through it.
     """
     block, call, hidden, shift = _prepared(model, index, batch)
@@ -80,12 +80,12 @@ def writers(model: Model, index: int, batch: Tensor) -> list[Writer]:
         pushed, _ = _trace(block, call, hidden, (module, shift))
         factor = _arriving(quiet, pushed, shift)
         if factor is not None:
-            found.append(Writer(f"blocks.{index}.{name}", module, factor))
+            found.append(OutputProjection(f"blocks.{index}.{name}", module, factor))
     return found
 
 
 @torch.no_grad()
-def last_writer(model: Model, index: int, batch: Tensor) -> Writer:
+def last_projection(model: Model, index: int, batch: Tensor) -> OutputProjection:
     """Return the last matrix of a block, whose output goes unchanged into what leaves the block.
 
     Raises:
@@ -97,7 +97,7 @@ def last_writer(model: Model, index: int, batch: Tensor) -> Writer:
         pushed, _ = _trace(block, call, hidden, (module, shift))
         factor = _arriving(quiet[-1:], pushed[-1:], shift)
         if factor is not None:
-            return Writer(f"blocks.{index}.{name}", module, factor)
+            return OutputProjection(f"blocks.{index}.{name}", module, factor)
     raise ArchitectureError(
         f"{type(model.module).__name__}: block {index} ({type(block).__name__}) has no matrix that"
         " writes straight to the hidden states (a norm follows it, or experts share the work);"
@@ -106,15 +106,17 @@ def last_writer(model: Model, index: int, batch: Tensor) -> Writer:
 
 
 @torch.no_grad()
-def rescaled_writers(model: Model, index: int, batch: Tensor, scale: float) -> dict[str, Tensor]:
-    """Return a block's writers divided by ``scale``: what fits hidden states divided by it.
+def rescaled_projections(
+    model: Model, index: int, batch: Tensor, scale: float
+) -> dict[str, Tensor]:
+    """Return a block's output projections divided by ``scale``, for hidden states divided by it.
 
     Behind norms a block computes the same from smaller hidden states, so that only what it adds
     has to shrink with them. That this holds is tried with a scale of 2.
 
     Args:
         model: Unchanged.
-        index: A living block.
+        index: A remaining block.
         batch: Token ids ``[batch, seq]`` to try it on.
         scale: Positive.
 
@@ -124,7 +126,7 @@ def rescaled_writers(model: Model, index: int, batch: Tensor, scale: float) -> d
     Raises:
         ArchitectureError: The block does not shrink with its input.
     """
-    found = writers(model, index, batch)
+    found = output_projections(model, index, batch)
     block, call, hidden, _ = _prepared(model, index, batch)
     parameters = {f"{w.name}.weight": w.weight for w in found}
     parameters |= {f"{w.name}.bias": w.bias for w in found if w.bias is not None}

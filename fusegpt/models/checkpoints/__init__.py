@@ -1,0 +1,1 @@
+"""Between a model and the disk: loading, saving, and the chain of steps."""

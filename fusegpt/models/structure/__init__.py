@@ -1,0 +1,1 @@
+"""Looking at a model: its blocks, their sublayers, what runs through them. Nothing changes."""

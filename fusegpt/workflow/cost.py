@@ -8,33 +8,13 @@ The one sequence that shows which blocks the data reach is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.flops import forward_rule, training_rule
-from fusegpt.workflow.shape import Shape
+from fusegpt.work import Shape, Work
 
-__all__ = ["Work", "drawn", "score_work", "total"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a job does; ``None``: not counted for this method, or the model is not here yet.
-
-    Attributes:
-        passes: Blocks that the calibration windows run through, forward.
-        tokens: Calibration tokens of a pass, or tokens that are tuned on, all epochs counted.
-        optimizer_steps: Of tuning.
-        trainable: Trainable parameters, at most.
-        flops: By the formulas above, at most.
-    """
-
-    passes: float | None = 0
-    tokens: int | None = 0
-    optimizer_steps: int | None = 0
-    trainable: int | None = 0
-    flops: float | None = 0.0
+__all__ = ["drawn", "score_work"]
 
 
 @dataclass(frozen=True)
@@ -143,16 +123,3 @@ def _shapley(
     first = places.start + (units - lacking) / (lacking + 1)
     forward = alive + whole + samples * (alive - lacking - first)
     return _Passes(forward, heads=samples + heads)
-
-
-def total(works: Iterable[Work]) -> Work:
-    """The sum; what one of them does not count is not counted. ``trainable``: the most."""
-    listed = list(works)
-
-    def add(name: str) -> float | None:
-        values = [getattr(work, name) for work in listed]
-        if None in values:
-            return None
-        return max(values, default=0) if name == "trainable" else sum(values)
-
-    return Work(**{field.name: add(field.name) for field in fields(Work)})  # type: ignore[arg-type]

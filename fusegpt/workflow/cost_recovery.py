@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.flops import forward_rule, training_rule
-from fusegpt.workflow.cost import Work, drawn, total
-from fusegpt.workflow.shape import Shape
+from fusegpt.work import Shape, Work, total
+from fusegpt.workflow.cost import drawn
 
 __all__ = ["Memory", "fuse_work", "least_memory", "merge_work"]
 

@@ -11,7 +11,8 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, FuseGPTError
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.workflow.cost import Work, score_work
+from fusegpt.work import Work
+from fusegpt.workflow.cost import score_work
 from fusegpt.workflow.cost_recovery import fuse_work
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan

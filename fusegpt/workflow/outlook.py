@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 from fusegpt.data.windows import read_meta
 from fusegpt.errors import ArtifactError
+from fusegpt.work import Shape, Work, total
 from fusegpt.workflow import paths
-from fusegpt.workflow.cost import Work, score_work, total
+from fusegpt.workflow.cost import score_work
 from fusegpt.workflow.cost_recovery import fuse_work, least_memory, merge_work
 from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
 from fusegpt.workflow.members import DENSE
-from fusegpt.workflow.shape import Shape, block_shape
+from fusegpt.workflow.shape import block_shape
 from fusegpt.workflow.slice_outlook import slice_lines, slice_rows
 
 __all__ = ["as_text", "outlook"]

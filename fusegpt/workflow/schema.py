@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
-from fusegpt.workflow.shape import Shape
+from fusegpt.work import Shape
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
 

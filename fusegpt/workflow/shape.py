@@ -10,36 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import read_json
-from fusegpt.config import NonNegativeInt, Strict
 from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError
+from fusegpt.work import Shape
 
-__all__ = ["Shape", "block_shape", "shape_of"]
+__all__ = ["block_shape", "shape_of"]
 
 NO_MAPS = re.compile(r"(^|\.)(A_log|D|dt_bias|conv\w*\.\w+)$")
 """What has two axes and is no linear map: rates of state-space models, convolution kernels."""
-
-
-class Shape(Strict):
-    """Of one block, the mean of all, and of the model.
-
-    Attributes:
-        values: In its matrices.
-        sides: Of its matrices, the sum of their inputs and outputs.
-        width: Of the hidden states.
-        biases: In the biases of its matrices.
-        rest: In its norms and whatever else it has.
-        vocab: Entries of the vocabulary.
-        total: Values in the whole model.
-    """
-
-    values: NonNegativeInt
-    sides: NonNegativeInt
-    width: NonNegativeInt
-    biases: NonNegativeInt = 0
-    rest: NonNegativeInt = 0
-    vocab: NonNegativeInt = 0
-    total: NonNegativeInt = 0
 
 
 Named = list[tuple[str, list[int]]]

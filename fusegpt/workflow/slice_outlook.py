@@ -7,11 +7,10 @@ from typing import Any
 
 from fusegpt.pruning.width import WidthRecipe
 from fusegpt.recovery.flops import forward_rule
+from fusegpt.work import Shape, Work, total
 from fusegpt.workflow import slices
-from fusegpt.workflow.cost import Work, total
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
-from fusegpt.workflow.shape import Shape
 
 __all__ = ["slice_lines", "slice_rows", "slice_work"]
 

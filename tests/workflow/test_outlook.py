@@ -13,12 +13,13 @@ from safetensors.numpy import save_file
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import resolve
-from fusegpt.workflow.cost import Work, score_work, total
+from fusegpt.work import Shape, Work, total
+from fusegpt.workflow.cost import score_work
 from fusegpt.workflow.cost_recovery import fuse_work
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
-from fusegpt.workflow.shape import Shape, block_shape, shape_of
+from fusegpt.workflow.shape import block_shape, shape_of
 
 DATA = {"corpus": "python_docs", "sequences": 32, "length": 2048}
 LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104, width=4096)
@@ -165,7 +166,7 @@ def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
     text = outlook(finished)
 
     assert "time: nothing to do" in text
-    assert "block forward passes                      10 / 0" in text
+    assert "block forward passes              10 / 0" in text
 
 
 def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny_llama_dir):

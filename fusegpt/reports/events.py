@@ -1,4 +1,4 @@
-"""Runs as TensorBoard event files: losses, importances, times, memory and what was measured."""
+"""Runs as TensorBoard event files: losses, importances, times, memory and evaluations."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ Point = tuple[str, int, float, float]
 
 
 class EventLog:
-    """Event files of every run below a results folder, one folder ``{model}/{recipe id}`` each.
+    """A folder ``{model}/{recipe id}`` of event files for every run below a results folder.
 
     ``recovery/loss`` and ``recovery/learning_rate`` count optimiser steps on through all steps of
     the run; everything else stands at the number of the step. What an earlier log wrote into the
-    same place is replaced, other files there are left alone.
+    same place is replaced, other files there are left alone. Tags hold letters, digits and
+    ``-/._``; other characters become ``_``.
 
     Args:
         directory: Where TensorBoard will look.
 
     Raises:
-        ConfigError: The package tensorboard is not installed.
+        ConfigError: The package tensorboardX is not installed.
     """
 
     def __init__(self, directory: str | Path) -> None:
         try:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            from tensorboardX import SummaryWriter
         except ImportError:
             raise ConfigError(
-                "--tensorboard: needs the package tensorboard; pip install 'fusegpt[tensorboard]'"
+                "--tensorboard: needs the package tensorboardX; pip install 'fusegpt[tensorboard]'"
             ) from None
         self.directory = Path(directory)
-        self._new_writer = EventFileWriter
+        self._new_writer = SummaryWriter
         self._writers: dict[Path, Any] = {}
         self._written: dict[Path, set[tuple[str, int]]] = {}
 
@@ -61,16 +62,12 @@ class EventLog:
             writer.close()
 
     def _add(self, run: Path, point: Point) -> bool:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         tag, step, value, seconds = point
         written = self._written.setdefault(run, set())
         if (tag, step) in written:
             return False
         written.add((tag, step))
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        self._writer(run).add_event(Event(wall_time=seconds, step=step, summary=summary))
+        self._writer(run).add_scalar(tag, value, step, walltime=seconds)
         return True
 
     def _writer(self, run: Path) -> Any:
@@ -110,7 +107,7 @@ def _evaluations(directory: Path) -> Iterator[Point]:
     for file in sorted(directory.glob("step-*/*.json")):
         step = int(file.parent.name.removeprefix("step-"))
         for row in _notes(file).get("rows", []):
-            tag = f"{file.stem}/{row['task']} {row['metric']}"
+            tag = f"{file.stem}/{row['task']}/{row['metric']}"
             yield tag, step, float(row["value"]), _time(file.parent, file.name)
 
 

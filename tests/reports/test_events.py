@@ -35,7 +35,7 @@ def test_losses_times_and_values_are_there(results, tmp_path):
     assert losses[16][1] == pytest.approx(0.05 * 2 + 0.01)
     assert found["step/seconds"] == [(step, 30.0) for step in (1, 2, 3, 4)]
     assert found["scoring/seconds"][0] == (1, 2.0)
-    assert found["docs/python_docs perplexity"][1] == (4, pytest.approx(41.6))
+    assert found["docs/python_docs/perplexity"][1] == (4, pytest.approx(41.6))
     assert "recovery/loss" not in read(tmp_path / "tb", RECIPES["macro_influence"])
 
 
@@ -52,6 +52,6 @@ def test_a_second_look_replaces_the_first_and_follows_what_goes_on(results, tmp_
 
 
 def test_without_the_package_one_line_says_what_to_install(results, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
     assert run(fusegpt_command, ["watch", str(results), "--tensorboard", "tb"]) == 2
     assert "pip install 'fusegpt[tensorboard]'" in capsys.readouterr().err

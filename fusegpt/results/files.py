@@ -1,0 +1,78 @@
+"""What records say of other files: checksums, parents, and who made them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from fusegpt.artifacts import check_file, sha256
+from fusegpt.results import layout
+from fusegpt.results.base import Record
+
+__all__ = ["FileRecord", "Parent", "Provenance"]
+
+
+class Provenance(Record):
+    """Who made a result: code, libraries, interpreter, platform, device."""
+
+    fusegpt: str | None = None
+    commit: str | None = None
+    libraries: dict[str, str] = Field(default_factory=dict)
+    python: str | None = None
+    platform: str | None = None
+    device: str = ""
+
+
+class FileRecord(Record):
+    """What a record says of a file beside it."""
+
+    sha256: str
+    bytes: int | None = None
+
+    def check(self, path: Path) -> None:
+        """Compare the file with what is said of it.
+
+        Raises:
+            ArtifactError: It is missing, or its size or checksum differs.
+        """
+        check_file(path, {name: value for name, value in self.to_json().items() if value})
+
+
+class Parent(Record):
+    """The record of the model that a result follows from; its path is relative to the result."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, model: str | Path, directory: str | Path) -> Parent | None:
+        """Return what a record in ``directory`` says of its parent.
+
+        Args:
+            model: A record of ours, or a directory that may hold one.
+            directory: Where the child's record lies or will lie.
+
+        Returns:
+            None for a model that this project did not write.
+        """
+        file = layout.record_in(Path(model))
+        if file is None:
+            return None
+        path = Path(os.path.relpath(file.resolve(), Path(directory).resolve())).as_posix()
+        return cls(path=path, sha256=sha256(file))
+
+    def file(self, directory: Path) -> Path:
+        """Return the path, by name, as it was made: a symbolic link on the way changes nothing."""
+        return Path(os.path.normpath(directory / self.path))
+
+    def checked(self, directory: Path) -> Path:
+        """Return the path after comparing the file with its checksum.
+
+        Raises:
+            ArtifactError: It is missing or another one.
+        """
+        place = self.file(directory)
+        check_file(place, {"sha256": self.sha256})
+        return place

@@ -1,0 +1,270 @@
+"""The records of finished models and of what was measured: checkpoints, evaluations, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import AliasChoices, Field
+
+from fusegpt.artifacts import read_json
+from fusegpt.errors import ArtifactError
+from fusegpt.results import layout
+from fusegpt.results.base import Record, UnitField, check, read
+from fusegpt.results.contents import Contents, parse_contents
+from fusegpt.results.files import FileRecord, Parent, Provenance
+from fusegpt.results.records import (
+    SPENT,
+    Rerank,
+    Source,
+    Start,
+    Step,
+    TrainingRow,
+    read_manifest,
+)
+
+__all__ = [
+    "BriefStep",
+    "Checkpoint",
+    "EvaluatedModel",
+    "Evaluation",
+    "Finish",
+    "Row",
+    "Slice",
+    "Stored",
+    "Table",
+    "read_checkpoint",
+    "read_record",
+]
+
+
+class BriefStep(Record):
+    """A step, as the checkpoint that ends with it tells it."""
+
+    step: int | None = None
+    unit: UnitField
+    score: float | None = None
+    next_score: float | None = None
+    group: list[int] | None = None
+    fused_into: list[int] | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    trainable_parameters: int | None = None
+    tokens: int | None = None
+    optimizer_steps: int | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    memory_gib: float | None = None
+    units: list[UnitField] | None = None
+    rerank: Rerank | None = None
+
+
+class Finish(Record):
+    """A recovery after the last removal, with one row of ``training`` per optimiser step."""
+
+    method: str | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    trainable_parameters: int | None = None
+    tokens: int | None = None
+    optimizer_steps: int | None = None
+    flops: float | None = None
+    seconds: float = 0.0
+    memory_gib: float | None = None
+    training: list[TrainingRow] = Field(default_factory=list)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What the recovery cost; what an older record does not say is missing."""
+        values = {name: getattr(self, name) for name in SPENT}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Checkpoint(Record):
+    """A directory that transformers loads: ``fusegpt.json``, written last.
+
+    Attributes:
+        num_blocks: Blocks of the dense model.
+        kept: Dense indices of the blocks that remain.
+        removed: Every unit removed, in order.
+        fused: What was fused into each remaining unit; keys are a block's index, or
+            ``attention 5``.
+        needs: What must be imported before transformers knows it.
+        data: What the windows of each role say of themselves.
+    """
+
+    noun: ClassVar[str] = "the fusegpt.json of a checkpoint"
+
+    num_blocks: int
+    kept: list[int]
+    removed: list[UnitField]
+    kind: Literal["checkpoint", "slice"] = "checkpoint"
+    fused: dict[str, list[int]] = Field(default_factory=dict)
+    parameters: int | None = None
+    zeroed: bool = False
+    needs: str | None = None
+    dtype: str | None = None
+    recipe_id: str | None = None
+    recipe: dict[str, Any] | None = None
+    steps: list[BriefStep] = Field(default_factory=list)
+    finish: Finish | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = None
+    parent: Parent | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    seconds: float | None = None
+    memory_gib: float | None = None
+    stage_version: int | None = None
+    provenance: Provenance | None = None
+    base_model: str | None = None
+    licence: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+
+
+class Slice(Checkpoint):
+    """The same of a model whose hidden size was cut.
+
+    Attributes:
+        sparsity: Fraction of the hidden size that was asked to go.
+        hidden_size: Dimensions of the dense model's hidden states.
+        width: Dimensions that remain between blocks.
+        head_width: Dimensions that remain before the head.
+        kept_energy: Share of the calibration signal that each cut kept.
+    """
+
+    kind: Literal["slice"]
+    sparsity: float
+    hidden_size: int
+    width: int
+    head_width: int | None = None
+    kept_energy: dict[str, float] = Field(default_factory=dict)
+
+
+class EvaluatedModel(Record):
+    """The model that an evaluation measured."""
+
+    num_blocks: int
+    kept: list[int]
+    removed: list[UnitField] = Field(default_factory=list)
+    parameters: int
+
+
+class Items(Record):
+    """One value per item of a row, kept as text.
+
+    Attributes:
+        of: The items' fingerprint.
+        statistic: How the row's value comes from them.
+        strata: Sizes of consecutive groups whose means are averaged.
+    """
+
+    of: str
+    statistic: str
+    strata: list[int] = Field(default_factory=list)
+    values: str
+
+
+class Row(Record):
+    """One measured value."""
+
+    task: str
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+    num_samples: int
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    stderr: float | None = None
+    note: str = ""
+    items: Items | None = None
+
+
+class Evaluation(Record):
+    """The result of one evaluation of one model.
+
+    Attributes:
+        eval: Key of the table of evaluations.
+        settings: All of them.
+        seconds: What measuring took, parts that were measured before included.
+        memory_gib: Highest memory; older records call it ``peak_memory_gib``, and there it is
+            that of the whole process.
+    """
+
+    noun: ClassVar[str] = "an evaluation"
+
+    eval: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    rows: list[Row]
+    model: EvaluatedModel
+    seconds: float | None = None
+    dtype: str | None = None
+    memory_gib: float | None = Field(
+        default=None, validation_alias=AliasChoices("memory_gib", "peak_memory_gib")
+    )
+    provenance: Provenance | None = None
+    parent: Parent | None = None
+
+
+class Stored(Record):
+    """A part of an evaluation that was measured once, with all that it follows from."""
+
+    noun: ClassVar[str] = "a stored part of an evaluation"
+
+    identity: dict[str, Any]
+    result: Any
+
+
+class Table(Record):
+    """What lies beside a table: its contents as they were asked for, and what it was read from."""
+
+    noun: ClassVar[str] = "the record of a table"
+
+    kind: Literal["table"] = "table"
+    experiment: dict[str, Any]
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    parents: list[Parent] = Field(default_factory=list)
+    seconds: float | None = None
+    memory_gib: float | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def contents(self) -> Contents:
+        """Models, recipes, sparsities and evaluations of the table."""
+        return parse_contents(self.experiment)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the ``fusegpt.json`` of a merged or a sliced model; the latter is a ``Slice``.
+
+    Raises:
+        ArtifactError: It is none; the message names the file and the field.
+    """
+    value = read_json(path)
+    sliced = isinstance(value, dict) and value.get("kind") == "slice"
+    return check(value, Slice if sliced else Checkpoint, path)
+
+
+def read_record(path: str | Path) -> Checkpoint | Step | Start | Source:
+    """Read what a directory of ours says of itself.
+
+    Args:
+        path: A fetched model, a step or a checkpoint: its directory or its record.
+
+    Raises:
+        ArtifactError: There is no record, or it is damaged.
+    """
+    file = layout.record_in(Path(path))
+    if file is None:
+        raise ArtifactError(
+            f"{path}: must hold a record of a model, a step or a checkpoint, has none of"
+            f" {', '.join(layout.RECORDS)}"
+        )
+    readers: dict[str, Callable[[Path], Checkpoint | Step | Start | Source]] = {
+        layout.CHECKPOINT: read_checkpoint,
+        layout.MANIFEST: read_manifest,
+    }
+    reader = readers.get(file.name)
+    return read(file, Source) if reader is None else reader(file)

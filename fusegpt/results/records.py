@@ -1,0 +1,268 @@
+"""The records of a pruning run: a fetched model, windows, scores, steps, what recovery spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fusegpt.artifacts import read_json
+from fusegpt.errors import ArtifactError
+from fusegpt.results.base import Record, UnitField, check
+from fusegpt.results.files import FileRecord, Parent, Provenance
+from fusegpt.units import Unit
+
+__all__ = [
+    "SPENT",
+    "Removal",
+    "Rerank",
+    "ScoredUnit",
+    "Scores",
+    "Source",
+    "Start",
+    "Step",
+    "Training",
+    "TrainingRow",
+    "Trial",
+    "Trials",
+    "WindowsMeta",
+    "read_manifest",
+]
+
+SPENT = ("trainable_parameters", "tokens", "optimizer_steps", "flops")
+"""What a recovery records of its cost; the first is a size, the others add up."""
+
+
+class Source(Record):
+    """A fetched model: ``source.json``, written last."""
+
+    noun: ClassVar[str] = "the source.json of a fetched model"
+
+    kind: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    base_model: str | None = None
+    trust_remote_code: bool = False
+    model_type: str | None = None
+    num_blocks: int
+    parameters: int | None = None
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    provenance: Provenance | None = None
+
+
+class WindowsMeta(Record):
+    """What a file of windows says of itself, inside the parquet schema."""
+
+    noun: ClassVar[str] = "a file of windows"
+
+    corpus: str | None = None
+    split: str | None = None
+    sequences: int | None = None
+    length: int | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    memory_gib: float | None = None
+    provenance: Provenance | None = None
+
+
+class ScoredUnit(Record):
+    """A unit with its importance, high = keep, and what else the metric says of it."""
+
+    granularity: Literal["block", "attention", "mlp"]
+    index: int
+    score: float
+
+    @property
+    def unit(self) -> Unit:
+        """Which unit it is."""
+        return Unit(self.granularity, self.index)
+
+
+class Scores(Record):
+    """The importance of every unit before a step: ``scores.json``.
+
+    Attributes:
+        units: Every unit that was present and might go.
+        selected: The unit that goes; of a run of neighbours the first.
+        selected_units: The whole run, where a selection takes one.
+    """
+
+    noun: ClassVar[str] = "scores of fusegpt score"
+
+    kind: Literal["scores"] = "scores"
+    step: int | None = None
+    metric: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    units: list[ScoredUnit]
+    selected: UnitField | None = None
+    selected_units: list[UnitField] | None = None
+    seconds: float = 0.0
+    memory_gib: float | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    stage_version: int | None = None
+    parent: Parent | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    provenance: Provenance | None = None
+    parents: list[Parent] = Field(default_factory=list)
+
+    @property
+    def chosen(self) -> list[Unit]:
+        """All units that go."""
+        if self.selected_units:
+            return self.selected_units
+        return [] if self.selected is None else [self.selected]
+
+
+class TrainingRow(Record):
+    """One optimiser step; a closed form has two, the plain removal and its own result."""
+
+    step: int
+    epoch: int = 0
+    loss: float
+    learning_rate: float | None = None
+
+
+class Training(Record):
+    """The rows of a step's recovery: ``training.json``."""
+
+    noun: ClassVar[str] = "the training rows of a step"
+
+    rows: list[TrainingRow]
+
+
+class Trial(Record):
+    """A candidate that was removed and recovered shortly, in a copy of the model."""
+
+    unit: UnitField
+    score: float
+    result: float
+    first_loss: float | None = None
+    last_loss: float | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    optimizer_steps: int = 0
+    flops: float = 0.0
+
+
+class Trials(Record):
+    """Finished trials of a step that goes on: ``trials.json``."""
+
+    noun: ClassVar[str] = "finished trials of a step"
+
+    fingerprint: str
+    trials: list[Trial]
+
+
+class Rerank(Record):
+    """How a step chose among its best candidates.
+
+    Attributes:
+        by: What they were judged by.
+        candidates: The trials; the budget of all of them together stands beside.
+    """
+
+    by: str
+    candidates: list[Trial]
+    chosen: UnitField
+    tokens: int = 0
+    optimizer_steps: int = 0
+    flops: float = 0.0
+
+
+class Removal(Record):
+    """What one step did: the unit that went, the neighbours that were tuned, what it took.
+
+    Attributes:
+        step: Removals so far, this one included.
+        unit: What was removed; of a run of neighbours the first.
+        units: The whole run, where there is one.
+        score: The removed unit's importance.
+        next_score: The runner-up's importance.
+        removed: Every unit removed so far, in order.
+        kept: Dense indices of the blocks that remain.
+        group: Dense indices of the blocks that were tuned.
+        fused_into: Dense indices of the blocks that received the removed unit's weights.
+    """
+
+    noun: ClassVar[str] = "the manifest of a step"
+
+    step: int
+    unit: UnitField
+    units: list[UnitField] | None = None
+    score: float | None = None
+    next_score: float | None = None
+    removed: list[UnitField] = Field(default_factory=list)
+    kept: list[int] = Field(default_factory=list)
+    parameters: int | None = None
+    group: list[int] = Field(default_factory=list)
+    fused_into: list[int] = Field(default_factory=list)
+    first_loss: float | None = None
+    last_loss: float | None = None
+    trainable_parameters: int | None = None
+    tokens: int | None = None
+    optimizer_steps: int | None = None
+    flops: float | None = None
+    rerank: Rerank | None = None
+    seconds: float = 0.0
+    memory_gib: float | None = None
+
+    @property
+    def gone(self) -> list[Unit]:
+        """All units that this step removed: one, or a whole run."""
+        return self.units or [self.unit]
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What the recovery cost; what an older record does not say is missing."""
+        values = {name: getattr(self, name) for name in SPENT}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Step(Removal):
+    """The manifest of a step, written last."""
+
+    kind: Literal["step"]
+    recipe: str | None = None
+    seed: int | None = None
+    stage_version: int | None = None
+    parent: Parent
+    inputs: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    provenance: Provenance | None = None
+
+
+class Start(Record):
+    """The manifest of step 000: the dense model, from which nothing is removed."""
+
+    noun: ClassVar[str] = "the manifest of a step"
+
+    kind: Literal["start"]
+    step: int = 0
+    removed: list[UnitField] = Field(default_factory=list)
+    kept: list[int] = Field(default_factory=list)
+    num_blocks: int | None = None
+    parameters: int | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    stage_version: int | None = None
+    parent: Parent
+    provenance: Provenance | None = None
+
+
+def read_manifest(path: str | Path) -> Start | Step:
+    """Read the manifest of a step.
+
+    Raises:
+        ArtifactError: It is none; the message names the file and the field.
+    """
+    value = read_json(path)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if isinstance(value, dict) and kind not in ("start", "step"):
+        raise ArtifactError(
+            f"{path}: must be the manifest of a step: kind: must be 'start' or 'step',"
+            f" got {kind!r}; if it is damaged, delete it and run again"
+        )
+    return check(value, Start, path) if kind == "start" else check(value, Step, path)

@@ -123,10 +123,13 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
 
 
 def builtin_config_dir() -> Path:
-    """The folder with ``config.yaml`` and ``recipes/``: the clone's own, else the installed one."""
+    """The folder with ``config.yaml`` and ``recipes/``; ``Snakefile`` and ``rules/`` lie beside it.
+
+    In a clone it is the clone's own, else the copy that the wheel carries.
+    """
     package = Path(__file__).resolve().parent
     clone = package.parent / "config"
-    return clone if (clone / "recipes").is_dir() else package / "builtin_config"
+    return clone if (clone / "recipes").is_dir() else package / "builtin" / "config"
 
 
 def _function(entry: Entry) -> ast.FunctionDef:

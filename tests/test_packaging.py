@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -89,18 +91,84 @@ def test_licence_and_citation_name_the_same_software():
     assert "2411.14507" in citation["preferred-citation"]["identifiers"][0]["value"]
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run([*command, str(ROOT)], check=True)
+    (file,) = folder.glob("fusegpt-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """Run the wheel's own fusegpt, beside the dependencies that are there already."""
+    site = wheel.parent / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*command, str(site), str(wheel)], check=True)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+
+    def run(directory, *arguments):
+        done = subprocess.run(
+            [site / "bin" / "fusegpt", *arguments],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+        return done.stdout + done.stderr
+
+    return run
+
+
 @pytest.mark.index
 @pytest.mark.slow
-def test_a_wheel_carries_the_configuration_and_the_page(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
-    subprocess.run([*command, str(ROOT)], check=True)
-    (wheel,) = tmp_path.glob("fusegpt-*.whl")
+def test_a_wheel_carries_the_workflow_its_settings_and_the_page(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert "fusegpt/builtin_config/config.yaml" in names
-    assert "fusegpt/builtin_config/recipes/fusegpt.yaml" in names
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "Snakefile", "environment.yml", "rules", "config"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {f"fusegpt/builtin/{name}" for name in tracked} <= names
     assert {f"fusegpt/reports/page.{ending}" for ending in ("html.j2", "css", "js")} <= names
-    assert "fusegpt/builtin_config/published/fusegpt_v1.csv" in names
     assert not any(name.startswith(("tests/", "results/")) for name in names)
+
+
+@pytest.mark.index
+@pytest.mark.slow
+def test_an_installed_wheel_plans_and_runs_an_experiment_in_any_directory(
+    installed, tiny_llama_dir, tmp_path
+):
+    windows = {"corpus": "python_docs", "sequences": 2, "length": 16}
+    reading = {"eval": "perplexity", "corpus": "python_docs", "split": "test", "length": 32}
+    study = {
+        "models": ["tiny"],
+        "recipes": ["macro_influence"],
+        "sparsities": [0.16],
+        "evaluations": ["docs"],
+        "settings": {"dtype": "float32", "calibration": windows},
+    }
+    config = {
+        "models": {"tiny": {"source": f"dir:{tiny_llama_dir}", "num_blocks": 6}},
+        "evaluations": {"docs": {**reading, "windows": 2, "dtype": "float32"}},
+        "experiments": {"study": study},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(config))
+
+    assert re.search(r"^fuse +1 +0$", installed(tmp_path, "plan", "study.json"), re.M)
+    planned = installed(tmp_path, "run", "demo", "--dry-run")
+    assert "site/fusegpt/builtin/Snakefile" in planned and "demo.csv" in planned
+    installed(tmp_path, "run", "study.json")
+
+    assert (tmp_path / "results/report.html").is_file()
+    log = next(tmp_path.glob("logs/fuse/tiny/*/step-001.log")).read_text()
+    assert "step 1: removed block" in log
+    source = json.loads((tmp_path / "results/models/tiny/source.json").read_text())
+    assert source["num_blocks"] == 6
 
 
 def test_make_help_names_every_target():

@@ -18,6 +18,8 @@ from fusegpt.runtime import allow_remote_code, set_up_logging
 __all__ = ["VERBS", "fusegpt_command", "main"]
 
 VERBS: dict[str, Entry] = {
+    "run": Entry("fusegpt.cli.run_workflow:run"),
+    "plan": Entry("fusegpt.cli.plan:plan"),
     "fetch": Entry("fusegpt.cli.fetch:fetch"),
     "sample": Entry("fusegpt.cli.sample:sample"),
     "score": Entry("fusegpt.cli.score:score"),
@@ -31,7 +33,6 @@ VERBS: dict[str, Entry] = {
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
-    "plan": Entry("fusegpt.cli.plan:plan"),
     "watch": Entry("fusegpt.cli.watch:watch"),
     "gc": Entry("fusegpt.cli.gc:gc"),
     "verify": Entry("fusegpt.cli.verify:verify"),

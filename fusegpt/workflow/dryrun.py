@@ -17,8 +17,9 @@ from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
 from fusegpt.workflow.dense_scores import DenseScores, all_dense_scores
 from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.files import snakefile
 
-__all__ = ["Job", "jobs", "snakefile"]
+__all__ = ["Job", "jobs"]
 
 
 SETS = "evaluate_"
@@ -31,18 +32,6 @@ class Job:
 
     rule: str
     wildcards: Mapping[str, str]
-
-
-def snakefile() -> Path:
-    """The project's Snakefile, which a clone has and an installed wheel has not.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    file = builtin_config_dir().parent / "Snakefile"
-    if not file.is_file():
-        raise ConfigError("the workflow lies in a clone of the project; run this there")
-    return file
 
 
 def jobs(config: Mapping[str, Any], directory: Path, *, everything: bool = False) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Experiments by name or file, merged as Snakemake merges its configuration files."""
+"""Files of the project: experiments by name or file, profiles, the Snakefile; merged settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,31 @@ from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
 from fusegpt.workflow.experiment import Plan, make_plan
 
-__all__ = ["experiment_files", "merged", "plan_of", "read_config"]
+__all__ = [
+    "experiment_files",
+    "merged",
+    "plan_of",
+    "profile_directory",
+    "read_config",
+    "snakefile",
+]
+
+
+def snakefile() -> Path:
+    """The project's Snakefile, in a clone and in an installed package."""
+    return builtin_config_dir().parent / "Snakefile"
+
+
+def profile_directory(name: str) -> Path:
+    """The directory of a profile of the project (``slurm``), or of one's own (``./mine``).
+
+    Raises:
+        UnknownNameError: Neither a profile's name nor a directory.
+    """
+    known = {folder.name: folder for folder in builtin_config_dir().glob("profiles/*")}
+    if name not in known and Path(name).is_dir():
+        return Path(name)
+    return lookup(known, name, "profile")
 
 
 def experiment_files(names: Sequence[str]) -> list[Path]:

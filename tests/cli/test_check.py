@@ -50,7 +50,7 @@ def test_yes_with_every_check(capsys, tiny_llama_dir, tiny_llava_dir, kind):
 def test_a_model_whose_halves_cannot_be_told_apart_is_fit_for_whole_blocks(capsys, saved):
     code, lines, _ = said(capsys, saved("BloomForCausalLM", tiny.TEXT["bloom"][1]))
     assert code == 0
-    assert lines[-2].startswith("yes sublayers: granularity block only; BloomForCausalLM: block 0")
+    assert lines[-2].startswith("yes sublayers:  granularity block only; BloomForCausalLM: block 0")
 
 
 def test_a_config_alone_is_enough_for_the_structure(capsys, tiny_llama_dir, tmp_path):

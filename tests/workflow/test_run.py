@@ -1,0 +1,69 @@
+"""``fusegpt run``: Snakemake with the project's workflow, from any directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from fusegpt.cli import fusegpt_command
+from fusegpt.cli import run as run_verb
+from tests.workflow.conftest import verbs
+
+MAIN = "from fusegpt.cli import main; main()"
+
+
+def fusegpt_run(project, *arguments):
+    file = project.directory / "my study.json"
+    file.write_text(json.dumps(project.config), encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, "run", file.name, *arguments],
+        cwd=project.directory,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_experiment_runs_to_its_page_where_one_stands(project):
+    done = fusegpt_run(project)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (project.directory / "results/report.html").is_file()
+    assert verbs(project.lines())["table"] == 1
+    assert "Provided cores: 2" in done.stderr
+
+
+def test_cores_a_dry_run_and_what_follows_two_dashes_reach_snakemake(project):
+    done = fusegpt_run(
+        project, "--cores", "1", "--dry-run", "--directory", "else where", "--", "scores"
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rule scores:" in done.stdout and "rule table:" not in done.stdout
+    assert project.lines() == []
+    assert (project.directory / "else where").is_dir()
+
+
+def test_the_exit_code_and_the_words_are_snakemakes(project):
+    project.study["sparsities"] = [2]
+
+    done = fusegpt_run(project)
+
+    assert done.returncode == 1
+    assert "experiments.study.sparsities: must be a fraction of units in [0, 1)" in done.stderr
+
+
+def test_an_unknown_profile_names_the_closest(capsys):
+    assert run_verb(fusegpt_command, ["run", "demo", "--profile", "slrum"]) == 2
+
+    assert "unknown profile 'slrum'; did you mean 'slurm'?" in capsys.readouterr().err
+
+
+def test_the_help_says_what_may_follow():
+    said = CliRunner().invoke(fusegpt_command, ["run", "--help"]).output
+
+    assert "run [OPTIONS] EXPERIMENT|FILE... [-- SNAKEMAKE OPTIONS]" in said

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -113,8 +113,11 @@ class Settings(Strict):
         """
 
 
+S = TypeVar("S", bound=Settings)
+
+
 @dataclass(frozen=True)
-class Method(Entry):
+class Method(Entry, Generic[S]):
     """One line of a table of methods.
 
     Attributes:
@@ -124,10 +127,10 @@ class Method(Entry):
     settings: str
 
     @property
-    def schema(self) -> type[Settings]:
+    def schema(self) -> type[S]:
         """Import and return the class of the method's settings."""
         module, _, name = self.settings.partition(":")
-        schema: type[Settings] = getattr(importlib.import_module(module), name)
+        schema: type[S] = getattr(importlib.import_module(module), name)
         return schema
 
     @property
@@ -136,7 +139,7 @@ class Method(Entry):
         return (self.schema.__doc__ or "").strip().splitlines()[0]
 
 
-def bind(method: Method, settings: Mapping[str, Any], where: str) -> Settings:
+def bind(method: Method[S], settings: Mapping[str, Any], where: str) -> S:
     """Check a user's settings of a method and fill in its defaults.
 
     Args:
@@ -154,6 +157,6 @@ def bind(method: Method, settings: Mapping[str, Any], where: str) -> Settings:
         raise ConfigError(explain(error, where, schema)) from None
 
 
-def defaults(method: Method) -> dict[str, Any]:
+def defaults(method: Method[S]) -> dict[str, Any]:
     """Return every setting of a method with its default value."""
     return method.schema().model_dump()

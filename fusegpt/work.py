@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from fusegpt.config import NonNegativeInt, Strict
 
-__all__ = ["Shape", "Work", "total"]
+__all__ = ["Passes", "Scoring", "Shape", "Work", "total"]
 
 
 class Shape(Strict):
@@ -49,6 +49,43 @@ class Work:
     optimizer_steps: int | None = 0
     trainable: int | None = 0
     flops: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One round of scoring, as a metric counts its passes from it.
+
+    Attributes:
+        dense: Number of blocks of the dense model.
+        blocks: Number of blocks that are there before the step.
+        units: Number of units that are scored.
+        first: Number of blocks before the first one that may go.
+        without_each: Number of block forward passes that run the model whole and then without
+            each unit, where the work before the missing unit is shared.
+        sublayers: Whether the units are attentions and mlps.
+    """
+
+    dense: int
+    blocks: int
+    units: int
+    first: int
+    without_each: float
+    sublayers: bool
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What one window goes through while a metric scores.
+
+    Attributes:
+        forward: Number of blocks run forward; one run for one of its sublayers counts whole.
+        heads: Number of times that logits are formed.
+        backward: Number of blocks run backward.
+    """
+
+    forward: float
+    heads: float = 0
+    backward: int = 0
 
 
 def total(works: Iterable[Work]) -> Work:

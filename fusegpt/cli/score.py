@@ -91,7 +91,7 @@ def _taken(file: Path, recipe: Recipe, model: Path, output: Path) -> dict[str, A
     from fusegpt.errors import ConfigError
 
     record = read_json(file)
-    same = (recipe.metric, recipe.metric_settings())
+    same = (recipe.metric, recipe.importance.own())
     if (record.get("metric"), record.get("settings")) != same:
         raise ConfigError(f"{file}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
     return record | {

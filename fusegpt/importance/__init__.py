@@ -1,26 +1,32 @@
 """Importance metrics: how much a model needs each unit. High = keep; the lowest is removed.
 
-Each is a function ``metric(model, batches, units, *, settings...) -> [units]`` in a file of its
-own, and a line here. A metric gets what the run knows by naming it as a keyword: ``seed``;
-``run``, the length of the runs of blocks that a contiguous selection scores; ``original``, the
-dense model, when the recipe's ``reference`` is ``original``; ``details``, a table for further
-numbers of each unit.
+Each is a function ``metric(model, batches, units, settings) -> [units]`` in a file of its own,
+and a line here that names it and the class of its settings.
 """
 
-from fusegpt.registry import Entry
+from fusegpt.importance.settings import MetricSettings
+from fusegpt.methods import Method
 
 __all__ = ["METRICS"]
 
-METRICS: dict[str, Entry] = {
-    "macro_influence": Entry("fusegpt.importance.macro_influence:macro_influence"),
-    "block_influence": Entry("fusegpt.importance.block_influence:block_influence"),
-    "relative_l1": Entry("fusegpt.importance.relative_l1:relative_l1"),
-    "relative_l2": Entry("fusegpt.importance.relative_l2:relative_l2"),
-    "angular_distance": Entry("fusegpt.importance.angular_distance:angular_distance"),
-    "sleb": Entry("fusegpt.importance.sleb:sleb"),
-    "perplexity": Entry("fusegpt.importance.perplexity:perplexity"),
-    "taylor": Entry("fusegpt.importance.taylor:taylor"),
-    "shapley": Entry("fusegpt.importance.shapley:shapley"),
-    "last_blocks": Entry("fusegpt.importance.last_blocks:last_blocks"),
-    "random": Entry("fusegpt.importance.random:random"),
+_SETTINGS = "fusegpt.importance.settings"
+
+METRICS: dict[str, Method[MetricSettings]] = {
+    "macro_influence": Method(
+        "fusegpt.importance.macro_influence:macro_influence", f"{_SETTINGS}:MacroInfluence"
+    ),
+    "block_influence": Method(
+        "fusegpt.importance.block_influence:block_influence", f"{_SETTINGS}:BlockInfluence"
+    ),
+    "relative_l1": Method("fusegpt.importance.relative_l1:relative_l1", f"{_SETTINGS}:RelativeL1"),
+    "relative_l2": Method("fusegpt.importance.relative_l2:relative_l2", f"{_SETTINGS}:RelativeL2"),
+    "angular_distance": Method(
+        "fusegpt.importance.angular_distance:angular_distance", f"{_SETTINGS}:AngularDistance"
+    ),
+    "sleb": Method("fusegpt.importance.sleb:sleb", f"{_SETTINGS}:Sleb"),
+    "perplexity": Method("fusegpt.importance.perplexity:perplexity", f"{_SETTINGS}:Perplexity"),
+    "taylor": Method("fusegpt.importance.taylor:taylor", f"{_SETTINGS}:Taylor"),
+    "shapley": Method("fusegpt.importance.shapley:shapley", f"{_SETTINGS}:Shapley"),
+    "last_blocks": Method("fusegpt.importance.last_blocks:last_blocks", f"{_SETTINGS}:LastBlocks"),
+    "random": Method("fusegpt.importance.random:random", f"{_SETTINGS}:Random"),
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fusegpt.importance.settings import AngularDistance
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -17,7 +18,12 @@ __all__ = ["angular_distance"]
 
 
 def angular_distance(
-    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, run: int = 1
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: AngularDistance = AngularDistance(),
+    *,
+    run: int = 1,
 ) -> Tensor:
     """Score each run of units by the angle between the states that enter and leave it.
 
@@ -29,6 +35,7 @@ def angular_distance(
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present; neighbours when ``run`` is more than 1.
+        settings: Not used; what they protect is not among ``units``.
         run: n, the units of a run; each run is scored at its first unit.
 
     Returns:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from fusegpt.importance.settings import BlockInfluence
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -15,7 +16,12 @@ __all__ = ["block_influence"]
 
 
 def block_influence(
-    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, run: int = 1
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: BlockInfluence = BlockInfluence(),
+    *,
+    run: int = 1,
 ) -> Tensor:
     """Score each unit by the angle between the states that enter and leave it.
 
@@ -27,6 +33,7 @@ def block_influence(
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present; neighbours when ``run`` is more than 1.
+        settings: Not used; what they protect is not among ``units``.
         run: Score runs of so many units, each at its first unit.
 
     Returns:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusegpt.importance.settings import LastBlocks
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
 
@@ -14,7 +15,12 @@ __all__ = ["last_blocks"]
 
 
 def last_blocks(
-    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, run: int = 1
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: LastBlocks = LastBlocks(),
+    *,
+    run: int = 1,
 ) -> Tensor:
     """Score each unit by how deep it is not: the lowest blocks are kept.
 
@@ -25,6 +31,7 @@ def last_blocks(
         model: Not used.
         batches: Not used.
         units: The units still present.
+        settings: Not used.
         run: Score runs of so many units, each at its first unit.
 
     Returns:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
+from fusegpt.importance.settings import MacroInfluence
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.units import Unit
@@ -22,6 +23,7 @@ def macro_influence(
     model: Model,
     batches: Sequence[Tensor],
     units: Sequence[Unit],
+    settings: MacroInfluence = MacroInfluence(),
     *,
     original: Model | None = None,
 ) -> Tensor:
@@ -34,6 +36,7 @@ def macro_influence(
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
+        settings: Not used; ``reference`` is what decides about ``original``.
         original: The model whose states h are, in place of ``model``'s own.
 
     Returns:

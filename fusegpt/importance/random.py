@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusegpt.importance.settings import Random
 from fusegpt.models.model import Model
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
@@ -14,14 +15,22 @@ from fusegpt.units import Unit
 __all__ = ["random"]
 
 
-def random(model: Model, batches: Sequence[Tensor], units: Sequence[Unit], *, seed: int) -> Tensor:
+def random(
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: Random = Random(),
+    *,
+    seed: int,
+) -> Tensor:
     """Score each unit by a number drawn for it; the same whichever others are present.
 
     Args:
         model: Not used.
         batches: Not used.
         units: The units still present.
-        seed: Of the draw.
+        settings: Not used.
+        seed: Seed of the draw.
 
     Returns:
         ``[units]`` float64 on the CPU, uniform in [0, 1).

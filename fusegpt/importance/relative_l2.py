@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from fusegpt.importance.settings import RelativeL2
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -14,7 +15,12 @@ from fusegpt.units import Unit
 __all__ = ["relative_l2"]
 
 
-def relative_l2(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def relative_l2(
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: RelativeL2 = RelativeL2(),
+) -> Tensor:
     """Score each unit by the Euclidean length of its update, relative to its input's.
 
     Mean over tokens of ||h_{i+1} - h_i||_2 / ||h_i||_2.
@@ -24,6 +30,7 @@ def relative_l2(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) 
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
+        settings: Not used; what they protect is not among ``units``.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, 0 or more.

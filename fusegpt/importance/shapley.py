@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fusegpt.config import Fraction, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.importance.ablation import state_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
+from fusegpt.importance.settings import Shapley
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 from fusegpt.runtime import generator
@@ -26,14 +25,11 @@ def shapley(
     model: Model,
     batches: Sequence[Tensor],
     units: Sequence[Unit],
+    settings: Shapley = Shapley(),
     *,
     seed: int,
     original: Model | None = None,
     details: dict[str, Tensor] | None = None,
-    target: Literal["loss", "logits"] = "loss",
-    subnetworks: Literal["leave_one_out", "sampled"] = "leave_one_out",
-    kept: Fraction = 0.5,
-    samples: PositiveInt = 10,
 ) -> Tensor:
     """Score each unit by how much worse sub-networks without it are than those with it.
 
@@ -46,14 +42,11 @@ def shapley(
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding. One sequence
             at a time goes through the model.
         units: The units still present; all other blocks are in every sub-network.
-        seed: Of the sampled sub-networks.
+        settings: What v is, and which sub-networks are looked at.
+        seed: Seed of the sampled sub-networks.
         original: The model whose logits distances are measured from, in place of ``model``'s own.
-        details: Gets ``standard_error``: of each score, over the sequences (jackknife); NaN for
-            a single sequence.
-        target: What v is.
-        subnetworks: Each lacks one unit (as published for blocks), or they are drawn.
-        kept: Fraction of the units in a drawn sub-network, rounded down.
-        samples: Sub-networks drawn for each sequence.
+        details: Gets each score's ``standard_error`` over the sequences (jackknife); NaN for a
+            single sequence.
 
     Returns:
         ``[units]`` float64 on the CPU; nats per token for ``loss``.
@@ -63,14 +56,15 @@ def shapley(
         NumericsError: A score is NaN or infinite. The message names the unit.
     """
     rows = [row for batch in batches for row in batch.split(1)]
-    if subnetworks == "leave_one_out":
+    if settings.subnetworks == "leave_one_out":
         absent = torch.eye(len(units), dtype=torch.bool).expand(len(rows), -1, -1)
     else:
-        absent = _draw(len(rows) * samples, len(units), kept, seed).view(len(rows), samples, -1)
+        number = len(rows) * settings.samples
+        absent = _draw(number, len(units), settings.kept, seed).view(len(rows), -1, len(units))
         _check_both(absent, units)
     values = torch.stack(
         [
-            _values(model, row, units, lacking, _measure(original or model, row, target))
+            _values(model, row, units, lacking, _measure(original or model, row, settings.target))
             for row, lacking in zip(rows, absent, strict=True)
         ]
     )  # [sequences, subnetworks]

@@ -8,13 +8,19 @@ from torch import Tensor
 
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import losses_without
+from fusegpt.importance.settings import Sleb
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
 
 __all__ = ["sleb"]
 
 
-def sleb(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def sleb(
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: Sleb = Sleb(),
+) -> Tensor:
     """Score each unit by the model's loss without it.
 
     Mean cross-entropy of the next token over all sequences.
@@ -25,6 +31,7 @@ def sleb(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tens
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
+        settings: Not used; what they protect is not among ``units``.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
+from fusegpt.importance.settings import Taylor
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import parameters_of
 from fusegpt.units import Unit
@@ -17,7 +18,12 @@ from fusegpt.units import Unit
 __all__ = ["taylor"]
 
 
-def taylor(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def taylor(
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    settings: Taylor = Taylor(),
+) -> Tensor:
     """Score each unit by the first-order effect of its weights on the loss.
 
     Sum over the unit's parameters w of |w * dL/dw|; L is the mean cross-entropy of the next token.
@@ -30,6 +36,7 @@ def taylor(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Te
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding. One sequence
             at a time goes through the model.
         units: The units still present.
+        settings: Not used; what they protect is not among ``units``.
 
     Returns:
         ``[units]`` float64 on the CPU, nats, 0 or more.

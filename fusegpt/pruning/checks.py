@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusegpt.config import runtime_parameters
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.recovery import RECOVERIES
@@ -13,9 +12,6 @@ if TYPE_CHECKING:
     from fusegpt.pruning.recipe import Recipe
 
 __all__ = ["check_together"]
-
-NEXT_TOKEN = ("sleb", "perplexity", "taylor")
-"""Metrics that are always losses of the next token."""
 
 
 def check_together(recipe: Recipe, where: str) -> None:
@@ -69,8 +65,7 @@ def _check_data(recipe: Recipe, where: str) -> None:
 
 def _check_lengths(recipe: Recipe, where: str) -> None:
     """One token has no next one to predict."""
-    predicts = recipe.metric in NEXT_TOKEN or recipe.importance.get("target") == "loss"
-    if predicts and recipe.calibration.length < 2:
+    if recipe.importance.predicts_next_token and recipe.calibration.length < 2:
         raise ConfigError(
             f"{where}.calibration.length: must be at least 2, got {recipe.calibration.length};"
             f" {recipe.metric} is a loss of the next token"
@@ -86,28 +81,23 @@ def _check_lengths(recipe: Recipe, where: str) -> None:
 
 
 def _check_importance(recipe: Recipe, where: str) -> None:
-    compares = _metrics_with("original")
-    if recipe.importance["reference"] == "original" and recipe.metric not in compares:
+    compares = _metrics_that_take("original")
+    if recipe.importance.reference == "original" and recipe.metric not in compares:
         raise ConfigError(
             f"{where}.importance.reference: {recipe.metric} compares with no other model;"
             f" 'original' is for {', '.join(compares)}"
         )
-    if recipe.importance["reference"] == "original" and recipe.importance.get("target") == "loss":
-        raise ConfigError(f"{where}.importance.reference: 'original' needs target 'logits'")
-    if recipe.importance.get("subnetworks") == "sampled" and not recipe.importance["kept"]:
-        raise ConfigError(
-            f"{where}.importance.kept: must be above 0 with sampled sub-networks, got 0; they would"
-            " have no unit"
-        )
+    recipe.importance.check(recipe, where)
 
 
 def _check_selection(recipe: Recipe, where: str) -> None:
     if recipe.selection != "contiguous":
         return
-    if recipe.metric not in _metrics_with("run"):
+    scoring = _metrics_that_take("run")
+    if recipe.metric not in scoring:
         raise ConfigError(
             f"{where}.selection: {recipe.metric} scores no runs of blocks; 'contiguous' is for"
-            f" {', '.join(_metrics_with('run'))}"
+            f" {', '.join(scoring)}"
         )
     able = [name for name, entry in RECOVERIES.items() if entry.runs or entry.when == "end"]
     if recipe.method not in able:
@@ -118,7 +108,7 @@ def _check_selection(recipe: Recipe, where: str) -> None:
 
 
 def _check_recovery(recipe: Recipe, where: str) -> None:
-    protected, recovery = recipe.importance["protect_first"], recipe.recovery
+    protected, recovery = recipe.importance.protect_first, recipe.recovery
     needs_before = RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel"
     if needs_before and not protected:
         raise ConfigError(
@@ -181,5 +171,5 @@ def _batch_size(recipe: Recipe) -> int:
     return 1 if closed else recipe.recovery.get("batch_size", 1)
 
 
-def _metrics_with(parameter: str) -> list[str]:
-    return [name for name, entry in METRICS.items() if parameter in runtime_parameters(entry)]
+def _metrics_that_take(known: str) -> list[str]:
+    return [name for name, entry in METRICS.items() if known in entry.schema.takes]

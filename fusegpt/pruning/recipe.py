@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
 
+from fusegpt import config
 from fusegpt.artifacts import read_json
-from fusegpt.config import (
-    Dtype,
-    NonNegativeInt,
-    Strict,
-    bind,
-    builtin_config_dir,
-    defaults,
-    explain,
-)
+from fusegpt.config import Dtype, NonNegativeInt, Strict, builtin_config_dir, explain
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
+from fusegpt.importance.settings import MetricSettings
+from fusegpt.methods import Method, bind
 from fusegpt.pruning.checks import check_together
-from fusegpt.pruning.sections import Calibration, Common, Rerank, WindowsSpec, rerank_of, section_of
+from fusegpt.pruning.sections import Calibration, Rerank, WindowsSpec, rerank_of, section_of
 from fusegpt.recovery import RECOVERIES
 from fusegpt.registry import lookup
 from fusegpt.units import KINDS, Granularity
@@ -45,12 +42,12 @@ SCHEMA_VERSION = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
-class Recipe(Strict):
-    """A pruning method with every setting that its result depends on.
+class Sections(Strict):
+    """The keys of a recipe that removes units.
 
     Attributes:
-        name: Of the file it came from.
-        importance: ``metric`` and its settings, and the settings of ``Common``.
+        name: Name of the file it came from.
+        importance: ``metric`` and its settings.
         selection: ``iterative`` scores anew before each removal; ``one_shot`` scores once;
             ``contiguous`` takes one run of neighbours of the dense model, as long as needed.
         rerank: Try the best candidates before one is removed; absent: the lowest score goes.
@@ -58,8 +55,8 @@ class Recipe(Strict):
         recovery: ``method`` and its settings.
         calibration: Windows for scoring.
         finetune: Windows for recovery.
-        dtype: Of frozen weights and computation.
-        seed: Of everything that is drawn.
+        dtype: Type of frozen weights and computation.
+        seed: Seed of everything that is drawn.
     """
 
     name: str
@@ -73,10 +70,30 @@ class Recipe(Strict):
     dtype: Dtype = "bfloat16"
     seed: NonNegativeInt = 0
 
-    @property
-    def metric(self) -> str:
-        """Key of ``METRICS``."""
-        return self.importance["metric"]
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pruning method with every setting that its result depends on.
+
+    Attributes:
+        name: Name of the file it came from.
+        metric: Key of ``METRICS``.
+        importance: Settings of the metric.
+        recovery: ``method`` and its settings.
+        The others: as in ``Sections``.
+    """
+
+    name: str
+    metric: str
+    importance: MetricSettings
+    recovery: dict[str, Any]
+    selection: Literal["iterative", "one_shot", "contiguous"] = "iterative"
+    rerank: Rerank | None = None
+    granularity: Granularity = "block"
+    calibration: WindowsSpec = Calibration()
+    finetune: WindowsSpec = WindowsSpec()
+    dtype: Dtype = "bfloat16"
+    seed: int = 0
 
     @property
     def method(self) -> str:
@@ -116,11 +133,6 @@ class Recipe(Strict):
         spec: WindowsSpec = getattr(self, role)
         return spec if spec.seed is not None else spec.model_copy(update={"seed": self.seed})
 
-    def metric_settings(self) -> dict[str, Any]:
-        """Keyword arguments of the metric."""
-        common = {"metric", *Common.model_fields}
-        return {key: value for key, value in self.importance.items() if key not in common}
-
     def recovery_settings(self) -> dict[str, Any]:
         """Keyword arguments of the recovery."""
         return {key: value for key, value in self.recovery.items() if key != "method"}
@@ -131,20 +143,27 @@ class Recipe(Strict):
         shorter = {"epochs": self.rerank.epochs, "group_size": self.rerank.group_size}
         known = {name: value for name, value in shorter.items() if name in self.recovery}
         windows = {"sequences": self.rerank.sequences, "rows": None}
-        return self.model_copy(
-            update={
-                "rerank": None,
-                "recovery": {**self.recovery, **known},
-                "finetune": self.finetune.model_copy(update=windows),
-            }
+        return dataclasses.replace(
+            self,
+            rerank=None,
+            recovery={**self.recovery, **known},
+            finetune=self.finetune.model_copy(update=windows),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return every setting, defaults included; ``read`` takes it. No rerank is no setting."""
-        settings = self.model_dump()
-        if self.rerank is None:
-            del settings["rerank"]
-        return settings
+        return {
+            "name": self.name,
+            "importance": {"metric": self.metric, **self.importance.model_dump()},
+            "selection": self.selection,
+            **({} if self.rerank is None else {"rerank": self.rerank.model_dump()}),
+            "granularity": self.granularity,
+            "recovery": self.recovery,
+            "calibration": self.calibration.model_dump(),
+            "finetune": self.finetune.model_dump(),
+            "dtype": self.dtype,
+            "seed": self.seed,
+        }
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Recipe:
@@ -238,20 +257,21 @@ def resolve(
         if merged[role].get("rows") is not None:
             merged[role].pop("sequences", None)
     merged["rerank"] = rerank_of(layers, where)
-    merged["importance"] = _method(where, "importance", "metric", METRICS, layers)
-    merged["recovery"] = _method(where, "recovery", "method", RECOVERIES, layers)
+    metric, importance = _method(where, "importance", "metric", METRICS, layers)
+    method, recovery = _method(where, "recovery", "method", RECOVERIES, layers)
+    merged |= {"importance": {}, "recovery": {}}
     if seed is not None:
         merged["seed"] = seed
     try:
-        recipe = Recipe.model_validate({"name": name, **merged})
+        checked = Sections.model_validate({"name": name, **merged})
     except ValidationError as error:
-        raise ConfigError(explain(error, where, Recipe)) from None
+        raise ConfigError(explain(error, where, Sections)) from None
+    recipe = Recipe(
+        **{key: getattr(checked, key) for key in Sections.model_fields}
+        | {"metric": metric, "importance": importance, "recovery": {"method": method, **recovery}}
+    )
     check_together(recipe, where)
     return recipe
-
-
-COMMON: dict[str, type[Strict]] = {"importance": Common, "recovery": Strict}
-"""Settings of a section that every method shares."""
 
 
 def _method(
@@ -260,36 +280,36 @@ def _method(
     key: str,
     table: Mapping[str, Any],
     layers: tuple[Mapping[str, Any] | None, ...],
-) -> dict[str, Any]:
-    """Check one section, method and settings, against the method's signature."""
+) -> tuple[str, Any]:
+    """The name of a section's method and its settings, checked and complete."""
     own, over, last = (dict(section_of(layer, section, where)) for layer in layers)
     if key not in own:
         raise ConfigError(f"{where}.{section}.{key}: must be given; known: {', '.join(table)}")
     if key in over or key in last:
         raise ConfigError(f"{where}.{section}.{key}: an experiment cannot change it; make a recipe")
-    entry = lookup(table, own.pop(key), f"{section} {key}")
-    shared = COMMON[section]
-    given = {**own, **over, **last}
-    try:
-        common = shared.model_validate({k: given[k] for k in shared.model_fields if k in given})
-    except ValidationError as error:
-        raise ConfigError(explain(error, f"{where}.{section}", shared)) from None
-    for layer in (own, over, last):
-        for name in shared.model_fields:
-            layer.pop(name, None)
-    everywhere = {name for other in table.values() for name in defaults(other)}
-    mine = defaults(entry)
-    unknown = {name: value for name, value in over.items() if name not in everywhere}
-    applied = {name: value for name, value in over.items() if name in mine}
-    bound = bind(entry, {**own, **unknown, **applied, **last}, f"{where}.{section}")
-    chosen = next(name for name, other in table.items() if other is entry)
-    return {key: chosen, **common.model_dump(), **bound}
+    name = own.pop(key)
+    entry = lookup(table, name, f"{section} {key}")
+    everywhere = {known for other in table.values() for known in _known(other)}
+    mine = _known(entry)
+    unknown = {key: value for key, value in over.items() if key not in everywhere}
+    applied = {key: value for key, value in over.items() if key in mine}
+    given = {**own, **unknown, **applied, **last}
+    if isinstance(entry, Method):
+        return name, bind(entry, given, f"{where}.{section}")
+    return name, config.bind(entry, given, f"{where}.{section}")
+
+
+def _known(entry: Any) -> Collection[str]:
+    if isinstance(entry, Method):
+        return entry.schema.model_fields
+    return config.defaults(entry)
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
-    blank = Recipe(name=recipe.name, importance={}, recovery={}).to_json()
-    blank["importance"] = {**Common().model_dump(), **defaults(METRICS[recipe.metric])}
-    blank["recovery"] = defaults(RECOVERIES[recipe.method])
+    importance = type(recipe.importance)()
+    blank = Recipe(recipe.name, recipe.metric, importance, {}).to_json()
+    blank["importance"].pop("metric")
+    blank["recovery"] = config.defaults(RECOVERIES[recipe.method])
     return blank
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
 from fusegpt.errors import ConfigError
 
-__all__ = ["Calibration", "Common", "Rerank", "WindowsSpec", "rerank_of", "section_of"]
+__all__ = ["Calibration", "Rerank", "WindowsSpec", "rerank_of", "section_of"]
 
 
 class WindowsSpec(Strict):
@@ -39,20 +39,6 @@ class Calibration(WindowsSpec):
     """The windows that blocks are scored on: the first 32 of the tuning windows (D12)."""
 
     sequences: PositiveInt = 32
-
-
-class Common(Strict):
-    """What every metric's ``importance`` section may say.
-
-    Attributes:
-        protect_first: Blocks at the start that stay.
-        protect_last: Blocks at the end that stay.
-        reference: Whose states or logits a pruned model is compared with, where a metric compares.
-    """
-
-    protect_first: NonNegativeInt = 0
-    protect_last: NonNegativeInt = 0
-    reference: Literal["current", "original"] = "current"
 
 
 class Rerank(Strict):

@@ -25,7 +25,7 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
         ArchitectureError: The model's blocks have no attentions and mlps that can be told apart.
         ConfigError: There are none.
     """
-    first, last = recipe.importance["protect_first"], recipe.importance["protect_last"]
+    first, last = recipe.importance.protect_first, recipe.importance.protect_last
     units = model.units(recipe.granularity)
     open_blocks = model.kept[first : len(model.kept) - last]
     seen = reached(model, windows[:1])

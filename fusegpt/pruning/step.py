@@ -79,7 +79,7 @@ def score_step(
         "kind": "scores",
         "step": len(model.removed) + run,
         "metric": recipe.metric,
-        "settings": recipe.metric_settings(),
+        "settings": recipe.importance.own(),
         "units": rows,
         "selected": chosen[0].to_json(),
         **({"selected_units": [unit.to_json() for unit in chosen]} if contiguous else {}),
@@ -94,13 +94,12 @@ def _rows(
     """Score now: one row a unit, or a run of them, with what else the metric says about it."""
     metric = METRICS[recipe.metric]
     details: dict[str, Tensor] = {}
-    settings: dict[str, Any] = {"seed": recipe.seed, "run": run, "details": details}
-    if recipe.importance["reference"] == "original":
-        settings["original"] = load_original(model)
-    taken = runtime_parameters(metric)
-    settings = {name: value for name, value in settings.items() if name in taken}
+    known: dict[str, Any] = {"seed": recipe.seed, "run": run, "details": details}
+    if recipe.importance.reference == "original":
+        known["original"] = load_original(model)
+    given = {name: value for name, value in known.items() if name in recipe.importance.takes}
     pieces = batches(windows, recipe.calibration.batch_size)
-    scores = metric.load()(model, pieces, units, **settings, **recipe.metric_settings()).tolist()
+    scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
     rows = [
         {**unit.to_json(), "score": score}
         for unit, score in zip(units[: len(scores)], scores, strict=True)

@@ -14,7 +14,7 @@ from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import (
     NAME,
     SCHEMA_VERSION,
-    Recipe,
+    Sections,
     deviations,
     recipe_settings,
     section_of,
@@ -123,7 +123,7 @@ def resolve_width(
     where = f"recipes.{name}"
     if not NAME.fullmatch(name):
         raise ConfigError(f"recipe name {name!r}: must be lower-case letters, digits and _")
-    others = Recipe.model_fields.keys() - WidthRecipe.model_fields.keys()
+    others = Sections.model_fields.keys() - WidthRecipe.model_fields.keys()
     shared = {key: value for key, value in (overrides or {}).items() if key not in others}
     layers = (settings, shared, own or {})
     merged = {key: value for layer in layers for key, value in layer.items()}

@@ -78,7 +78,7 @@ def fuse_work(
         size = (left * shape.values, left * shape.width)
         judged = forward_rule(*size, tokens, recipe.finetune.length)
         trial = replace(trial, flops=trial.flops + judged)
-    stay = recipe.importance["protect_first"] + recipe.importance["protect_last"]
+    stay = recipe.importance.protect_first + recipe.importance.protect_last
     return total([work, *[trial] * min(rerank.candidates, num_blocks - step + 1 - stay)])
 
 

@@ -6,8 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fusegpt.config import runtime_parameters
-from fusegpt.importance import METRICS
 from fusegpt.pruning.recipe import Recipe, resolve
 from fusegpt.workflow.experiment import Plan
 
@@ -47,7 +45,7 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
     recipe = plan.recipes[recipe_id]
     assert starts_dense(recipe, step), (recipe_id, step)
     contiguous = recipe.selection == "contiguous"
-    seeded = "seed" in runtime_parameters(METRICS[recipe.metric])
+    seeded = "seed" in recipe.importance.takes
     matters = {
         key: value
         for key, value in recipe.to_json().items()

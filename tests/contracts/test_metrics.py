@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fusegpt.config import defaults, runtime_parameters
 from fusegpt.importance import METRICS
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import KINDS, Unit
@@ -14,10 +13,9 @@ DATA_FREE = {"last_blocks", "random"}
 
 
 def measure(name, model, batches, granularity="block"):
-    settings = defaults(METRICS[name])
-    if "seed" in runtime_parameters(METRICS[name]):
-        settings["seed"] = 0
-    return METRICS[name].load()(model, batches, model.units(granularity), **settings)
+    settings = METRICS[name].schema()
+    given = {"seed": 0} if "seed" in settings.takes else {}
+    return METRICS[name].load()(model, batches, model.units(granularity), settings, **given)
 
 
 @pytest.fixture(params=METRICS)

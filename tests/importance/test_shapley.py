@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from fusegpt.errors import ConfigError
+from fusegpt.importance.settings import Shapley
 from fusegpt.importance.shapley import shapley
 from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.units import Unit
 from tests import tiny
+
+LOGITS = Shapley(target="logits")
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def enumerated(model, tokens, size, target):
 @pytest.mark.parametrize("target", ["loss", "logits"])
 def test_leave_one_out_is_exact(model, target):
     tokens = tiny.ids(2, 10)
-    scores = shapley(model, [tokens], model.units(), seed=0, target=target)
+    scores = shapley(model, [tokens], model.units(), Shapley(target=target), seed=0)
     torch.testing.assert_close(scores, enumerated(model, tokens, 1, target), rtol=1e-4, atol=1e-5)
 
 
@@ -70,10 +73,9 @@ def test_sampled_sub_networks_approach_the_enumeration_of_all(model, target):
     exact = enumerated(model, tokens, 2, target)
     settings = {"target": target, "subnetworks": "sampled", "kept": 0.5}
     details = {}
-    scores = shapley(
-        model, [tokens], model.units(), seed=0, details=details, samples=150, **settings
-    )
-    few = shapley(model, [tokens], model.units(), seed=0, samples=4, **settings)
+    many = Shapley(samples=150, **settings)
+    scores = shapley(model, [tokens], model.units(), many, seed=0, details=details)
+    few = shapley(model, [tokens], model.units(), Shapley(samples=4, **settings), seed=0)
     spread = exact.max() - exact.min()
     assert (scores - exact).abs().max() < 0.12 * spread
     assert (scores - exact).norm() < (few - exact).norm()
@@ -101,8 +103,8 @@ def test_standard_errors_cover_the_spread_over_seeds(model):
     for seed in range(8):
         details = {}
         runs.append(shapley(
-            model, [tokens], model.units(), seed=seed, details=details,
-            subnetworks="sampled", samples=4,
+            model, [tokens], model.units(), Shapley(subnetworks="sampled", samples=4),
+            seed=seed, details=details,
         ))  # fmt: skip
         errors.append(details["standard_error"])
     ratio = torch.stack(runs).std(0) / torch.stack(errors).mean(0)
@@ -111,20 +113,20 @@ def test_standard_errors_cover_the_spread_over_seeds(model):
 
 def test_the_seed_decides_the_draw_and_batches_do_not(model):
     tokens = tiny.ids(4, 8)
-    settings = {"subnetworks": "sampled", "samples": 3}
-    one = shapley(model, [tokens], model.units(), seed=1, **settings)
-    split = shapley(model, list(tokens.split(2)), model.units(), seed=1, **settings)
-    other = shapley(model, [tokens], model.units(), seed=2, **settings)
+    settings = Shapley(subnetworks="sampled", samples=3)
+    one = shapley(model, [tokens], model.units(), settings, seed=1)
+    split = shapley(model, list(tokens.split(2)), model.units(), settings, seed=1)
+    other = shapley(model, [tokens], model.units(), settings, seed=2)
     assert torch.equal(one, split)
     assert not torch.equal(one, other)
 
 
 def test_the_original_model_can_be_what_logits_are_compared_with(model):
     tokens = tiny.ids(2, 8)
-    same = shapley(model, [tokens], model.units(), seed=0, target="logits", original=model)
-    own = shapley(model, [tokens], model.units(), seed=0, target="logits")
+    same = shapley(model, [tokens], model.units(), LOGITS, seed=0, original=model)
+    own = shapley(model, [tokens], model.units(), LOGITS, seed=0)
     dense = tiny.model("llama")
-    other = shapley(model, [tokens], model.units(), seed=0, target="logits", original=dense)
+    other = shapley(model, [tokens], model.units(), LOGITS, seed=0, original=dense)
     assert torch.equal(same, own)
     assert not torch.allclose(own, other)
 
@@ -138,5 +140,6 @@ def test_the_original_model_can_be_what_logits_are_compared_with(model):
     ],
 )
 def test_a_draw_that_says_nothing_about_a_unit_is_refused(model, settings, message):
+    drawn = Shapley(subnetworks="sampled", **settings)
     with pytest.raises(ConfigError, match=message):
-        shapley(model, [tiny.ids(1, 8)], model.units(), seed=0, subnetworks="sampled", **settings)
+        shapley(model, [tiny.ids(1, 8)], model.units(), drawn, seed=0)

@@ -1,5 +1,7 @@
 """Selections: the lowest score, the lowest run, and what may be chosen from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,7 +91,7 @@ def test_a_number_that_cannot_be_had_is_none():
 
 def test_random_removals_follow_the_recipes_seed():
     def first(seed):
-        chosen = recipe("random").model_copy(update={"seed": seed})
+        chosen = replace(recipe("random"), seed=seed)
         return score_step(tiny.model("llama"), chosen, tiny.ids())["selected"]["index"]
 
     assert len({first(seed) for seed in range(12)}) > 1

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import fusegpt
-from fusegpt.config import runtime_parameters
 from fusegpt.data.windows import batches
 from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load
@@ -104,7 +103,7 @@ def test_drawn_sub_networks_take_as_many_passes_on_average(more, tiny_llama_dir,
 
 def scored(chosen, model: Model) -> tuple[int, float]:
     """Blocks that sequences ran through, and what PyTorch counts, while a metric works."""
-    first, last = chosen.importance["protect_first"], chosen.importance["protect_last"]
+    first, last = chosen.importance.protect_first, chosen.importance.protect_last
     units = model.units()[first : BLOCKS - last]
     counted: Counter[str] = Counter()
 
@@ -114,7 +113,7 @@ def scored(chosen, model: Model) -> tuple[int, float]:
 
     known = {"seed": 0, "run": 1, "details": {}}
     watched = [model]
-    if chosen.importance["reference"] == "original":
+    if chosen.importance.reference == "original":
         known["original"] = load(str(model.source), dtype="float32")
         watched.append(known["original"])
     for one in watched:
@@ -122,9 +121,9 @@ def scored(chosen, model: Model) -> tuple[int, float]:
         for block in one.blocks:
             block.register_forward_hook(count, with_kwargs=True)
     metric = METRICS[chosen.metric]
-    given = {name: known[name] for name in runtime_parameters(metric) if name in known}
+    given = {name: known[name] for name in chosen.importance.takes if name in known}
     with FlopCounterMode(display=False) as flops:
-        metric.load()(model, batches(WINDOWS, 2), units, **given, **chosen.metric_settings())
+        metric.load()(model, batches(WINDOWS, 2), units, chosen.importance, **given)
     return counted["passes"], flops.get_total_flops()
 
 

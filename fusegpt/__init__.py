@@ -7,7 +7,7 @@ The verbs of the command line as functions. Each is imported when it is first us
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FUNCTIONS = {
     "fetch": "fusegpt.data.sources",

@@ -68,6 +68,9 @@ ELSEWHERE = {
 
 NOT_RUN = {
     "make test": "this is it",
+    "make check": "this is beside it",
+    "make venv": "the environment that this runs in",
+    "pip wheel": "test_packaging.py builds one with --slow",
     "pip install": "changes the environment; make installs from the same file",
     "python3 -m venv work/vllm": "3 GB; docs/models.md says what was run by hand",
     "work/vllm/bin/": "3 GB; docs/models.md says what was run by hand",

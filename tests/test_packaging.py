@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import fusegpt
 
@@ -169,6 +170,22 @@ def test_an_installed_wheel_plans_and_runs_an_experiment_in_any_directory(
     assert "step 1: removed block" in log
     source = json.loads((tmp_path / "results/models/tiny/source.json").read_text())
     assert source["num_blocks"] == 6
+
+
+def test_the_hooks_before_a_commit_are_the_checks_of_make():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    makefile = (ROOT / "Makefile").read_text().replace("$(BIN)/", "")
+    snakemake = re.search(r"^SNAKEMAKE := (.*)$", makefile, re.M)[1]
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
+    checks = [line.strip().replace("$(SNAKEMAKE)", snakemake) for line in recipe.splitlines()]
+    assert [hook["entry"] for hook in repo["hooks"]] == checks
+    assert {hook["language"] for hook in repo["hooks"]} == {"system"}
+
+
+def test_the_changelog_begins_with_this_version():
+    sections = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert sections[0] == fusegpt.__version__
+    assert sections == sorted(sections, key=Version, reverse=True)
 
 
 def test_make_help_names_every_target():

@@ -26,10 +26,10 @@ from fusegpt.data.windows import batches
 from fusegpt.evaluation.inference import prompt_ids
 from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.models.surgery.removal import skip
-from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.fusion import fusion
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit

@@ -1,13 +1,34 @@
-"""What a job does, before it runs: the size of a model's blocks, and the work that follows."""
+"""What a job does, before it runs: the size of a model's blocks, and the work that follows.
+
+One rule counts FLOPs everywhere. A block's forward pass over T tokens in windows of S takes
+T·(2P + 2·S·d): P values in its matrices, two operations each, and two products of attention, each
+d wide, over half of S on average, since attention is causal. d is the number of heads times the
+size of a head, which need not be the size of the hidden states. Training every matrix takes
+T·(6P + 7·S·d): forward, both gradients, and 2.5 forwards of attention back. Adapters leave out the
+gradient of the frozen matrices: T·(4P + 7·S·d). Logits take two operations for each value of the
+output matrix. Norms, softmax, recurrences and the optimiser are left out; all experts count, though
+a token visits few, and so does the whole window, though attention may look back less far.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from fusegpt.config import NonNegativeInt, Strict
 
-__all__ = ["Passes", "Scoring", "Shape", "Work", "total"]
+__all__ = [
+    "Passes",
+    "Scoring",
+    "Shape",
+    "Work",
+    "attention_width",
+    "forward_rule",
+    "head_rule",
+    "total",
+    "training_rule",
+]
 
 
 class Shape(Strict):
@@ -21,6 +42,7 @@ class Shape(Strict):
         rest: Number of values in its norms and whatever else it has.
         vocab: Number of entries of the vocabulary.
         total: Number of values in the whole model.
+        attention: Width of the attention, heads times the size of a head; None: as ``width``.
     """
 
     values: NonNegativeInt
@@ -30,6 +52,12 @@ class Shape(Strict):
     rest: NonNegativeInt = 0
     vocab: NonNegativeInt = 0
     total: NonNegativeInt = 0
+    attention: NonNegativeInt | None = None
+
+    @property
+    def attended(self) -> int:
+        """Width of the products of one block's attention."""
+        return self.width if self.attention is None else self.attention
 
 
 @dataclass(frozen=True)
@@ -99,3 +127,56 @@ def total(works: Iterable[Work]) -> Work:
         return max(values, default=0) if name == "trainable" else sum(values)
 
     return Work(**{field.name: add(field.name) for field in fields(Work)})  # type: ignore[arg-type]
+
+
+def forward_rule(values: float, width: float, tokens: float, length: int) -> float:
+    """FLOPs of forward passes.
+
+    Args:
+        values: Values in the matrices of all blocks together.
+        width: Widths of their attentions together.
+        tokens: Tokens of all windows together.
+        length: Tokens of a window.
+    """
+    return float(tokens) * (2 * values + 2 * length * width)
+
+
+def training_rule(
+    values: float, width: float, tokens: float, length: int, *, adapters: bool = False
+) -> float:
+    """FLOPs of forward and backward passes.
+
+    Args:
+        values: Values in the matrices of all blocks together.
+        width: Widths of their attentions together.
+        tokens: Tokens of all windows and epochs together.
+        length: Tokens of a window.
+        adapters: The matrices are frozen and need no gradient.
+    """
+    return float(tokens) * ((4 if adapters else 6) * values + 7 * length * width)
+
+
+def head_rule(vocab: float, width: float, tokens: float) -> float:
+    """FLOPs of the logits of ``tokens`` tokens, forward."""
+    return 2.0 * vocab * width * tokens
+
+
+def attention_width(config: Any) -> float:
+    """Heads times the size of a head: how wide the products of one attention are.
+
+    Args:
+        config: A decoder's configuration, as an object of transformers or as read from its file.
+    """
+
+    def get(*names: str) -> Any:
+        if isinstance(config, Mapping):
+            return next((config[name] for name in names if config.get(name)), None)
+        return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+
+    heads = get("num_attention_heads", "n_head", "num_heads", "n_heads")
+    if heads and (
+        nope := get("qk_nope_head_dim")
+    ):  # latent attention: values have a size of theirs
+        return heads * (nope + get("qk_rope_head_dim") + get("v_head_dim")) / 2
+    size = get("head_dim")
+    return heads * size if heads and size else get("hidden_size", "n_embd", "d_model") or 0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fusegpt.errors import ArtifactError
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.runtime import Timer, generator, peak_memory_gib
 
@@ -66,19 +67,12 @@ def tensor_bytes(model: Model) -> int:
 
 
 def prefill_flops(model: Model, length: int) -> float:
-    """Operations to read one prompt: ``length * sum over blocks of (2 P + 2 S d) + 2 V d``.
+    """FLOPs of reading one prompt, by the rule of `fusegpt.work`; the head works on one position.
 
-    P counts a block's matrices, d the width of its attention, if it has one; the head counts for
-    one position.
+    Where a model's forward pass cannot leave the other positions out, it works on all.
     """
-    config = model.text_config
-    head_dim = getattr(config, "head_dim", None)
-    heads = getattr(config, "num_attention_heads", 0)
-    width = heads * head_dim if head_dim else config.hidden_size
-    matrices = sum(p.numel() for i in model.kept for p in model.matrices(i).values())
-    blocks = 2 * matrices + 2 * length * width * len(model.units("attention"))
     positions = 1 if _keeps_one(model) else length
-    return length * blocks + 2 * _head(model) * positions
+    return forward_flops(model, model.kept, length, length) + 2.0 * _head(model) * positions
 
 
 def decode_bytes(model: Model, batch: int, context: int, cached: float) -> float:

@@ -16,13 +16,13 @@ from torch.nn.functional import cosine_similarity
 from fusegpt.artifacts import read_json, write_json
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.sections import Rerank
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.closed_form import next_token_loss
-from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.runtime import Timer
 from fusegpt.units import Unit

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from fusegpt.data.windows import batches
 from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.models.flops import forward_flops, head_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.reached import reached
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.fit import fit_weights
-from fusegpt.recovery.flops import forward_flops, head_flops, training_flops
 from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint

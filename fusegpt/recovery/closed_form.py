@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.errors import DataError, NumericsError
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.structure.branches import around
 from fusegpt.models.structure.replay import record
 from fusegpt.models.structure.residual import watch_output
 from fusegpt.models.surgery.removal import remove
-from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.gap import Gap
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.units import Unit

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.checkpoints.load import load_original
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
 from fusegpt.models.structure.residual import OutputProjection, last_projection
-from fusegpt.recovery.flops import forward_flops
 from fusegpt.units import KINDS, Unit
 
 __all__ = ["Gap", "find_gap", "projection_before"]

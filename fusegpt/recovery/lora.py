@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from fusegpt.config import LearningRate, PositiveFloat, PositiveInt
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
+from fusegpt.models.flops import head_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.recovery.causal import batch_losses
-from fusegpt.recovery.flops import head_flops, training_flops
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fusegpt.config import Fraction
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.models.structure.residual import check_head, rescaled_projections
 from fusegpt.recovery.closed_form import BATCH, accept, fold, moments, split_holdout
-from fusegpt.recovery.flops import forward_flops
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport

@@ -21,7 +21,7 @@ class RecoveryReport:
         trainable_parameters: Trainable parameters.
         tokens: Tokens that were trained or fitted on, all epochs counted.
         optimizer_steps: Steps of the optimiser; 0 for a closed form.
-        flops: Estimate of all arithmetic, by ``fusegpt.recovery.flops``.
+        flops: Estimate of all arithmetic, by ``fusegpt.work``.
     """
 
     changed: list[str] = field(default_factory=list)

@@ -12,13 +12,13 @@ from torch import Tensor
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.checkpoints.load import load_original
+from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record, run_blocks, share_calls
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import LOSSES
 from fusegpt.recovery.fit import fit_weights
-from fusegpt.recovery.flops import forward_flops, training_flops
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint

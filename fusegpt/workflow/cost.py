@@ -2,15 +2,14 @@
 
 Leaving each of n blocks out, prefixes shared, runs n·(n+1)/2 blocks; leaving out one sublayer of
 block i of L runs L - i. FLOPs are those of
-``fusegpt.recovery.flops``, and two for each value of the output matrix where logits are formed.
+``fusegpt.work``, and two for each value of the output matrix where logits are formed.
 The one sequence that shows which blocks the data reach is not counted.
 """
 
 from __future__ import annotations
 
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.recovery.flops import forward_rule, training_rule
-from fusegpt.work import Scoring, Shape, Work
+from fusegpt.work import Scoring, Shape, Work, forward_rule, head_rule, training_rule
 
 __all__ = ["drawn", "score_work"]
 
@@ -34,12 +33,12 @@ def score_work(
     tokens = None if number is None else number * length
     flops = None
     if counted is not None and tokens is not None and shape is not None:
-        backward, width = counted.backward, shape.width
+        backward, width = counted.backward, shape.attended
         forward = counted.forward - backward
         flops = forward_rule(forward * shape.values, forward * width, tokens, length)
         flops += training_rule(backward * shape.values, backward * width, tokens, length)
         heads = counted.heads + 2 * min(counted.heads, backward)
-        flops += 2.0 * heads * shape.vocab * width * tokens
+        flops += head_rule(shape.vocab, shape.width, heads * tokens)
     passes = None if counted is None else counted.forward
     return Work(passes=passes, tokens=tokens, flops=flops)
 

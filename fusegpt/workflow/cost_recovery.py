@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.recovery.flops import forward_rule, training_rule
-from fusegpt.work import Shape, Work, total
+from fusegpt.work import Shape, Work, forward_rule, head_rule, total, training_rule
 from fusegpt.workflow.cost import drawn
 
 __all__ = ["Memory", "fuse_work", "least_memory", "merge_work"]
@@ -53,7 +52,7 @@ class _Step:
     def forward(self, blocks: int, sequences: int) -> float:
         """FLOPs of running windows through some blocks."""
         length = self.recipe.finetune.length
-        size = (blocks * self.shape.values, blocks * self.shape.width)
+        size = (blocks * self.shape.values, blocks * self.shape.attended)
         return forward_rule(*size, sequences * length, length)
 
 
@@ -75,7 +74,7 @@ def fuse_work(
     trial = _step_work(recipe.trial(), num_blocks, step, shape, None)
     if shape is not None and trial.flops is not None:
         tokens, left = rerank.judged * recipe.finetune.length, num_blocks - step
-        size = (left * shape.values, left * shape.width)
+        size = (left * shape.values, left * shape.attended)
         judged = forward_rule(*size, tokens, recipe.finetune.length)
         trial = replace(trial, flops=trial.flops + judged)
     stay = recipe.importance.protect_first + recipe.importance.protect_last
@@ -119,9 +118,9 @@ def merge_work(
     if recipe.method != "lora" or shape is None or loop.tokens is None or not whole:
         return loop
     left, length = num_blocks - step, recipe.finetune.length
-    size = (left * shape.values, left * shape.width)
+    size = (left * shape.values, left * shape.attended)
     flops = training_rule(*size, loop.tokens, length, adapters=True)
-    flops += 4.0 * shape.vocab * shape.width * loop.tokens
+    flops += 2 * head_rule(shape.vocab, shape.width, loop.tokens)
     trainable = left * shape.sides * recipe.recovery["lora_rank"]
     return Work(0, loop.tokens, loop.optimizer_steps, trainable, flops)
 
@@ -141,7 +140,7 @@ def _tuned(step: _Step, loop: Work, trainable: int, blocks: int) -> Work:
     assert loop.tokens is not None
     shape, length = step.shape, step.recipe.finetune.length
     flops = step.forward(step.alive, step.sequences)
-    flops += training_rule(blocks * shape.values, blocks * shape.width, loop.tokens, length)
+    flops += training_rule(blocks * shape.values, blocks * shape.attended, loop.tokens, length)
     return Work(0, loop.tokens, loop.optimizer_steps, trainable, flops)
 
 
@@ -163,10 +162,10 @@ def _streamline(step: _Step, loop: Work) -> Work:
         return _tuned(step, loop, trainable, 1)
     assert loop.tokens is not None
     others = step.left - 1  # all counted as if they lay behind the one that trains
-    flops = training_rule(shape.values, shape.width, loop.tokens, length)
-    size = (others * shape.values, others * shape.width)
+    flops = training_rule(shape.values, shape.attended, loop.tokens, length)
+    size = (others * shape.values, others * shape.attended)
     flops += training_rule(*size, loop.tokens, length, adapters=True)
-    flops += 4.0 * shape.vocab * shape.width * loop.tokens
+    flops += 2 * head_rule(shape.vocab, shape.width, loop.tokens)
     return Work(0, loop.tokens, loop.optimizer_steps, trainable, flops)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError
-from fusegpt.work import Shape
+from fusegpt.work import Shape, attention_width
 
 __all__ = ["block_shape", "shape_of"]
 
@@ -45,6 +45,7 @@ def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shap
         num_blocks: Of the dense model.
     """
     width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model")
+    attention = int(attention_width(config))
     lists: dict[str, dict[int, Named]] = defaultdict(lambda: defaultdict(list))
     for name, shape in tensors:
         match = re.match(r"(.*?)\.(\d+)\.(.*)", name)
@@ -64,6 +65,7 @@ def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shap
         rest=rest,
         vocab=config.get("vocab_size") or 0,
         total=_values(tensors),
+        attention=None if attention == width else attention,
     )
 
 

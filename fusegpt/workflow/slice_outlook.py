@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fusegpt.pruning.width import WidthRecipe
-from fusegpt.recovery.flops import forward_rule
-from fusegpt.work import Shape, Work, total
+from fusegpt.work import Shape, Work, forward_rule, total
 from fusegpt.workflow import slices
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
@@ -26,7 +25,7 @@ def slice_work(recipe: WidthRecipe, num_blocks: int, shape: Shape | None) -> Wor
         return Work(passes=num_blocks, tokens=None, flops=None)
     tokens, flops = windows.sequences * windows.length, None
     if shape is not None:
-        size = (num_blocks * shape.values, num_blocks * shape.width)
+        size = (num_blocks * shape.values, num_blocks * shape.attended)
         flops = forward_rule(*size, tokens, windows.length)
     return Work(passes=num_blocks, tokens=tokens, flops=flops)
 

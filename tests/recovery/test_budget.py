@@ -2,9 +2,9 @@
 
 import pytest
 
+from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.pruning.recipe import load_recipe
 from fusegpt.recovery.finetune import finetune
-from fusegpt.recovery.flops import forward_flops, training_flops
 from fusegpt.recovery.fusion import fusion
 from fusegpt.units import Unit
 from tests import tiny

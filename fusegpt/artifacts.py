@@ -43,7 +43,7 @@ STAGE_VERSION: dict[str, int] = {
     "fuse": 1,
     "merge": 1,
     "slice": 1,
-    "card": 2,
+    "card": 3,
     "evaluate": 3,
     "table": 4,
     "figure": 4,

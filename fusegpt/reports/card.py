@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from fusegpt.reports.front_matter import front_matter
 from fusegpt.reports.slice_card import slice_parts
+from fusegpt.reports.text import code, escaped
 
 __all__ = ["card"]
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -32,30 +30,13 @@ def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str
         The whole file as text.
     """
     about = slice_parts if info.get("kind") == "slice" else _depth_parts
-    parts = [_front_matter(info), *about(info), _licence(info)]
+    parts = [front_matter(info, rows), *about(info), _licence(info)]
     parts += [_results(rows), _recipe(info), _limits(info)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _depth_parts(info: Mapping[str, Any]) -> list[str]:
     return [_opening(info), _removal(info), _loading(info)]
-
-
-def _front_matter(info: Mapping[str, Any]) -> str:
-    fields: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": info.get("pipeline_tag", "text-generation"),
-        "tags": [
-            "fusegpt",
-            "slicegpt" if info.get("kind") == "slice" else "depth-pruning",
-            "pruned",
-        ],
-    }
-    if info.get("licence"):
-        fields = {"license": str(info["licence"]).lower(), **fields}
-    if HUB_ID.fullmatch(str(info.get("base_model", ""))):
-        fields["base_model"] = info["base_model"]
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False).strip()}\n---"
 
 
 def _opening(info: Mapping[str, Any]) -> str:
@@ -72,9 +53,9 @@ def _opening(info: Mapping[str, Any]) -> str:
             f"{counts[k]} of {total} {k}s ({counts[k] / total:.1%})" for k in sorted(counts)
         )
     lines = [
-        f"# {name}, {title}",
+        f"# {escaped(name)}, {title}",
         "",
-        f"Depth-pruned from {_link(base)}: {what} were removed one after another.",
+        f"Depth-pruned from {code(base)}: {what} were removed one after another.",
     ]
     if info.get("parameters"):
         lines[-1] += f" {info['parameters']:,} parameters remain."
@@ -82,24 +63,20 @@ def _opening(info: Mapping[str, Any]) -> str:
 
 
 def _licence(info: Mapping[str, Any]) -> str:
-    base = _link(info.get("base_model", "a language model"))
+    base = code(info.get("base_model", "a language model"))
     if not info.get("licence"):
         return (
             f"## Licence\nThat of {base}, on which this checkpoint is based, is not on record; find"
             " it before you use this checkpoint or pass it on."
         )
     return (
-        f"## Licence\n{info['licence']}, that of {base}. This checkpoint is derived from it, so its"
-        " terms apply here too."
+        f"## Licence\n{escaped(info['licence'])}, that of {base}. This checkpoint is derived from"
+        " it, so its terms apply here too."
     )
 
 
 def _kind(unit: Any) -> str:
     return unit["granularity"] if isinstance(unit, Mapping) else "block"
-
-
-def _link(base: Any) -> str:
-    return f"`{base}`"
 
 
 def _removal(info: Mapping[str, Any]) -> str:
@@ -185,14 +162,9 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
         text = ", ".join(
             f"{key} {_plain(value)}" for key, value in protocol.items() if value is not None
         )
-        cells = [
-            row["task"],
-            row["metric"],
-            f"{row['value']:.4g}",
-            row.get("num_samples", ""),
-            text,
-        ]
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        count = row.get("num_samples", "")
+        cells = [row["task"], row["metric"], f"{row['value']:.4g}", count, text]
+        lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -206,7 +178,7 @@ def _recipe(info: Mapping[str, Any]) -> str:
     recipe = info.get("recipe")
     if not recipe:
         return ""
-    text = json.dumps(recipe, indent=1, default=str)
+    text = json.dumps(recipe, indent=1, default=str).replace("`", r"\u0060")
     return (
         "## How it was made\n"
         f"The settings, complete with defaults; the method is that of {_method(info)}.\n"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fusegpt.artifacts import check_file, read_json
-from fusegpt.errors import ArtifactError, DataError
+from fusegpt.errors import ArtifactError, DataError, first_line
 
 __all__ = ["check_checkpoint", "push"]
 
@@ -53,18 +53,20 @@ def check_checkpoint(directory: str | Path) -> list[Path]:
 def _check_card(card: Path) -> None:
     if not card.is_file():
         raise ArtifactError(f"{card}: the card is missing; write it with fusegpt card")
-    text = card.read_text(encoding="utf-8")
-    front = text.split("---\n")[1] if text.startswith("---\n") else ""
+    from huggingface_hub import ModelCard
+
     try:
-        fields = yaml.safe_load(front) or {}
-    except yaml.YAMLError:
-        fields = {}
-    if not isinstance(fields, dict) or not fields.get("license"):
+        found = ModelCard.load(card, ignore_metadata_errors=True)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ArtifactError(
+            f"{card}: front matter must be a table of keys and values ({first_line(error)})"
+        ) from None
+    if not found.data.license:
         raise ArtifactError(
             f"{card}: must name the base model's licence; give its entry in the configuration a"
             " licence, or put 'license: ...' into the card's front matter"
         )
-    if "| task | metric |" not in text:
+    if not found.data.eval_results and "| task | metric |" not in found.text:
         logger.warning("%s: holds no results; fusegpt card adds those of evaluations", card)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusegpt.reports.text import code, escaped
+
 __all__ = ["slice_parts"]
 
 
@@ -20,10 +22,10 @@ def slice_parts(info: Mapping[str, Any]) -> list[str]:
 def _opening(info: Mapping[str, Any]) -> str:
     base, width, hidden = info.get("base_model", "a model"), info["width"], info["hidden_size"]
     lines = [
-        f"# {str(base).rstrip('/').split('/')[-1]}, width {width} of {hidden}",
+        f"# {escaped(str(base).rstrip('/').split('/')[-1])}, width {width} of {hidden}",
         "",
-        f"Width-sliced from `{base}`: {hidden - width} of {hidden} dimensions of the hidden states"
-        f" ({1 - width / hidden:.1%}) were cut, every block stays.",
+        f"Width-sliced from {code(base)}: {hidden - width} of {hidden} dimensions of the hidden"
+        f" states ({1 - width / hidden:.1%}) were cut, every block stays.",
     ]
     if info.get("parameters"):
         lines[-1] += f" {info['parameters']:,} parameters remain, residual adapters included."

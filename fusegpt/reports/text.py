@@ -1,12 +1,14 @@
-"""Tables for a terminal."""
+"""Text: tables for a terminal, foreign words in Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import tabulate
 
-__all__ = ["VERDICTS", "aligned"]
+__all__ = ["VERDICTS", "aligned", "code", "escaped"]
 
 VERDICTS = {None: "not resolved", True: "better", False: "worse"}
 """What an interval says of a difference."""
@@ -23,3 +25,13 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     sides = ("left", *["right"] * (len(head) - 1))
     return tabulate.tabulate(rows, head, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def escaped(value: Any) -> str:
+    """Foreign text as one line of Markdown that shows it as it is, also inside a table."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(str(value).split()))
+
+
+def code(value: Any) -> str:
+    """Foreign text as Markdown code, on one line; backticks become apostrophes."""
+    return "`" + " ".join(str(value).split()).replace("`", "'") + "`"

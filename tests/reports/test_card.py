@@ -1,6 +1,6 @@
 """The model card: front matter the hub reads, and what a reader needs."""
 
-import yaml
+from huggingface_hub import ModelCard
 
 from fusegpt.reports.card import card
 
@@ -25,7 +25,7 @@ ROW = {
 
 
 def front_matter(text: str) -> dict:
-    return yaml.safe_load(text.split("---")[1])
+    return ModelCard(text).data.to_dict()
 
 
 def test_front_matter_names_licence_base_model_and_library():
@@ -59,9 +59,50 @@ def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
 
 def test_results_come_with_their_protocol():
     text = card(INFO, [ROW])
-    assert r'| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\n\|" |' in text
+    assert r'| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\\n\|" |' in text
     assert "Nothing was measured" in card(INFO)
 
 
 def test_the_recipe_stands_in_full():
     assert '"method": "fusion"' in card(INFO)
+
+
+HUB_ROW = {
+    **ROW,
+    "value": 1.23456789,
+    "protocol": {
+        "source": "hub:Salesforce/wikitext@b08601e/wikitext-2-raw-v1/test.parquet",
+        "variant": "wikitext-2-raw-v1",
+        "split": "test",
+        "cut": None,
+    },
+}
+
+
+def test_the_hub_reads_the_results_with_their_protocol_from_the_front_matter():
+    data = ModelCard(card(INFO, [ROW, HUB_ROW])).data
+    assert data.model_name == "base-30, fusegpt"
+    one, other = data.eval_results
+    assert (one.dataset_name, one.metric_type, one.metric_value) == (
+        "wikitext2",
+        "perplexity",
+        31.4159,
+    )
+    assert one.metric_args == {"length": 512, "join": "\n|"}
+    assert (other.dataset_type, other.dataset_revision) == ("Salesforce/wikitext", "b08601e")
+    assert (other.dataset_config, other.dataset_split) == ("wikitext-2-raw-v1", "test")
+    assert other.metric_value == 1.23457 and "cut" not in other.metric_args
+    assert "model-index" not in front_matter(card(INFO))
+
+
+def test_foreign_words_show_as_they_are():
+    row = {**ROW, "task": "<b>x</b> [a](b)\n| y"}
+    info = {**INFO, "base_model": "org/`x`\n# no title", "licence": "*mine*\n---"}
+    info["recipe"] = {"name": "```\n# no heading"}
+    text = card(info, [row])
+    assert r"| \<b\>x\</b\> \[a\](b) \| y | perplexity |" in text
+    assert "Depth-pruned from `org/'x' # no title`: " in text
+    assert r"\*mine\* ---, that of" in text
+    assert front_matter(text)["license"] == "*mine*\n---"
+    starts = [line.partition(" ")[0] for line in text.splitlines()]
+    assert starts.count("#") == 1 and sum(start.startswith("```") for start in starts) == 4

@@ -78,6 +78,10 @@ def spoil_licence(checkpoint):
     (checkpoint / "README.md").write_text(card({**INFO, "licence": None}, [ROW]))
 
 
+def spoil_front_matter(checkpoint):
+    (checkpoint / "README.md").write_text("---\nlicense: [mit\n---\n")
+
+
 def spoil_weights(checkpoint):
     save_file({"weight": np.arange(12.0) + 1}, checkpoint / "model.safetensors")
 
@@ -103,6 +107,7 @@ def spoil_list(checkpoint):
     [
         (spoil_card, "the card is missing"),
         (spoil_licence, "must name the base model's licence"),
+        (spoil_front_matter, "front matter must be a table of keys and values"),
         (spoil_weights, "checksum must be"),
         (spoil_record, "must be a checkpoint, fusegpt.json is missing"),
         (spoil_with_pickle, "may hold a pickle, which is never uploaded"),

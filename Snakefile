@@ -23,7 +23,6 @@ wildcard_constraints:
 
 
 include: "rules/data.smk"
-include: "rules/llava.smk"
 include: "rules/prune.smk"
 include: "rules/checkpoint.smk"
 include: "rules/evaluate.smk"

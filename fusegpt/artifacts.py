@@ -36,7 +36,6 @@ __all__ = [
 
 STAGE_VERSION: dict[str, int] = {
     "fetch": 1,
-    "build-llava": 1,
     "sample": 1,
     "start": 1,
     "score": 1,

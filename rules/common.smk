@@ -294,25 +294,10 @@ def trust_flag(wildcards):
     return ["--trust-remote-code"] if trusted else []
 
 
-BUILT = [
-    name for name, model in PLAN.models.items() if model.source.startswith("llava:")
+FETCHED = [
+    name for name, model in PLAN.models.items() if not model.source.startswith("made:")
 ]
-"""Models that are not fetched but built from another one."""
-
-
-def language_model(wildcards):
-    """The last file of the model that it is built from."""
-    return paths.model(PLAN.models[wildcards.model].source.removeprefix("llava:"))
-
-
-def training_flags(wildcards):
-    """``--steps N`` and the like, from the entry's config."""
-    settings = PLAN.models[wildcards.model].config
-    return [
-        part
-        for name, value in settings.items()
-        for part in (f"--{name.replace('_', '-')}", value)
-    ]
+"""Models with a source; the others are made by a rule of the workflow that imports this one."""
 
 
 def num_blocks(wildcards):

@@ -9,6 +9,8 @@ rule fetch:
         "logs/fetch/{model}.log",
     benchmark:
         "benchmarks/runs/fetch/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(FETCHED),
     conda:
         "../environment.yml"
     params:

@@ -107,10 +107,10 @@ def tiny_llava_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactor
     """
     import json
 
-    from fusegpt.multimodal.assembly import assemble
-    from fusegpt.multimodal.build import write_questions
-    from fusegpt.multimodal.pictures import draw_pictures
-    from fusegpt.multimodal.tower import train_tower
+    from assembly import assemble
+    from build_llava import write_questions
+    from pictures import draw_pictures
+    from tower import train_tower
 
     language = tmp_path_factory.mktemp("language") / "tiny-llama"
     shutil.copytree(tiny_llama_dir, language)

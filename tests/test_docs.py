@@ -14,7 +14,12 @@ import pytest
 from fusegpt.cli import fusegpt_command
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TARGETS = {"all", "scores", "checkpoints", "tables"}
@@ -28,7 +33,7 @@ def commands() -> list[tuple[str, list[str]]]:
             if language in ("sh", "bash", "console"):
                 lines = block.replace("\\\n", " ").splitlines()
                 words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
-                found += [(document.name, line) for line in words if line]
+                found += [(document.relative_to(ROOT).as_posix(), line) for line in words if line]
     return found
 
 

@@ -27,7 +27,9 @@ ELSEWHERE = {
     ),
     "python benchmarks/export.py": "export/test_runtimes.py::test_vllm_loads_it",
     "fusegpt check": "cli/test_check.py::test_yes_with_every_check",
-    "fusegpt build-llava": "multimodal/test_build.py::test_the_verb_leaves_a_model",
+    "python examples/small_llava/build_llava.py": (
+        "examples/test_small_llava.py::test_the_workflow_leaves_a_model"
+    ),
     "fusegpt compare": "evaluation/test_comparison.py::test_the_verb_prints_which",
     "fusegpt evaluate --model MODEL --eval zero_shot": (
         "evaluation/test_zero_shot.py::test_a_task_measured_once_is_read_back"
@@ -138,7 +140,8 @@ def test_a_line_of_snakemake_can_be_planned(words, tmp_path):
         pytest.skip("snakemake-executor-plugin-slurm is not installed")
     (tmp_path / "my-data.yaml").write_text("tasks: {}\n")
     (tmp_path / "study.yaml").write_text(readme("yaml")[0])
-    (tmp_path / "config").symlink_to(ROOT / "config")
+    for name in ("config", "examples", "rules", "Snakefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
     line = [sys.executable, "-m", *words[:1], "--snakefile", str(ROOT / "Snakefile"), "-n"]
     line += ["--quiet", "rules", *words[1:]]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -29,7 +29,6 @@ VERBS: dict[str, Entry] = {
     "compare": Entry("fusegpt.cli.compare:compare"),
     "info": Entry("fusegpt.cli.info:info"),
     "check": Entry("fusegpt.cli.check:check"),
-    "build-llava": Entry("fusegpt.cli.build_llava:build_llava"),
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),

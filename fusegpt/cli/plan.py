@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import input_file, output_path
 
 
 @click.command()
@@ -25,12 +25,18 @@ from fusegpt.cli.options import output_path
     type=click.FloatRange(min=0, min_open=True),
     help="A rate in TFLOP/s: turns the counted FLOPs into hours.",
 )
+@click.option(
+    "--snakefile",
+    type=input_file,
+    help="A workflow that imports the project's rules under their names and adds its own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def plan(
     experiments: tuple[str, ...],
     directory: Path,
     device: str,
     tflops: float | None,
+    snakefile: Path | None,
     as_json: bool,
 ) -> None:
     """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
@@ -41,5 +47,5 @@ def plan(
 
     config = merged(experiment_files(experiments))
     made = make_plan(config, builtin_config_dir() / "recipes")
-    notes = outlook(made, config, directory, device, tflops)
+    notes = outlook(made, config, directory, device, tflops, snakefile)
     click.echo(json.dumps(notes, indent=1) if as_json else as_text(notes))

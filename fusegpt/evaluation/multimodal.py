@@ -71,7 +71,7 @@ def plan(
         directory: The model's directory: config and processor.
         entries: The config's ``tasks``: ``{ai2d: {splits: {test: FILE}}}``, a parquet file with
             the images inside; a task without an entry is read from the hub.
-        tasks: Those of Table III, or ``pictures``, the questions that `fusegpt build-llava` writes.
+        tasks: Those of Table III, or ``pictures``, the questions of ``examples/small_llava``.
         limit: Take the first so many questions of each task; None: all.
         chat_template: Ask in the form of a conversation (USER: ... ASSISTANT:).
         max_tokens: Of an answer; None: the task's own number.

@@ -34,13 +34,20 @@ class Job:
     wildcards: Mapping[str, str]
 
 
-def jobs(config: Mapping[str, Any], directory: Path, *, everything: bool = False) -> list[Job]:
+def jobs(
+    config: Mapping[str, Any],
+    directory: Path,
+    *,
+    everything: bool = False,
+    workflow: Path | None = None,
+) -> list[Job]:
     """The jobs of a dry run.
 
     Args:
         config: The merged configuration.
         directory: Where results lie; made if it is not there.
         everything: As if nothing had run.
+        workflow: A Snakefile that imports this project's rules under their names; None: ours.
 
     Raises:
         ConfigError: Snakemake refuses; its last line says why.
@@ -51,7 +58,7 @@ def jobs(config: Mapping[str, Any], directory: Path, *, everything: bool = False
         file.write_text(json.dumps(config), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--cores", "1"),
-            *("--snakefile", str(snakefile()), "--directory", str(directory)),
+            *("--snakefile", str(workflow or snakefile()), "--directory", str(directory)),
             *("--configfile", str(file), "--nolock", "--rerun-incomplete"),
             *(["--forceall"] if everything else []),
         ]

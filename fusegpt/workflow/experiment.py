@@ -19,7 +19,7 @@ from fusegpt.pruning.budget import removals
 from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.width import WidthRecipe
-from fusegpt.registry import lookup
+from fusegpt.registry import lookup, suggestion
 from fusegpt.workflow.members import (
     DENSE,
     Member,
@@ -191,6 +191,10 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         raise ConfigError("experiments: none is named; add one with --configfile config/demo.yaml")
     for name, model in checked.models.items():
         parse_source({"source": model.source, **model.fetch_settings()}, f"models.{name}")
+        kind, _, base = model.source.partition(":")
+        if kind == "made" and base and base not in checked.models:
+            known = suggestion(base, checked.models)
+            raise ConfigError(f"models.{name}.source: unknown model {base!r}{known}")
     corpora = {name: Corpus() for name in CORPORA} | checked.corpora
     for name, corpus in corpora.items():
         if corpus.splits is None:

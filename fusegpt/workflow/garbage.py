@@ -131,11 +131,11 @@ def _of_run(plan: Plan, model: str, recipe: str, last: int) -> Iterator[str]:
 
 
 def _bases(plan: Plan, model: str) -> Iterator[str]:
-    """A model and those it is built from."""
+    """A model and those it is made from."""
     while model in plan.models:
         yield model
         kind, _, model = plan.models[model].source.partition(":")
-        if kind != "llava":
+        if kind != "made":
             return
 
 

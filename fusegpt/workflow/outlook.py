@@ -30,6 +30,7 @@ def outlook(
     directory: Path,
     device: str,
     tflops: float | None = None,
+    workflow: Path | None = None,
 ) -> dict[str, Any]:
     """What an experiment needs, as a table of plain values.
 
@@ -39,8 +40,11 @@ def outlook(
         directory: Where results lie, or will.
         device: Whose past seconds count: ``cpu`` or ``cuda``.
         tflops: A rate to turn counted FLOPs into hours by, in 10^12 per second.
+        workflow: A Snakefile that imports this project's rules under their names; None: ours.
     """
-    to_run, all_jobs = jobs(config, directory), jobs(config, directory, everything=True)
+    to_run, all_jobs = (
+        jobs(config, directory, everything=each, workflow=workflow) for each in (False, True)
+    )
     waiting, known = Counter(job.rule for job in to_run), Counter(job.rule for job in all_jobs)
     measured = Measured(directory, plan, device)
     seconds = [(job, measured.seconds(job)) for job in to_run]

@@ -102,6 +102,12 @@ def test_an_unknown_architecture_is_named(tiny_llama_dir, tmp_path):
         fetch(str(tmp_path / "from"), tmp_path / "m")
 
 
+def test_what_a_rule_makes_is_not_fetched(tmp_path):
+    assert parse_source("made:smollm2-135m") and parse_source("made:")
+    with pytest.raises(ConfigError, match=r"got 'made:'; the rule of your workflow that makes"):
+        fetch("made:", tmp_path / "m")
+
+
 def test_a_hub_snapshot_notes_its_commit(tiny_llama_dir, tmp_path, monkeypatch, caplog):
     commit = "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(tiny_llama_dir, tmp_path / commit)
@@ -127,6 +133,7 @@ def test_an_offline_hub_is_said_in_one_line(tmp_path):
         ({"source": "dir:/x", "sah256": HEX}, "model.sah256: unknown key; known: source, sha256"),
         ({"source": 3}, "model.source: must be a string, got 3"),
         ({}, "model.source: must be a string, got None"),
+        ("llava:smollm2-135m", "no known kind; write hub:org/name@revision, dir:PATH, pypi:"),
         ("org/name", "is no directory and no known kind; write hub:org/name@revision"),
         ("hub:name", "must look like hub:org/name@revision, got 'hub:name'"),
         ("pypi:name/file.gguf", "must look like pypi:PACKAGE==VERSION/PATH"),

@@ -70,6 +70,11 @@ def plan(config):
         ("models.tiny.num_blocks", 0, "models.tiny.num_blocks: must be greater than 0, got 0"),
         ("models.tiny.source", "dir:a\nb", "must be a path without control characters"),
         ("models.tiny.source", "torrent:x", "models.tiny.source"),
+        (
+            "models.tiny.source",
+            "made:tini",
+            "tiny.source: unknown model 'tini'; did you mean 'tiny'",
+        ),
         ("models.tiny.source", "hub:../..", "models.tiny.source: must look like hub:org/name@rev"),
         ("models.tiny.source", "hub:a/b@../../c", "models.tiny.source: must look like hub:"),
         ("models.tiny.source", "hub:a/b;touch x", "models.tiny.source: must look like hub:"),

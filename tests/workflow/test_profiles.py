@@ -97,7 +97,6 @@ def test_the_kubernetes_profile_plans_the_demo_against_a_made_up_bucket(tmp_path
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", said, re.M))
     names = ("score_dense", "take_scores", "score", "fuse", "fetch")
     assert [jobs[name] for name in names] == ["1", "3", "15", "18", "1"]
-    assert "build_llava" not in jobs
     (fuse,) = re.findall(r"^rule fuse:.*?^Shell command: [^\n]*", said, re.M | re.S)[:1]
     assert "s3://bucket/fusegpt/results/runs" in fuse and "--device cuda" in fuse
 

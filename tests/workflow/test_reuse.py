@@ -59,6 +59,54 @@ def test_another_workflow_imports_the_rules_and_builds_on_a_table(project):
     }
 
 
+MADE = """
+configfile: "study.json"
+
+
+module fusegpt:
+    snakefile:
+        {snakefile!r}
+    config:
+        config
+
+
+use rule * from fusegpt
+
+
+rule mine:
+    output:
+        "results/models/{{model}}/source.json",
+    wildcard_constraints:
+        model="tiny",
+    shell:
+        "echo '{{{{}}}}' >{{output}}"
+"""
+
+
+def test_a_rule_of_the_other_workflow_makes_a_model_without_a_source(project):
+    project.config["models"]["tiny"]["source"] = "made:"
+    project.study["recipes"] = ["dense"]
+
+    missing = project.snakemake("-n")
+    (project.directory / "Snakefile").write_text(MADE.format(snakefile=str(ROOT / "Snakefile")))
+    project.environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "study"]
+    done = subprocess.run(
+        command,
+        cwd=project.directory,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    said = missing.stdout + missing.stderr
+    assert missing.returncode == 1 and "results/models/tiny/source.json" in said
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert verbs(project.lines()) == {"load": 1, "evaluate": 2, "table": 1, "figure": 1}
+    assert not any("fetch" in line or "mine" in line for line in project.started("study"))
+
+
 def test_a_clone_that_cannot_be_written_works_with_results_elsewhere(project, tmp_path):
     clone = tmp_path / "a read-only clone"
     for part in ("rules", "config"):

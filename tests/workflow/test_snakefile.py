@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [
     ROOT / "config" / name
-    for name in ("demo.yaml", "experiments/baselines.yaml", "experiments/multimodal.yaml")
+    for name in ("demo.yaml", "experiments/baselines.yaml", "experiments/evaluation.yaml")
 ]
 
 

@@ -17,8 +17,8 @@ from transformers import (
 
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ArchitectureError
-from fusegpt.multimodal.pictures import SIZE
-from fusegpt.multimodal.tower import PATCH
+from pictures import SIZE
+from tower import PATCH
 
 __all__ = ["IMAGE_TOKEN", "IMAGE_TOKENS", "assemble", "make_processor"]
 

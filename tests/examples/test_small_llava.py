@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from fusegpt.cli import main
-from fusegpt.multimodal.answering import Adapted, accuracy, prompt, train_answering
-from fusegpt.multimodal.assembly import IMAGE_TOKEN, IMAGE_TOKENS, assemble
-from fusegpt.multimodal.pictures import COLORS, DIGITS, SHAPES, _digit_split, draw_pictures
-from fusegpt.multimodal.tower import pixels, probe, train_tower
+from answering import Adapted, accuracy, prompt, train_answering
+from assembly import IMAGE_TOKEN, IMAGE_TOKENS, assemble
+from fusegpt.cli import fusegpt_command
+from fusegpt.workflow.files import plan_of
+from pictures import COLORS, DIGITS, SHAPES, _digit_split, draw_pictures
+from tower import pixels, probe, train_tower
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/small_llava"
+MODEL = "results/models/llava-135m"
 
 
 def test_a_seed_draws_the_same_pictures_and_digits_are_split():
@@ -114,19 +123,77 @@ def test_training_lowers_the_loss_and_leaves_a_plain_model(assembled):
     assert all(0 <= value <= 1 for value in found.values())
 
 
-def test_the_verb_leaves_a_model_that_transformers_loads_with_questions(tiny_llama_dir, tmp_path):
-    base = tmp_path / "base"
-    shutil.copytree(tiny_llama_dir, base)
-    (base / "source.json").write_text(json.dumps({"source": "dir:x", "licence": "mit"}))
-    arguments = ["--model", str(base), "--tower-steps", "2", "--steps", "2"]
-    with pytest.raises(SystemExit) as stop:
-        main(["build-llava", *arguments, "--output", str(tmp_path / "llava")])
-    assert stop.value.code == 0
+@pytest.fixture(scope="module")
+def built(tiny_llama_dir, tmp_path_factory):
+    """A directory where the workflow made the model, in two steps and from the tiny Llama."""
+    directory = tmp_path_factory.mktemp("a wörk dir")
+    models = {
+        "smollm2-135m": {"source": f"dir:{tiny_llama_dir}", "num_blocks": 6, "licence": "mit"},
+        "llava-135m": {"num_blocks": 6, "config": {"tower_steps": 2, "steps": 2}},
+    }
+    (directory / "tiny.json").write_text(json.dumps({"models": models}))
+    done = snakemake(directory, f"{MODEL}/source.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory
 
-    AutoModelForImageTextToText.from_pretrained(tmp_path / "llava")
-    AutoProcessor.from_pretrained(tmp_path / "llava")
-    notes = json.loads((tmp_path / "llava" / "source.json").read_text())
-    assert (notes["num_blocks"], notes["licence"], notes["source"]) == (6, "mit", "llava:dir:x")
+
+def snakemake(directory, *arguments):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(EXAMPLE / "Snakefile")]
+    tiny = ["--configfile", "tiny.json"] if (directory / "tiny.json").exists() else []
+    return subprocess.run(
+        [*command, *tiny, "--cores", "1", *arguments],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def jobs(done):
+    """The job table of a dry run."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M)}
+
+
+def test_the_workflow_leaves_a_model_that_transformers_loads_with_questions(built):
+    AutoModelForImageTextToText.from_pretrained(built / MODEL)
+    AutoProcessor.from_pretrained(built / MODEL)
+    notes = json.loads((built / MODEL / "source.json").read_text())
+    assert (notes["num_blocks"], notes["licence"]) == (6, "mit")
+    assert notes["source"].startswith("made:dir:")
     assert set(notes["training"]["accuracy"]) == {"color", "shape", "digit", "all"}
-    test = pq.read_table(tmp_path / "llava" / "questions-test.parquet").to_pylist()
+    test = pq.read_table(built / MODEL / "questions-test.parquet").to_pylist()
     assert len(test) == 192 and test[0]["text"].startswith("<image>\nQuestion: ")
+
+
+def test_a_model_that_is_there_is_pruned_and_not_made_again(built):
+    planned = jobs(snakemake(built, "--dry-run", "multimodal"))
+    assert not {"fetch", "build_llava"} & set(planned)
+    assert planned["fuse"] > 0 and planned["table"] == 1
+
+
+def test_from_nothing_the_language_model_is_fetched_and_the_other_built_once(tmp_path):
+    planned = jobs(snakemake(tmp_path, "--dry-run"))
+    assert (planned["fetch"], planned["build_llava"], planned["fuse"]) == (1, 1, 27)
+
+
+def test_the_plan_counts_the_jobs_of_a_workflow_that_imports_ours(tmp_path):
+    files = [str(EXAMPLE / "experiments.yaml"), "--snakefile", str(EXAMPLE / "Snakefile")]
+    done = CliRunner().invoke(fusegpt_command, ["plan", *files, "--directory", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^build_llava +1 +0$", done.output, re.M)
+
+
+def test_the_small_table_3_is_a_part_of_the_experiment_and_has_the_papers_rows():
+    plan = plan_of([str(EXAMPLE / "experiments.yaml"), "table3"])
+    assert set(plan.points["table3-small"]) <= set(plan.points["multimodal"])
+    named = {name: plan.experiments[name] for name in ("table3", "table3-small", "multimodal")}
+    assert set(named["table3-small"].evaluations) <= set(named["multimodal"].evaluations)
+    assert len(named["table3-small"].recipes) >= len(named["table3"].recipes) - 1
+
+
+def test_collecting_garbage_leaves_the_model_that_another_is_made_from(built):
+    arguments = [str(EXAMPLE / "experiments.yaml"), "--directory", str(built)]
+    done = CliRunner().invoke(fusegpt_command, ["gc", *arguments])
+    assert done.output.startswith("0 artifacts"), done.output

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from fusegpt.multimodal.assembly import IMAGE_TOKEN, IMAGE_TOKENS
-from fusegpt.multimodal.pictures import KINDS, Picture, draw_pictures
-from fusegpt.multimodal.tower import pixels
+from assembly import IMAGE_TOKEN, IMAGE_TOKENS
+from pictures import KINDS, Picture, draw_pictures
+from tower import pixels
 
 __all__ = ["accuracy", "prompt", "train_answering"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("fusegpt.small_llava")
 
 RANK, ALPHA = 8, 16
 ADAPTED = ("q_proj", "v_proj", "o_proj")

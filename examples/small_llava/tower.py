@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from fusegpt.multimodal.pictures import COLORS, DIGITS, SHAPES, SIZE, Picture, draw_pictures
+from pictures import COLORS, DIGITS, SHAPES, SIZE, Picture, draw_pictures
 
 __all__ = ["PATCH", "pixels", "probe", "train_tower"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("fusegpt.small_llava")
 
 PATCH = 8
 BATCH = 64

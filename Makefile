@@ -62,7 +62,7 @@ browser: ## install Debian's Chromium, which the tests of the page drive (root)
 check: $(STAMP) ## format, lint, layers, types, workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/snakefmt --check Snakefile rules examples/*/Snakefile
+	$(BIN)/snakefmt --check Snakefile rules examples
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(SNAKEMAKE) --configfile config/demo.yaml --lint
@@ -70,7 +70,7 @@ check: $(STAMP) ## format, lint, layers, types, workflow
 format: $(STAMP) ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/snakefmt Snakefile rules examples/*/Snakefile
+	$(BIN)/snakefmt Snakefile rules examples
 
 clean: ## remove the environment and caches, keep results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist

@@ -115,7 +115,7 @@ def test_the_workflow_passes_snakemakes_lint(project):
 def test_the_rules_are_formatted():
     if shutil.which("snakefmt") is None:
         pytest.skip("snakefmt is not installed")
-    command = ["snakefmt", "--check", "Snakefile", "rules"]
+    command = ["snakefmt", "--check", "Snakefile", "rules", "examples"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr

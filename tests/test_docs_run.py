@@ -71,6 +71,7 @@ ELSEWHERE = {
 NOT_RUN = {
     "make test": "this is it",
     "make check": "this is beside it",
+    "make docs": ".ci/run builds the site; test_site.py tests its parts",
     "make venv": "the environment that this runs in",
     "pip wheel": "test_packaging.py builds one with --slow",
     "pip install": "changes the environment; make installs from the same file",

@@ -24,6 +24,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 PAGES |= {f"docs/{file.name}": file.name for file in sorted((ROOT / "docs").glob("*.md"))}
+PAGES |= {
+    f"examples/{file.parent.name}/README.md": f"{file.parent.name}.md"
+    for file in sorted((ROOT / "examples").glob("*/README.md"))
+}
 """Documents by their path in the repository, with their names in the site."""
 
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".cff": "yaml"}

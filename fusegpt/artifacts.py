@@ -27,7 +27,6 @@ __all__ = [
     "atomic_path",
     "check_file",
     "file_record",
-    "parent_record",
     "provenance",
     "read_json",
     "sha256",
@@ -168,25 +167,6 @@ def check_file(path: str | Path, record: Mapping[str, Any]) -> None:
     digest = sha256(path)
     if digest != record["sha256"]:
         raise ArtifactError(f"{path}: checksum must be {record['sha256']}, got {digest}")
-
-
-def parent_record(model: str | Path, directory: str | Path) -> dict[str, str] | None:
-    """What a record says about the model it follows from.
-
-    Args:
-        model: A record of ours, or a directory that may hold one.
-        directory: Of the file that will say it; the path is relative to it.
-
-    Returns:
-        ``{"path", "sha256"}``; None for a model that this project did not write.
-    """
-    names = ("fusegpt.json", "manifest.json", "source.json")
-    files = [Path(model)] if Path(model).is_file() else [Path(model) / name for name in names]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return None
-    path = Path(os.path.relpath(file.resolve(), Path(directory).resolve())).as_posix()
-    return {"path": path, "sha256": sha256(file)}
 
 
 def provenance(device: object = "cpu") -> dict[str, Any]:

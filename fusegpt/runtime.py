@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ __all__ = [
     "peak_memory_gib",
     "quiet",
     "remote_code_is_allowed",
-    "set_threads",
+    "reset_peak_memory",
     "set_up_logging",
     "torch_dtype",
 ]
@@ -102,20 +103,32 @@ def remote_code_is_allowed() -> bool:
     return _remote_code
 
 
-def set_threads(count: int) -> None:
-    """Use ``count`` CPU threads. Results are bit-equal only between runs with equal counts."""
-    import torch
-
-    torch.set_num_threads(count)
-
-
 def peak_memory_gib() -> float:
-    """The most memory this process has held: of the GPU if it used one, else of the machine."""
+    """The most memory this process has held: of the GPU if it used one, else of the machine.
+
+    What counts is the time since its start, or since ``reset_peak_memory``.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def reset_peak_memory() -> bool:
+    """Let the peak count from now on.
+
+    Returns:
+        Whether that worked; only Linux forgets the peak of the machine's memory.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from fusegpt.errors import ConfigError
-from fusegpt.runtime import Timer, device, generator, peak_memory_gib, torch_dtype
+from fusegpt.runtime import (
+    Timer,
+    device,
+    generator,
+    peak_memory_gib,
+    reset_peak_memory,
+    torch_dtype,
+)
 
 
 def test_a_generator_depends_on_its_parts_alone():
@@ -42,3 +51,14 @@ def test_a_timer_stands_still_after_its_block():
 
     assert 0 <= running <= stopped == timer.seconds
     assert peak_memory_gib() > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak")
+def test_memory_that_was_given_back_is_not_in_a_peak_that_was_reset():
+    held = torch.ones(2**27)  # half a GiB
+    before = peak_memory_gib()
+    del held
+
+    assert reset_peak_memory()
+
+    assert peak_memory_gib() < before - 0.3

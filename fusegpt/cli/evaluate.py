@@ -23,6 +23,7 @@ from fusegpt.registry import lookup
 
 if TYPE_CHECKING:
     from fusegpt.evaluation.together import Asked
+    from fusegpt.results.models import Row
 
 __all__ = ["evaluate"]
 
@@ -112,7 +113,7 @@ def evaluate(
     from fusegpt.evaluation.together import evaluate_together
 
     for result in evaluate_together(model, asked, store, dtype=dtypes[0], device=device):
-        _print_rows(result["rows"])
+        _print_rows(result.rows)
 
 
 def _places(names: Sequence[str], outputs: Sequence[Path]) -> dict[str, Path]:
@@ -150,11 +151,9 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return {key: content.get(key) or {} for key in ("corpora", "tasks")}
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_rows(rows: Sequence[Row]) -> None:
     click.echo(f"{'task':<24} {'metric':<24} {'value':>12} {'samples':>8}")
     for row in rows:
-        value = f"{row['value']:.4f}"
-        line = f"{row['task']:<24} {row['metric']:<24} {value:>12} {row['num_samples']:>8}"
-        error = "" if row.get("stderr") is None else f"  ± {row['stderr']:.4f}"
-        note = f"  {row['note']}" if row.get("note") else ""
-        click.echo(line + error + note)
+        line = f"{row.task:<24} {row.metric:<24} {row.value:>12.4f} {row.num_samples:>8}"
+        error = "" if row.stderr is None else f"  ± {row.stderr:.4f}"
+        click.echo(line + error + (f"  {row.note}" if row.note else ""))

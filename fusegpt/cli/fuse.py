@@ -38,11 +38,13 @@ def fuse(
     A killed run goes on from its last in-step checkpoint, or its last finished trial, when it is
     started again.
     """
-    from fusegpt.artifacts import read_json
     from fusegpt.pruning.recipe import Recipe
+    from fusegpt.results import layout
+    from fusegpt.results.base import read
+    from fusegpt.results.records import Scores
 
     chosen = Recipe.read(recipe)
-    record = read_json(scores)
+    record = read(scores, Scores)
 
     from fusegpt.data.windows import read_windows
     from fusegpt.pruning.rerank import forget
@@ -53,7 +55,7 @@ def fuse(
     tunes = chosen.needs_windows and not chosen.recovers_at_end
     windows = read_windows(finetune) if finetune and tunes else None
     checkpoint = Checkpoint(
-        output / "resume.safetensors",
+        output / layout.RESUME,
         fingerprint(chosen, [model, scores, finetune]),
         every_seconds=checkpoint_seconds,
     )

@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusegpt.artifacts import (
-    STAGE_VERSION,
-    parent_record,
-    provenance,
-    read_json,
-    sha256,
-    write_json,
-)
+from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
 from fusegpt.cli.options import JsonObject, device_option, input_file, input_path, output_path
+from fusegpt.results.base import read, write
+from fusegpt.results.files import Parent
+from fusegpt.results.records import Scores
 
 if TYPE_CHECKING:
     from fusegpt.pruning.recipe import Recipe
@@ -83,23 +79,23 @@ def score(
         raise click.UsageError("Missing option '--calibration' (or '--dense-scores').")
     else:
         record = _scored(model, chosen, calibration, first_scores, count, output, device)
-    write_json(output, record)
+    write(output, record)
 
 
-def _taken(file: Path, recipe: Recipe, model: Path, output: Path) -> dict[str, Any]:
+def _taken(file: Path, recipe: Recipe, model: Path, output: Path) -> Scores:
     """The record of a run that takes the dense model's scores; its seconds are theirs."""
     from fusegpt.errors import ConfigError
 
-    record = read_json(file)
+    record = read(file, Scores)
     same = (recipe.metric, recipe.importance.own())
-    if (record.get("metric"), record.get("settings")) != same:
+    if (record.metric, record.settings) != same:
         raise ConfigError(f"{file}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
-    return record | {
-        "recipe": recipe.id,
-        "seed": recipe.seed,
-        "parent": parent_record(model, output.parent),
-        "parents": [parent_record(file, output.parent)],
-    }
+    return record.plus(
+        recipe=recipe.id,
+        seed=recipe.seed,
+        parent=Parent.of(model, output.parent),
+        parents=[Parent.of(file, output.parent)],
+    )
 
 
 def _scored(
@@ -110,24 +106,25 @@ def _scored(
     count: int,
     output: Path,
     device: str,
-) -> dict[str, Any]:
+) -> Scores:
     from fusegpt.data.windows import read_windows
     from fusegpt.errors import ConfigError
     from fusegpt.pruning.step import score_step
     from fusegpt.pruning.trajectory import load_step
 
-    earlier = read_json(first_scores) if first_scores else None
+    earlier = read(first_scores, Scores) if first_scores else None
     windows = read_windows(calibration)
     loaded = load_step(model, recipe, device)
     once = recipe.selection == "one_shot" and loaded.removed and model.suffix == ".json"
     if once and not earlier:
         raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
-    return score_step(loaded, recipe, windows, earlier, count) | {
-        "recipe": recipe.id,
-        "seed": recipe.seed,
-        "stage_version": STAGE_VERSION["score"],
-        "parent": parent_record(model, output.parent),
-        "inputs": {"calibration": sha256(calibration)}
-        | ({"first_scores": sha256(first_scores)} if first_scores else {}),
-        "provenance": provenance(loaded.device),
-    }
+    inputs = {"calibration": calibration}
+    inputs |= {"first_scores": first_scores} if first_scores else {}
+    return score_step(loaded, recipe, windows, earlier, count).plus(
+        recipe=recipe.id,
+        seed=recipe.seed,
+        stage_version=STAGE_VERSION["score"],
+        parent=Parent.of(model, output.parent),
+        inputs={role: sha256(file) for role, file in inputs.items()},
+        provenance=provenance(loaded.device),
+    )

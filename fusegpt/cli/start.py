@@ -31,15 +31,12 @@ def start(
     recipe_output: Path | None,
 ) -> None:
     """Begin a run: write down the dense model and the recipe, so that steps can follow."""
-    from fusegpt.artifacts import write_json
     from fusegpt.errors import ConfigError
     from fusegpt.pruning.recipe import resolve
-    from fusegpt.workflow.start import start_manifest
+    from fusegpt.pruning.start import write_start
 
     settings = dict(recipe_settings)
     if "name" not in settings:
         raise ConfigError("--recipe-settings: name: is required")
     recipe = resolve(settings.pop("name"), settings)
-    manifest = start_manifest(model, output.parent, recipe, num_blocks)
-    write_json(recipe_output or output.parent.parent / "recipe.json", recipe.to_json())
-    write_json(output, manifest)
+    write_start(output, model, recipe, num_blocks=num_blocks, recipe_file=recipe_output)

@@ -35,20 +35,21 @@ def table(
 
 
 def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
-    from fusegpt.artifacts import file_record, parent_record, provenance, write_json
+    from fusegpt.artifacts import file_record, provenance, write_json
     from fusegpt.reports.collect import collect, evaluation_files, parse_experiment
     from fusegpt.reports.tables import write_csv
+    from fusegpt.results.files import Parent
     from fusegpt.runtime import Timer, peak_memory_gib
 
     asked = parse_experiment(experiment)
     with Timer() as timer:
         write_csv(output, collect(asked, results))
-    files = evaluation_files(asked, results)
+    parents = [Parent.of(file, output.parent) for file in evaluation_files(asked, results)]
     record = {
         "kind": "table",
         "experiment": experiment,
         "files": {output.name: file_record(output)},
-        "parents": [parent_record(file, output.parent) for file in files],
+        "parents": [parent.to_json() for parent in parents if parent is not None],
         "seconds": round(timer.seconds, 3),
         "memory_gib": round(peak_memory_gib(), 3),
         "provenance": provenance(),

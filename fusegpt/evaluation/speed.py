@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusegpt.artifacts import read_json
 from fusegpt.config import PositiveInt
 from fusegpt.data.directories import text_config
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import inference
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
+from fusegpt.results import layout
+from fusegpt.results.models import Checkpoint, Slice, read_record
+from fusegpt.results.records import Start, Step
 
 __all__ = ["Plan", "plan", "speed"]
 
@@ -122,11 +124,10 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
 
 def _dense(path: Path, directory: Path, named: Path | None) -> Path | None:
     """Where the dense model lies; None when ``path`` is one."""
-    step = path.suffix == ".json" or (path / "manifest.json").is_file()
-    record = path / "fusegpt.json"
-    notes = read_json(record) if record.is_file() else {}
-    pruned = step or bool(notes.get("removed")) or notes.get("kind") == "slice"
-    if not pruned:
+    record = None if layout.record_in(path) is None else read_record(path)
+    step = isinstance(record, Start | Step)
+    pruned = isinstance(record, Checkpoint) and (record.removed or isinstance(record, Slice))
+    if not (step or pruned):
         return None
     if named is None and not step:
         raise ConfigError(f"{path}: speed needs the dense model beside it; name it with --dense")

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import parent_record, read_json, sha256, write_json
+from fusegpt.artifacts import sha256
+from fusegpt.results.base import read, write
+from fusegpt.results.files import Parent
+from fusegpt.results.models import Stored
 
 __all__ = ["Store", "digest", "model_digest"]
 
@@ -37,11 +40,11 @@ class Store:
     def get(self, identity: Mapping[str, Any]) -> Any | None:
         """What was stored for an identity, or None."""
         file = self._file(identity)
-        return read_json(file)["result"] if file.is_file() else None
+        return read(file, Stored).result if file.is_file() else None
 
     def put(self, identity: Mapping[str, Any], result: Any) -> None:
         """Store the result of an identity."""
-        write_json(self._file(identity), {"identity": dict(identity), "result": result})
+        write(self._file(identity), Stored(identity=dict(identity), result=result))
 
     def _file(self, identity: Mapping[str, Any]) -> Path:
         return self.folder / self.model / f"{digest(identity)}.json"
@@ -60,8 +63,8 @@ def model_digest(path: Path) -> str:
         path: A step's manifest, or the directory of a model. A record of ours in it names all
             files, or all parents, by checksum.
     """
-    record = parent_record(path, path.parent)
+    record = Parent.of(path, path.parent)
     if record is not None:
-        return record["sha256"][:32]
+        return record.sha256[:32]
     files = sorted({file for pattern in DECIDES for file in path.glob(pattern)})
     return digest([[file.name, sha256(file)] for file in files])

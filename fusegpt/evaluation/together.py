@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, parent_record, provenance, sha256, write_json
+from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
 from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.evaluation.store import Store, digest, model_digest
+from fusegpt.results import layout
+from fusegpt.results.base import check, write
+from fusegpt.results.files import Parent
+from fusegpt.results.history import read_history
+from fusegpt.results.models import Evaluation as Result
 
 __all__ = ["Asked", "evaluate_together"]
 
@@ -64,7 +69,7 @@ class Asked:
 
 def evaluate_together(
     model: Path, asked: Sequence[Asked], store: Path | None, *, dtype: str, device: str
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Result]:
     """Measure what is not measured yet, and write each result as soon as there is one.
 
     What is in the store is read back, so whoever is interrupted loses one evaluation, and of one
@@ -92,9 +97,10 @@ def evaluate_together(
             result = {"eval": entry.eval, "settings": entry.settings, **next(measured)}
             if kept and key:
                 kept.put({"key": key}, result)
-        parent = parent_record(model, entry.output.parent)
-        write_json(entry.output, result | {"parent": parent})
-        yield result
+        whole = result | {"parent": Parent.of(model, entry.output.parent)}
+        record = check(whole, Result, entry.output)
+        write(entry.output, record)
+        yield record
 
 
 def _measure(
@@ -104,25 +110,24 @@ def _measure(
     from fusegpt.evaluation.run import run
     from fusegpt.models.checkpoints.load import load
     from fusegpt.runtime import device as torch_device
-    from fusegpt.runtime import peak_memory_gib
+    from fusegpt.runtime import peak_memory_gib, reset_peak_memory
 
     place = torch_device(device)
     directory = _directory(model)
     plans = [entry.evaluation.load()(directory, entry.reads, **entry.settings) for entry in asked]
     loaded = functools.cache(lambda: load(model, dtype=dtype, device=place))
-    for entry, plan in zip(asked, plans, strict=True):
+    for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
+        own = reset_peak_memory() or number == 0
         result = run(entry.evaluation, plan, loaded, kept, dtype=dtype, device=device)
         yield {
             **result,
             "dtype": dtype,
-            "peak_memory_gib": round(peak_memory_gib(), 3),
+            "memory_gib": round(peak_memory_gib(), 3) if own else None,
             "provenance": provenance(place),
         }
 
 
 def _directory(path: Path) -> Path:
     """Where the config and the tokenizer of a model lie: of a step, those of its dense model."""
-    from fusegpt.models.checkpoints.chain import read_chain
-
-    manifest = path if path.suffix == ".json" else path / "manifest.json"
-    return read_chain(manifest).source if manifest.is_file() else path
+    manifest = path if path.suffix == ".json" else path / layout.MANIFEST
+    return read_history(manifest, whole=False).source.parent if manifest.is_file() else path

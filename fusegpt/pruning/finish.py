@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.results.records import SPENT, Finish, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = ["finish"]
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def finish(
     model: Model, recipe: Recipe, windows: Tensor | None, *, checkpoint: Checkpoint | None = None
-) -> dict[str, Any]:
+) -> Finish:
     """Recover the model as pruned to the end.
 
     Args:
@@ -45,20 +45,19 @@ def finish(
     with Timer() as timer:
         recover = RECOVERIES[recipe.method].load()
         report = recover(model, windows, checkpoint=checkpoint, **settings)
-    losses = [row["loss"] for row in report.rows]
+    training = Training.model_validate({"rows": report.rows})
     logger.info(
         "%s of %d blocks: loss %.4g -> %.4g, %.0f s",
-        *(recipe.method, len(model.kept), losses[0], losses[-1], timer.seconds),
+        *(recipe.method, len(model.kept), training.first_loss, training.last_loss, timer.seconds),
     )
-    return {
-        "method": recipe.method,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "trainable_parameters": report.trainable_parameters,
-        "tokens": report.tokens,
-        "optimizer_steps": report.optimizer_steps,
-        "flops": report.flops,
-        "seconds": round(timer.seconds, 3),
-        "memory_gib": round(peak_memory_gib(), 3),
-        "training": report.rows,
-    }
+    return Finish.model_validate(
+        {
+            "method": recipe.method,
+            "first_loss": training.first_loss,
+            "last_loss": training.last_loss,
+            **{name: getattr(report, name) for name in SPENT},
+            "seconds": round(timer.seconds, 3),
+            "memory_gib": round(peak_memory_gib(), 3),
+            "training": training.rows,
+        }
+    )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from fusegpt.models.model import Model
 from fusegpt.pruning.finish import finish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.results.records import Removal, Scores, TrainingRow
 
-__all__ = ["prune"]
+__all__ = ["PrunedStep", "prune"]
+
+
+class PrunedStep(Removal):
+    """A step of a run in one process: what it did, with its scores and training rows."""
+
+    scores: Scores
+    training: list[TrainingRow]
 
 
 def prune(
@@ -20,7 +26,7 @@ def prune(
     count: int,
     calibration: Tensor,
     finetune: Tensor | None = None,
-) -> list[dict[str, Any]]:
+) -> list[PrunedStep]:
     """Remove ``count`` units, one after the other; a contiguous selection takes them at once.
 
     On the CPU, with as many threads, the weights are those of the workflow to the last bit.
@@ -33,16 +39,17 @@ def prune(
         finetune: Token ids to recover on; not needed when nothing trains.
 
     Returns:
-        One record per step: the unit, its score, the group, losses, seconds; with ``scores``.
-        The last one has ``finish`` when the recovery comes at the end.
+        One record per step: the unit, its score, the group, losses, seconds. The last one has
+        ``finish`` when the recovery comes at the end.
     """
-    steps: list[dict[str, Any]] = []
+    steps: list[PrunedStep] = []
     at_once = count if recipe.selection == "contiguous" else 1
     for _ in range(0, count, max(at_once, 1)):
-        first = steps[0]["scores"] if steps else None
+        first = steps[0].scores if steps else None
         scores = score_step(model, recipe, calibration, first, at_once)
         record, report = fuse_step(model, recipe, scores, finetune)
-        steps.append({**record, "scores": scores, "training": report.rows})
+        more = {"scores": scores, "training": report.rows}
+        steps.append(PrunedStep.model_validate({**record.to_json(), **more}))
     if steps and recipe.recovers_at_end:
-        steps[-1]["finish"] = finish(model, recipe, finetune)
+        steps[-1] = steps[-1].plus(finish=finish(model, recipe, finetune))
     return steps

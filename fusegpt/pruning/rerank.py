@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fusegpt.artifacts import read_json, write_json
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.models.flops import forward_flops
@@ -24,8 +22,10 @@ from fusegpt.pruning.sections import Rerank
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.closed_form import next_token_loss
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.results import layout
+from fusegpt.results.base import read, write
+from fusegpt.results.records import Reranking, ScoredUnit, Scores, Training, Trial, Trials
 from fusegpt.runtime import Timer
-from fusegpt.units import Unit
 
 __all__ = ["forget", "rerank"]
 
@@ -38,10 +38,10 @@ BATCH = 8
 def rerank(
     model: Model,
     recipe: Recipe,
-    scores: Mapping[str, Any],
+    scores: Scores,
     windows: Tensor,
     checkpoint: Checkpoint | None = None,
-) -> dict[str, Any]:
+) -> Reranking:
     """Remove and recover each of the best candidates in a copy of the model, and choose.
 
     A trial is the recipe's own recovery with fewer windows, epochs and neighbours. Its result is
@@ -67,22 +67,19 @@ def rerank(
     settings = recipe.rerank
     assert settings is not None
     seen, judged = _split(windows, settings)
-    rows = sorted(scores["units"], key=lambda row: (row["score"], Unit.from_json(row)))
+    rows = sorted(scores.units, key=lambda row: (row.score, row.unit))
     before = _last_states(model, judged) if settings.by == "cosine" else []
     trials = _finished(checkpoint)
     for row in rows[len(trials) : settings.candidates]:
         trials.append(_try(model, recipe, row, seen, judged, before))
         _keep(checkpoint, trials)
-    best = min(trials, key=lambda trial: trial["result"])
-    listed = ", ".join(f"{Unit.from_json(x['unit'])} {x['result']:.4g}" for x in trials)
+    best = min(trials, key=lambda trial: trial.result)
+    listed = ", ".join(f"{trial.unit} {trial.result:.4g}" for trial in trials)
     logger.info(
         "tried %d candidates (%s): %s; %s goes",
-        *(len(trials), settings.by, listed, Unit.from_json(best["unit"])),
+        *(len(trials), settings.by, listed, best.unit),
     )
-    spent = ("tokens", "optimizer_steps", "flops")
-    candidates = [{k: v for k, v in trial.items() if k not in spent} for trial in trials]
-    totals = {name: sum(trial[name] for trial in trials) for name in spent}
-    return {"by": settings.by, "candidates": candidates, "chosen": best["unit"], **totals}
+    return Reranking.among(settings.by, trials, best.unit)
 
 
 def forget(checkpoint: Checkpoint) -> None:
@@ -93,31 +90,32 @@ def forget(checkpoint: Checkpoint) -> None:
 def _try(
     model: Model,
     recipe: Recipe,
-    row: Mapping[str, Any],
+    row: ScoredUnit,
     seen: Tensor,
     judged: Tensor,
     before: Sequence[Tensor],
-) -> dict[str, Any]:
+) -> Trial:
     """One candidate's trial, in a copy of the model."""
     settings = recipe.trial().recovery_settings()
-    unit = Unit.from_json(dict(row))
     with Timer() as timer:
         trial = copy.deepcopy(model, {id(model.adapter_state): model.adapter_state})
-        report = RECOVERIES[recipe.method].load()(trial, unit, seen, seed=recipe.seed, **settings)
+        report = RECOVERIES[recipe.method].load()(
+            trial, row.unit, seen, seed=recipe.seed, **settings
+        )
         result = _turn(trial, judged, before) if before else next_token_loss(trial, judged)
-    losses = [step["loss"] for step in report.rows]
-    length = judged.shape[1]
-    return {
-        "unit": unit.to_json(),
-        "score": row["score"],
-        "result": result,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "seconds": round(timer.seconds, 3),
-        "tokens": report.tokens,
-        "optimizer_steps": report.optimizer_steps,
-        "flops": report.flops + forward_flops(trial, trial.kept, judged.numel(), length),
-    }
+    training = Training.model_validate({"rows": report.rows})
+    judging = forward_flops(trial, trial.kept, judged.numel(), judged.shape[1])
+    return Trial(
+        unit=row.unit,
+        score=row.score,
+        result=result,
+        first_loss=training.first_loss,
+        last_loss=training.last_loss,
+        seconds=round(timer.seconds, 3),
+        tokens=report.tokens,
+        optimizer_steps=report.optimizer_steps,
+        flops=report.flops + judging,
+    )
 
 
 def _split(windows: Tensor, settings: Rerank) -> tuple[Tensor, Tensor]:
@@ -145,22 +143,22 @@ def _turn(model: Model, windows: Tensor, before: Sequence[Tensor]) -> float:
     return 1 - total / math.prod(windows.shape[:2])
 
 
-def _finished(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+def _finished(checkpoint: Checkpoint | None) -> list[Trial]:
     """Trials that a killed run of the same step had finished."""
     if checkpoint is None or not _file(checkpoint).is_file():
         return []
-    kept = read_json(_file(checkpoint))
-    if kept.get("fingerprint") != checkpoint.fingerprint:
+    kept = read(_file(checkpoint), Trials)
+    if kept.fingerprint != checkpoint.fingerprint:
         return []
-    logger.info("%d trials were finished before", len(kept["trials"]))
-    return list(kept["trials"])
+    logger.info("%d trials were finished before", len(kept.trials))
+    return list(kept.trials)
 
 
-def _keep(checkpoint: Checkpoint | None, trials: Sequence[Mapping[str, Any]]) -> None:
+def _keep(checkpoint: Checkpoint | None, trials: Sequence[Trial]) -> None:
     if checkpoint is not None:
-        content = {"fingerprint": checkpoint.fingerprint, "trials": list(trials)}
-        write_json(_file(checkpoint), content)
+        kept = Trials(fingerprint=checkpoint.fingerprint, trials=list(trials))
+        write(_file(checkpoint), kept)
 
 
 def _file(checkpoint: Checkpoint) -> Path:
-    return checkpoint.path.with_name("trials.json")
+    return checkpoint.path.with_name(layout.TRIALS)

@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, parent_record, provenance, read_json, sha256
+from fusegpt.artifacts import STAGE_VERSION, provenance, read_json, sha256
 from fusegpt.data.windows import batches, read_meta, read_windows
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import save
@@ -14,6 +14,9 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.publish import about_base
 from fusegpt.pruning.width import WidthRecipe
 from fusegpt.reports.card import card
+from fusegpt.results import layout
+from fusegpt.results.files import Parent
+from fusegpt.results.models import Slice
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.slicegpt import WIDTHS
 from fusegpt.slicegpt.families import family_of
@@ -29,7 +32,7 @@ def slice_model(
     output: Path,
     *,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Slice:
     """Slice a model and write the checkpoint.
 
     Args:
@@ -41,15 +44,15 @@ def slice_model(
         device: Where to work.
 
     Returns:
-        The contents of ``fusegpt.json``.
+        The record of the checkpoint, without the checksums of its files.
 
     Raises:
         ArchitectureError: The model's family cannot be sliced; said before weights are loaded.
         ArtifactError: A file is missing or corrupt, or the output is taken.
         ConfigError: Nothing would be left.
     """
-    if (path / "config.json").is_file():
-        family_of(read_json(path / "config.json"), str(path))
+    if (path / layout.CONFIG).is_file():
+        family_of(read_json(path / layout.CONFIG), str(path))
     windows, about = read_windows(calibration), read_meta(calibration)
     model = load(path, dtype=recipe.dtype, device=device)
     with Timer() as timer:
@@ -58,7 +61,7 @@ def slice_model(
         sliced, record = method(model, pieces, sparsity, seed=recipe.seed, **recipe.settings())
     made = {
         "inputs": {"calibration": sha256(calibration)},
-        "parent": parent_record(path, output),
+        "parent": Parent.of(path, output),
         "data": {"calibration": about},
         "seconds": round(timer.seconds, 3),
         "memory_gib": round(peak_memory_gib(), 3),
@@ -74,7 +77,7 @@ def publish_slice(
     output: Path,
     *,
     made: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Slice:
     """Write weights, tokenizer, ``fusegpt.json`` and the card of a sliced model.
 
     Args:
@@ -86,27 +89,29 @@ def publish_slice(
         made: How: parent, inputs, data, seconds, memory_gib.
 
     Returns:
-        The contents of ``fusegpt.json``.
+        The record of the checkpoint, without the checksums of its files.
 
     Raises:
         ArtifactError: The directory is taken, or the disk is full.
     """
-    info: dict[str, Any] = {
-        "kind": "slice",
-        "num_blocks": model.num_blocks,
-        "kept": list(model.kept),
-        "removed": [unit.to_json() for unit in model.removed],
-        "sparsity": float(sparsity),
-        **record,
-        "parameters": model.module.num_parameters(),
-        "dtype": recipe.dtype,
-        "recipe_id": recipe.id,
-        "recipe": recipe.to_json(),
-        "seed": recipe.seed,
-        **(made or {}),
-        "stage_version": STAGE_VERSION["slice"],
-        "provenance": provenance(model.device),
-        **about_base(model),
-    }
-    save(model, output, extra=info, card=card(info, []))
-    return info
+    found = Slice.model_validate(
+        {
+            "kind": "slice",
+            "num_blocks": model.num_blocks,
+            "kept": list(model.kept),
+            "removed": list(model.removed),
+            "sparsity": float(sparsity),
+            **record,
+            "parameters": model.module.num_parameters(),
+            "dtype": recipe.dtype,
+            "recipe_id": recipe.id,
+            "recipe": recipe.to_json(),
+            "seed": recipe.seed,
+            **(made or {}),
+            "stage_version": STAGE_VERSION["slice"],
+            "provenance": provenance(model.device),
+            **about_base(model),
+        }
+    )
+    save(model, output, extra=found.to_json(), card=card(found.to_json(), []))
+    return found

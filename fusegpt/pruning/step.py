@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,7 @@ from fusegpt.pruning.suits import check_suits
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.results.records import SPENT, Removal, Scores, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
 
@@ -29,17 +30,14 @@ __all__ = ["fuse_step", "score_step"]
 
 logger = logging.getLogger(__name__)
 
-SPENT = ("tokens", "optimizer_steps", "flops")
-"""What a step cost, its trials included."""
-
 
 def score_step(
     model: Model,
     recipe: Recipe,
     windows: Tensor,
-    earlier: Mapping[str, Any] | None = None,
+    earlier: Scores | None = None,
     count: int = 1,
-) -> dict[str, Any]:
+) -> Scores:
     """Score every remaining unit that may go.
 
     Args:
@@ -52,8 +50,8 @@ def score_step(
 
     Returns:
         A record: metric, settings, ``units`` (granularity, index, score, high = keep) and the
-        ``selected`` unit, seconds and peak memory. Of a contiguous selection, each score is of
-        the run that starts at its unit, and ``selected_units`` are the whole chosen run.
+        ``selected`` unit, seconds and peak memory. With a contiguous selection, each score is that
+        of the run that starts at its unit, and ``selected_units`` are the whole chosen run.
 
     Raises:
         ArchitectureError: A contiguous selection, and the units are no neighbours; or, before the
@@ -70,22 +68,24 @@ def score_step(
         check_run(model, recipe, units, run)
     with Timer() as timer:
         if recipe.selection == "one_shot" and earlier is not None:
-            known = {Unit.from_json(row): row for row in earlier["units"]}
-            rows = [known[unit] for unit in units]
+            known = {row.unit: row for row in earlier.units}
+            rows = [known[unit].to_json() for unit in units]
         else:
             rows = _rows(model, recipe, windows, units, run)
     chosen = select_run(units, [row["score"] for row in rows], run)
-    return {
-        "kind": "scores",
-        "step": len(model.removed) + run,
-        "metric": recipe.metric,
-        "settings": recipe.importance.own(),
-        "units": rows,
-        "selected": chosen[0].to_json(),
-        **({"selected_units": [unit.to_json() for unit in chosen]} if contiguous else {}),
-        "seconds": round(timer.seconds, 3),
-        "memory_gib": round(peak_memory_gib(), 3),
-    }
+    return Scores.model_validate(
+        {
+            "kind": "scores",
+            "step": len(model.removed) + run,
+            "metric": recipe.metric,
+            "settings": recipe.importance.own(),
+            "units": rows,
+            "selected": chosen[0],
+            **({"selected_units": chosen} if contiguous else {}),
+            "seconds": round(timer.seconds, 3),
+            "memory_gib": round(peak_memory_gib(), 3),
+        }
+    )
 
 
 def _rows(
@@ -113,11 +113,11 @@ def _rows(
 def fuse_step(
     model: Model,
     recipe: Recipe,
-    scores: Mapping[str, Any],
+    scores: Scores,
     windows: Tensor | None,
     *,
     checkpoint: Checkpoint | None = None,
-) -> tuple[dict[str, Any], RecoveryReport]:
+) -> tuple[Removal, RecoveryReport]:
     """Remove the selected unit, or the selected run of them, and recover.
 
     Args:
@@ -128,13 +128,13 @@ def fuse_step(
         checkpoint: For resuming inside the step.
 
     Returns:
-        The step's record for its manifest, and what the recovery did.
+        What the step did, and what the recovery did.
 
     Raises:
         DataError: The recovery trains and there are no windows.
         NumericsError: A loss is NaN or infinite.
     """
-    units = [Unit.from_json(row) for row in scores.get("selected_units", [scores["selected"]])]
+    units = scores.chosen
     recovery = RECOVERIES["none" if recipe.recovers_at_end else recipe.method]
     settings: dict[str, Any] = {"seed": recipe.seed}
     if not recipe.recovers_at_end:
@@ -143,63 +143,60 @@ def fuse_step(
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
     if "checkpoint" in runtime_parameters(recovery):
         settings["checkpoint"] = checkpoint
-    tried: dict[str, Any] = {}
+    tried = None
     with Timer() as timer:
         if recipe.rerank is not None and recipe.rerank.candidates > 1:
             assert windows is not None, recipe.method
             tried = rerank(model, recipe, scores, windows, checkpoint)
-            units = [Unit.from_json(tried["chosen"])]
+            units = [tried.chosen]
         gone = units[0] if len(units) == 1 else units
         report = recovery.load()(model, gone, windows, **settings)
     record = _record(model, units, scores, report)
-    if tried:
-        record |= {name: record[name] + tried[name] for name in SPENT} | {"rerank": tried}
-    record["seconds"] = round(timer.seconds, 3)
-    record["memory_gib"] = round(peak_memory_gib(), 3)
+    if tried is not None:
+        trials = {name: getattr(record, name) + getattr(tried, name) for name in SPENT[1:]}
+        record = record.plus(**trials, rerank=tried)
+    record = record.plus(seconds=round(timer.seconds, 3), memory_gib=round(peak_memory_gib(), 3))
     logger.info("%s", _line(record, recipe, model))
     return record, report
 
 
-def _record(
-    model: Model, units: Sequence[Unit], scores: Mapping[str, Any], report: RecoveryReport
-) -> dict[str, Any]:
-    score = {Unit.from_json(row): row["score"] for row in scores["units"]}
+def _record(model: Model, units: Sequence[Unit], scores: Scores, report: RecoveryReport) -> Removal:
+    score = {row.unit: row.score for row in scores.units}
     own = score.pop(units[0])
-    losses = [row["loss"] for row in report.rows]
-    return {
-        "step": len(model.removed),
-        "unit": units[0].to_json(),
-        **({"units": [unit.to_json() for unit in units]} if len(units) > 1 else {}),
-        "score": own,
-        "next_score": min(score.values(), default=None),
-        "removed": [gone.to_json() for gone in model.removed],
-        "kept": list(model.kept),
-        "parameters": model.module.num_parameters(),
-        "group": report.group,
-        "fused_into": report.fused_into,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "trainable_parameters": report.trainable_parameters,
-        "tokens": report.tokens,
-        "optimizer_steps": report.optimizer_steps,
-        "flops": report.flops,
-    }
-
-
-def _line(record: Mapping[str, Any], recipe: Recipe, model: Model) -> str:
-    units = [Unit.from_json(row) for row in record.get("units", [record["unit"]])]
-    following, left = record["next_score"], len(model.units(recipe.granularity))
-    text = (
-        f"step {record['step']}: removed {', '.join(map(str, units))}"
-        f" ({recipe.metric} {record['score']:.4g}"
-        f"{'' if following is None else f', next {following:.4g}'}), {left} left"
+    training = Training.model_validate({"rows": report.rows})
+    return Removal.model_validate(
+        {
+            "step": len(model.removed),
+            "unit": units[0],
+            **({"units": list(units)} if len(units) > 1 else {}),
+            "score": own,
+            "next_score": min(score.values(), default=None),
+            "removed": list(model.removed),
+            "kept": list(model.kept),
+            "parameters": model.module.num_parameters(),
+            "group": report.group,
+            "fused_into": report.fused_into,
+            "first_loss": training.first_loss,
+            "last_loss": training.last_loss,
+            **{name: getattr(report, name) for name in SPENT},
+        }
     )
-    if record["group"]:
+
+
+def _line(record: Removal, recipe: Recipe, model: Model) -> str:
+    units, following = record.gone, record.next_score
+    text = (
+        f"step {record.step}: removed {', '.join(map(str, units))}"
+        f" ({recipe.metric} {record.score:.4g}"
+        f"{'' if following is None else f', next {following:.4g}'}),"
+        f" {len(model.units(recipe.granularity))} left"
+    )
+    if record.group:
         kind = "block" if units[0].kind == "block" else f"the {units[0].kind} of block"
-        places = ", ".join(map(str, record["group"]))
+        places = ", ".join(map(str, record.group))
         text += (
-            f"; {recipe.method} of {kind}s {places}: loss {record['first_loss']:.4g} ->"
-            f" {record['last_loss']:.4g}, {record['seconds']:.0f} s,"
-            f" peak {record['memory_gib']:.1f} GiB"
+            f"; {recipe.method} of {kind}s {places}: loss {record.first_loss:.4g} ->"
+            f" {record.last_loss:.4g}, {record.seconds:.0f} s,"
+            f" peak {record.memory_gib:.1f} GiB"
         )
     return text

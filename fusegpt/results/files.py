@@ -1,9 +1,10 @@
-"""What records say of other files: checksums, parents, and who made them."""
+"""What a run starts from, a fetched model and windows; and what records say of other files."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from fusegpt.artifacts import check_file, sha256
 from fusegpt.results import layout
 from fusegpt.results.base import Record
 
-__all__ = ["FileRecord", "Parent", "Provenance"]
+__all__ = ["FileRecord", "Parent", "Provenance", "Source", "WindowsMeta"]
 
 
 class Provenance(Record):
@@ -76,3 +77,36 @@ class Parent(Record):
         place = self.file(directory)
         check_file(place, {"sha256": self.sha256})
         return place
+
+
+class Source(Record):
+    """A fetched model: ``source.json``, written last."""
+
+    noun: ClassVar[str] = "the source.json of a fetched model"
+
+    kind: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    base_model: str | None = None
+    trust_remote_code: bool = False
+    model_type: str | None = None
+    num_blocks: int
+    parameters: int | None = None
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    provenance: Provenance | None = None
+
+
+class WindowsMeta(Record):
+    """What a file of windows says of itself, inside the parquet schema."""
+
+    noun: ClassVar[str] = "a file of windows"
+
+    corpus: str | None = None
+    split: str | None = None
+    sequences: int | None = None
+    length: int | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    memory_gib: float | None = None
+    provenance: Provenance | None = None

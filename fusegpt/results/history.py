@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fusegpt.results import layout
 from fusegpt.results.base import read
-from fusegpt.results.records import Removal, Scores, Source, Start, Step, Training, read_manifest
+from fusegpt.results.files import Source
+from fusegpt.results.records import Removal, Scores, Start, Step, Training, read_manifest
 from fusegpt.units import Unit
 
 __all__ = ["History", "Link", "fused_map", "read_history"]

@@ -13,14 +13,13 @@ from fusegpt.errors import ArtifactError
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read
 from fusegpt.results.contents import Contents, parse_contents
-from fusegpt.results.files import FileRecord, Parent, Provenance
+from fusegpt.results.files import FileRecord, Parent, Provenance, Source
 from fusegpt.results.records import (
-    SPENT,
-    Rerank,
-    Source,
+    Finish,
+    Removal,
+    Reranking,
     Start,
     Step,
-    TrainingRow,
     read_manifest,
 )
 
@@ -29,11 +28,11 @@ __all__ = [
     "Checkpoint",
     "EvaluatedModel",
     "Evaluation",
-    "Finish",
     "Row",
     "Slice",
     "Stored",
     "Table",
+    "as_checkpoint",
     "read_checkpoint",
     "read_record",
 ]
@@ -57,28 +56,14 @@ class BriefStep(Record):
     seconds: float | None = None
     memory_gib: float | None = None
     units: list[UnitField] | None = None
-    rerank: Rerank | None = None
+    rerank: Reranking | None = None
 
-
-class Finish(Record):
-    """A recovery after the last removal, with one row of ``training`` per optimiser step."""
-
-    method: str | None = None
-    first_loss: float | None = None
-    last_loss: float | None = None
-    trainable_parameters: int | None = None
-    tokens: int | None = None
-    optimizer_steps: int | None = None
-    flops: float | None = None
-    seconds: float = 0.0
-    memory_gib: float | None = None
-    training: list[TrainingRow] = Field(default_factory=list)
-
-    @property
-    def spent(self) -> dict[str, float]:
-        """What the recovery cost; what an older record does not say is missing."""
-        values = {name: getattr(self, name) for name in SPENT}
-        return {name: value for name, value in values.items() if value is not None}
+    @classmethod
+    def of(cls, step: Removal) -> BriefStep:
+        """Return a step without what follows from the others."""
+        always = [name for name in cls.model_fields if name not in ("units", "rerank")]
+        more = [name for name in ("units", "rerank") if getattr(step, name) is not None]
+        return cls.model_validate({name: getattr(step, name) for name in (*always, *more)})
 
 
 class Checkpoint(Record):
@@ -242,9 +227,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ArtifactError: It is none; the message names the file and the field.
     """
-    value = read_json(path)
+    return as_checkpoint(read_json(path), path)
+
+
+def as_checkpoint(value: Any, where: str | Path) -> Checkpoint:
+    """Validate the contents of a ``fusegpt.json``; those of a sliced model are a ``Slice``.
+
+    Raises:
+        ArtifactError: They are none; the message begins with ``where`` and names the field.
+    """
     sliced = isinstance(value, dict) and value.get("kind") == "slice"
-    return check(value, Slice if sliced else Checkpoint, path)
+    return check(value, Slice if sliced else Checkpoint, where)
 
 
 def read_record(path: str | Path) -> Checkpoint | Step | Start | Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,56 +16,23 @@ from fusegpt.units import Unit
 
 __all__ = [
     "SPENT",
+    "Finish",
+    "Recovered",
     "Removal",
-    "Rerank",
+    "Reranking",
     "ScoredUnit",
     "Scores",
-    "Source",
     "Start",
     "Step",
     "Training",
     "TrainingRow",
     "Trial",
     "Trials",
-    "WindowsMeta",
     "read_manifest",
 ]
 
 SPENT = ("trainable_parameters", "tokens", "optimizer_steps", "flops")
 """What a recovery records of its cost; the first is a size, the others add up."""
-
-
-class Source(Record):
-    """A fetched model: ``source.json``, written last."""
-
-    noun: ClassVar[str] = "the source.json of a fetched model"
-
-    kind: str | None = None
-    source: str | None = None
-    revision: str | None = None
-    licence: str | None = None
-    base_model: str | None = None
-    trust_remote_code: bool = False
-    model_type: str | None = None
-    num_blocks: int
-    parameters: int | None = None
-    files: dict[str, FileRecord] = Field(default_factory=dict)
-    provenance: Provenance | None = None
-
-
-class WindowsMeta(Record):
-    """What a file of windows says of itself, inside the parquet schema."""
-
-    noun: ClassVar[str] = "a file of windows"
-
-    corpus: str | None = None
-    split: str | None = None
-    sequences: int | None = None
-    length: int | None = None
-    seed: int | None = None
-    seconds: float | None = None
-    memory_gib: float | None = None
-    provenance: Provenance | None = None
 
 
 class ScoredUnit(Record):
@@ -132,6 +100,16 @@ class Training(Record):
 
     rows: list[TrainingRow]
 
+    @property
+    def first_loss(self) -> float | None:
+        """The loss before anything was learned; None when nothing was tuned."""
+        return self.rows[0].loss if self.rows else None
+
+    @property
+    def last_loss(self) -> float | None:
+        """The last loss; None when nothing was tuned."""
+        return self.rows[-1].loss if self.rows else None
+
 
 class Trial(Record):
     """A candidate that was removed and recovered shortly, in a copy of the model."""
@@ -156,7 +134,7 @@ class Trials(Record):
     trials: list[Trial]
 
 
-class Rerank(Record):
+class Reranking(Record):
     """How a step chose among its best candidates.
 
     Attributes:
@@ -171,8 +149,46 @@ class Rerank(Record):
     optimizer_steps: int = 0
     flops: float = 0.0
 
+    @classmethod
+    def among(cls, by: str, trials: Sequence[Trial], chosen: Unit) -> Reranking:
+        """Return the record of finished trials; their budgets are added up."""
+        spent = SPENT[1:]
+        briefs = [
+            {name: value for name, value in trial.to_json().items() if name not in spent}
+            for trial in trials
+        ]
+        totals = {name: sum(getattr(trial, name) for trial in trials) for name in spent}
+        values = {"by": by, "candidates": briefs, "chosen": chosen, **totals}
+        return cls.model_validate(values)
 
-class Removal(Record):
+
+class Recovered(Record):
+    """What a recovery left: its losses, what it took, how long, with how much memory."""
+
+    first_loss: float | None = None
+    last_loss: float | None = None
+    trainable_parameters: int | None = None
+    tokens: int | None = None
+    optimizer_steps: int | None = None
+    flops: float | None = None
+    seconds: float = 0.0
+    memory_gib: float | None = None
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What the recovery cost; what an older record does not say is missing."""
+        values = {name: getattr(self, name) for name in SPENT}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Finish(Recovered):
+    """A recovery after the last removal, with one row of ``training`` per optimiser step."""
+
+    method: str | None = None
+    training: list[TrainingRow] = Field(default_factory=list)
+
+
+class Removal(Recovered):
     """What one step did: the unit that went, the neighbours that were tuned, what it took.
 
     Attributes:
@@ -185,6 +201,7 @@ class Removal(Record):
         kept: Dense indices of the blocks that remain.
         group: Dense indices of the blocks that were tuned.
         fused_into: Dense indices of the blocks that received the removed unit's weights.
+        finish: The recovery after the last removal, where it followed in the same process.
     """
 
     noun: ClassVar[str] = "the manifest of a step"
@@ -199,26 +216,13 @@ class Removal(Record):
     parameters: int | None = None
     group: list[int] = Field(default_factory=list)
     fused_into: list[int] = Field(default_factory=list)
-    first_loss: float | None = None
-    last_loss: float | None = None
-    trainable_parameters: int | None = None
-    tokens: int | None = None
-    optimizer_steps: int | None = None
-    flops: float | None = None
-    rerank: Rerank | None = None
-    seconds: float = 0.0
-    memory_gib: float | None = None
+    rerank: Reranking | None = None
+    finish: Finish | None = None
 
     @property
     def gone(self) -> list[Unit]:
         """All units that this step removed: one, or a whole run."""
         return self.units or [self.unit]
-
-    @property
-    def spent(self) -> dict[str, float]:
-        """What the recovery cost; what an older record does not say is missing."""
-        values = {name: getattr(self, name) for name in SPENT}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class Step(Removal):

@@ -63,7 +63,18 @@ def test_one_loaded_model_serves_all_and_changes_no_value(place):
 
     assert rows(place.result("short")) == rows(together)
     assert together["settings"]["windows"] == 2
-    assert together["provenance"] and together["peak_memory_gib"] > 0
+    assert together["provenance"] and together["memory_gib"] > 0
+
+
+def test_the_memory_of_an_evaluation_is_not_that_of_an_earlier_one(place, monkeypatch):
+    began = []
+    monkeypatch.setattr("fusegpt.runtime.reset_peak_memory", lambda: began.append(1) or False)
+
+    assert place.evaluate(docs=place.entry(), short=place.entry(windows=2)) == 0
+
+    assert len(began) == 2
+    assert place.result("docs")["memory_gib"] > 0
+    assert place.result("short")["memory_gib"] is None  # the system cannot tell
 
 
 def test_what_was_measured_is_read_back_without_a_model(place):

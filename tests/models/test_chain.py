@@ -40,6 +40,7 @@ def chain(tiny_llama_dir, tmp_path):
         write_delta(model, directory / "delta.safetensors", names)
         notes = {
             "kind": "step",
+            "step": step,
             "unit": Unit("block", index).to_json(),
             "parent": link(before / "manifest.json", directory),
             "files": {"delta.safetensors": file_record(directory / "delta.safetensors")},
@@ -107,7 +108,7 @@ def test_a_missing_file_of_the_chain_is_refused(chain):
                 "parent": {"path": "x", "sha256": ""},
                 "unit": {"granularity": "block", "index": 1},
             },
-            "kind must be 'start' or 'step', got 'x'",
+            "kind: must be 'start' or 'step', got 'x'",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fusegpt.artifacts import check_file
 from fusegpt.errors import ArtifactError
 from fusegpt.models.checkpoints.load import load
-from fusegpt.models.checkpoints.save import apply_delta, apply_deltas, save, write_delta
+from fusegpt.models.checkpoints.save import apply_deltas, save, write_delta
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
 from tests import tiny
@@ -26,7 +26,7 @@ def pruned(tiny_llama_dir):
 
 
 def test_plain_transformers_loads_a_checkpoint(pruned, tmp_path):
-    save(pruned, tmp_path / "out", extra={"recipe": "x"}, card="# Card\n")
+    save(pruned, tmp_path / "out", extra={"recipe_id": "x"}, card="# Card\n")
 
     assert (tmp_path / "out" / "README.md").read_text() == "# Card\n"
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -41,7 +41,7 @@ def test_plain_transformers_loads_a_checkpoint(pruned, tmp_path):
 
 
 def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
-    save(pruned, tmp_path / "out", extra={"recipe": "x"}, card="")
+    save(pruned, tmp_path / "out", extra={"recipe_id": "x"}, card="")
     notes = json.loads((tmp_path / "out" / "fusegpt.json").read_text())
     for name, record in notes.pop("files").items():
         check_file(tmp_path / "out" / name, record)
@@ -49,7 +49,7 @@ def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
         "num_blocks": 6,
         "kept": [0, 2, 3, 5],
         "removed": [Unit("block", 4).to_json(), Unit("block", 1).to_json()],
-        "recipe": "x",
+        "recipe_id": "x",
     }
     again = load(tmp_path / "out", dtype="float32")
     assert (again.kept, again.removed) == (pruned.kept, pruned.removed)
@@ -119,7 +119,7 @@ def test_a_delta_is_applied_by_dense_index(pruned, tiny_llama_dir, tmp_path):
     other = load(tiny_llama_dir, dtype="float32")
     remove(other, Unit("block", 3))
     assert not torch.equal(other.parameter(UP.format(5)), pruned.parameter(UP.format(5)))
-    apply_delta(other, tmp_path / "d.safetensors")
+    apply_deltas(other, [tmp_path / "d.safetensors"])
     assert torch.equal(other.parameter(UP.format(5)), pruned.parameter(UP.format(5)))
 
 
@@ -138,7 +138,7 @@ def test_of_several_deltas_the_last_wins_and_removed_blocks_are_passed_over(prun
 def test_tensors_that_are_not_weights_travel_in_a_delta(pruned, tmp_path):
     shared = torch.arange(6.0)
     write_delta(pruned, tmp_path / "d", [], {"fused/a": shared[:3], "donor/b": shared})
-    apply_delta(pruned, tmp_path / "d")
+    apply_deltas(pruned, [tmp_path / "d"])
     assert torch.equal(pruned.adapter_state["fused/a"], shared[:3])
 
 
@@ -153,11 +153,11 @@ def test_tensors_that_are_not_weights_travel_in_a_delta(pruned, tmp_path):
 def test_a_tensor_that_does_not_fit_is_refused(pruned, tmp_path, tensors, message):
     save_file(tensors, tmp_path / "d.safetensors")
     with pytest.raises(ArtifactError, match=message):
-        apply_delta(pruned, tmp_path / "d.safetensors")
+        apply_deltas(pruned, [tmp_path / "d.safetensors"])
 
 
 def test_a_corrupt_delta_is_refused(pruned, tmp_path):
     (tmp_path / "d.safetensors").write_bytes(b"nonsense")
     for name in ("d.safetensors", "absent.safetensors"):
         with pytest.raises(ArtifactError, match="not a readable safetensors file"):
-            apply_delta(pruned, tmp_path / name)
+            apply_deltas(pruned, [tmp_path / name])

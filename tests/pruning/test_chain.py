@@ -12,8 +12,8 @@ from fusegpt.errors import ConfigError
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.step import score_step
-from fusegpt.pruning.trajectory import fused_map
-from fusegpt.reports.runs import read_steps
+from fusegpt.results.history import fused_map, read_history
+from fusegpt.results.records import Removal
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -127,8 +127,8 @@ def test_a_contiguous_cut_is_a_step_of_its_own_and_loads_anywhere(
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "m")
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").config.num_hidden_layers == 3
-    found = read_steps(tmp_path / "run", 3)
-    assert [(found[0].number, [unit["index"] for unit in found[0].units])] == [(3, removed)]
+    (found,) = read_history(step / "manifest.json").steps
+    assert (found.step, [unit.index for unit in found.gone]) == (3, removed)
 
 
 def test_a_later_one_shot_step_needs_the_first_scores(
@@ -206,10 +206,10 @@ def test_one_shot_keeps_the_first_scores():
     first = score_step(model, recipe, tiny.ids())
     from fusegpt.models.surgery.removal import remove
 
-    remove(model, Unit.from_json(first["selected"]))
+    remove(model, first.selected)
     second = score_step(model, recipe, tiny.ids(), first)
-    kept = [row for row in first["units"] if row != min(first["units"], key=lambda r: r["score"])]
-    assert second["units"] == kept
+    kept = [row for row in first.units if row != min(first.units, key=lambda r: r.score)]
+    assert second.units == kept
 
 
 def test_protected_blocks_are_not_scored():
@@ -218,7 +218,7 @@ def test_protected_blocks_are_not_scored():
         "recovery": {"method": "none"},
     }
     record = score_step(tiny.model("llama"), resolve("a", settings), tiny.ids())
-    assert [row["index"] for row in record["units"]] == [1, 2, 3]
+    assert [row.index for row in record.units] == [1, 2, 3]
     settings["importance"]["protect_last"] = 5
     with pytest.raises(ConfigError, match="leave none of 6 blocks to remove"):
         score_step(tiny.model("llama"), resolve("a", settings), tiny.ids())
@@ -226,7 +226,7 @@ def test_protected_blocks_are_not_scored():
 
 def test_the_fused_map_forgets_removed_targets():
     steps = [
-        {"unit": {"granularity": "block", "index": 3}, "fused_into": [2, 4]},
-        {"unit": {"granularity": "block", "index": 4}, "fused_into": [1, 2]},
+        Removal(step=1, unit=Unit("block", 3), fused_into=[2, 4]),
+        Removal(step=2, unit=Unit("block", 4), fused_into=[1, 2]),
     ]
     assert fused_map(steps) == {1: [4], 2: [3, 4]}

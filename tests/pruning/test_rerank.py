@@ -51,22 +51,22 @@ def test_what_recovers_best_goes_though_another_scores_lower(by):
     plain = recipe({"method": "additive_bias"})
     tried = recipe({"method": "additive_bias"}, {**TRIAL, "candidates": 3, "by": by})
     scores = score_step(model, plain, words)
-    order = sorted(scores["units"], key=lambda row: row["score"])
-    assert [row["index"] for row in order][:2] == [4, 3]
+    order = sorted(scores.units, key=lambda row: row.score)
+    assert [row.index for row in order][:2] == [4, 3]
 
     without, _ = fuse_step(rigged(), plain, scores, words)
     record, report = fuse_step(model, tried, scores, words)
 
-    assert without["unit"]["index"] == 4
-    assert record["unit"]["index"] == 3 and model.removed == [Unit("block", 3)]
-    assert record["score"] == order[1]["score"] and record["next_score"] == order[0]["score"]
-    found = record["rerank"]
-    results = {trial["unit"]["index"]: trial["result"] for trial in found["candidates"]}
-    assert list(results) == [row["index"] for row in order[:3]]
-    assert found["chosen"] == Unit("block", 3).to_json() and results[3] == min(results.values())
-    assert results[3] < results[4] and found["by"] == by
-    assert record["tokens"] == report.tokens + found["tokens"]
-    assert record["flops"] > report.flops
+    assert without.unit.index == 4
+    assert record.unit.index == 3 and model.removed == [Unit("block", 3)]
+    assert record.score == order[1].score and record.next_score == order[0].score
+    found = record.rerank
+    results = {trial.unit.index: trial.result for trial in found.candidates}
+    assert list(results) == [row.index for row in order[:3]]
+    assert found.chosen == Unit("block", 3) and results[3] == min(results.values())
+    assert results[3] < results[4] and found.by == by
+    assert record.tokens == report.tokens + found.tokens
+    assert record.flops > report.flops
 
 
 @pytest.mark.parametrize("fold", ["each_step", "at_end"])
@@ -77,7 +77,7 @@ def test_one_candidate_is_no_reranking_to_the_last_bit(fold):
         model = tiny.model("llama")
         steps = prune(model, recipe(recovery, rerank), 2, tiny.ids(4, 10), tiny.ids(8, 10))
         states.append(model.module.state_dict())
-        assert not any("rerank" in step for step in steps)
+        assert not any("rerank" in step.to_json() for step in steps)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -90,8 +90,8 @@ def test_trials_leave_no_trace_in_the_model(fold):
     for _ in range(2):
         scores = score_step(model, tried, tiny.ids(4, 10))
         record, _ = fuse_step(model, tried, scores, tiny.ids(8, 10))
-        fuse_step(other, plain, {**scores, "selected": record["unit"]}, tiny.ids(8, 10))
-        assert len(record["rerank"]["candidates"]) == 3
+        fuse_step(other, plain, scores.plus(selected=record.unit), tiny.ids(8, 10))
+        assert len(record.rerank.candidates) == 3
     ours, theirs = model.module.state_dict(), other.module.state_dict()
     assert model.removed == other.removed
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -106,7 +106,7 @@ def test_finished_trials_are_read_back(tmp_path, monkeypatch):
     real = rerank_module._try
 
     def dies_in_the_third(*arguments):
-        calls.append(arguments[2]["index"])
+        calls.append(arguments[2].index)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(*arguments)
@@ -119,7 +119,7 @@ def test_finished_trials_are_read_back(tmp_path, monkeypatch):
     again = tiny.model("llama")
     record, _ = fuse_step(again, tried, scores, windows, checkpoint=checkpoint)
     assert len(calls) == 4 and calls[2] == calls[3]
-    assert record["rerank"]["chosen"] == expected["rerank"]["chosen"]
+    assert record.rerank.chosen == expected.rerank.chosen
     pairs = zip(again.module.parameters(), whole.module.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     calls.clear()

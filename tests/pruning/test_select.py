@@ -48,12 +48,12 @@ def test_a_contiguous_selection_removes_the_run_that_the_formula_chooses():
     chosen = recipe("angular_distance", "contiguous", protect_last=1)  # runs end before block 5
     scores = score_step(model, chosen, tokens, count=3)
     start = int(torch.stack(angles).argmin())
-    assert [row["index"] for row in scores["units"]] == [0, 1, 2]
-    assert [row["index"] for row in scores["selected_units"]] == [start, start + 1, start + 2]
+    assert [row.index for row in scores.units] == [0, 1, 2]
+    assert [unit.index for unit in scores.selected_units] == [start, start + 1, start + 2]
     record, _ = fuse_step(model, chosen, scores, None)
-    assert record["step"] == 3
-    assert record["units"] == scores["selected_units"]
-    assert record["unit"] == scores["selected"]
+    assert record.step == 3
+    assert record.units == scores.selected_units
+    assert record.unit == scores.selected
     assert len(model.kept) == 3
 
 
@@ -78,21 +78,21 @@ def test_one_shot_scores_carry_what_else_was_said_of_a_unit():
     model = tiny.model("llama")
     chosen = recipe("shapley", "one_shot")
     first = score_step(model, chosen, tiny.ids(3, 8))
-    assert all(row["standard_error"] > 0 for row in first["units"])
-    remove(model, Unit.from_json(first["selected"]))
+    assert all(row.model_extra["standard_error"] > 0 for row in first.units)
+    remove(model, first.selected)
     second = score_step(model, chosen, tiny.ids(3, 8), first)
-    assert second["units"] == [row for row in first["units"] if row["index"] in model.kept]
+    assert second.units == [row for row in first.units if row.index in model.kept]
 
 
 def test_a_number_that_cannot_be_had_is_none():
     record = score_step(tiny.model("llama"), recipe("shapley"), tiny.ids(1, 8))
-    assert [row["standard_error"] for row in record["units"]] == [None] * 6
+    assert [row.model_extra["standard_error"] for row in record.units] == [None] * 6
 
 
 def test_random_removals_follow_the_recipes_seed():
     def first(seed):
         chosen = replace(recipe("random"), seed=seed)
-        return score_step(tiny.model("llama"), chosen, tiny.ids())["selected"]["index"]
+        return score_step(tiny.model("llama"), chosen, tiny.ids()).selected.index
 
     assert len({first(seed) for seed in range(12)}) > 1
     assert first(3) == first(3)
@@ -105,7 +105,7 @@ def test_the_original_reference_is_the_dense_model(tiny_llama_dir):
     record = score_step(model, chosen, tiny.ids())
     pieces = [tiny.ids()]
     expected = macro_influence(model, pieces, model.units(), original=dense)
-    assert [row["score"] for row in record["units"]] == expected.tolist()
+    assert [row.score for row in record.units] == expected.tolist()
     assert not torch.equal(expected, macro_influence(model, pieces, model.units()))
 
 

@@ -117,7 +117,7 @@ def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistak
     from fusegpt.pruning.publish import publish
 
     notes = publish(model, recipe, steps, tmp_path / "cut")
-    assert notes["needs"] == "import fusegpt.models.sublayers"
+    assert notes.needs == "import fusegpt.models.sublayers"
     card = (tmp_path / "cut" / "README.md").read_text()
     assert "without 2 of 6 attentions" in card and "import fusegpt.models.sublayers" in card
     assert "2 of 6 attentions (33.3%) were removed" in card
@@ -172,7 +172,7 @@ def test_lora_at_the_end_tunes_what_is_left():
     recipe = resolve("mine", settings("mixed", lora))
     steps = prune(model, recipe, 3, tiny.ids(8, 10), tiny.ids(8, 10))
     assert len(model.lacking) == 3
-    assert steps[-1]["finish"]["last_loss"] < steps[-1]["finish"]["first_loss"]
+    assert steps[-1].finish.last_loss < steps[-1].finish.first_loss
 
 
 def test_a_pruned_checkpoint_can_lose_more_sublayers_but_no_blocks(
@@ -198,8 +198,8 @@ def test_candidates_of_both_kinds_are_tried_before_one_goes():
     made = settings("mixed", FUSION, rerank={"candidates": 3, "sequences": 4, "judged": 2})
     model = tiny.model("llama")
     (step,) = prune(model, resolve("mine", made), 1, tiny.ids(8, 10), tiny.ids(8, 10))
-    tried = [Unit.from_json(trial["unit"]) for trial in step["rerank"]["candidates"]]
-    assert len(tried) == 3 and model.removed == [Unit.from_json(step["unit"])]
+    tried = [trial.unit for trial in step.rerank.candidates]
+    assert len(tried) == 3 and model.removed == [step.unit]
     assert model.removed[0] in tried and model.lacking == {*model.removed}
 
 

@@ -11,7 +11,7 @@ import pytest
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.results.base import check, read, read_object, write
 from fusegpt.results.contents import parse_contents
-from fusegpt.results.files import Parent
+from fusegpt.results.files import Parent, Source, WindowsMeta
 from fusegpt.results.models import (
     Checkpoint,
     Evaluation,
@@ -24,12 +24,10 @@ from fusegpt.results.models import (
 from fusegpt.results.point import Point
 from fusegpt.results.records import (
     Scores,
-    Source,
     Start,
     Step,
     Training,
     Trials,
-    WindowsMeta,
     read_manifest,
 )
 from fusegpt.units import Unit

@@ -170,9 +170,9 @@ def test_a_neighbour_that_learns_to_predict_text_is_counted_at_most(tiny_llama_d
 
     work = fuse_work(chosen, BLOCKS, 1, shape)
     for name in ("tokens", "optimizer_steps"):
-        assert getattr(work, name) == record[name]
-    assert work.trainable == record["trainable_parameters"]
-    assert record["flops"] <= work.flops <= 1.5 * record["flops"]
+        assert getattr(work, name) == getattr(record, name)
+    assert work.trainable == record.trainable_parameters
+    assert record.flops <= work.flops <= 1.5 * record.flops
 
 
 def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
@@ -183,7 +183,7 @@ def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
     (record,) = fusegpt.prune(model, chosen, 1, WINDOWS, WINDOWS)
 
     work = fuse_work(chosen, BLOCKS, 1, shape)
-    assert len(record["rerank"]["candidates"]) == 2
+    assert len(record.rerank.candidates) == 2
     holds(record, work, shape)
     assert work.optimizer_steps == 2 * 2 + 2 * 1
     plain = recipe({"metric": "macro_influence", "protect_first": 4}, TRAINED[0])
@@ -200,7 +200,7 @@ def test_terms_that_go_on_training_are_counted_at_most(tiny_llama_dir, shape):
 
     planned = [fuse_work(chosen, BLOCKS, k, shape).trainable for k in (1, 2, 3)]
     # all neighbours are in every group here, so each has as many donors as there were steps
-    assert [step["trainable_parameters"] for step in steps] == planned
+    assert [step.trainable_parameters for step in steps] == planned
 
 
 @pytest.mark.parametrize("method", ["none", "streamline", "lora"])
@@ -214,19 +214,19 @@ def test_a_run_of_blocks_and_a_recovery_at_the_end_are_counted(method, tiny_llam
     assert score_work(chosen, BLOCKS, 2, shape).passes == BLOCKS
     holds(record, fuse_work(chosen, BLOCKS, 2, shape), shape)
     end = merge_work(chosen, BLOCKS, 2, shape)
-    assert (end.optimizer_steps or 0) == record.get("finish", {}).get("optimizer_steps", 0)
+    assert (end.optimizer_steps or 0) == (record.finish.optimizer_steps if record.finish else 0)
     if method == "lora":
-        assert end.flops == record["finish"]["flops"]
-        assert end.trainable == record["finish"]["trainable_parameters"]
-        assert end.tokens == record["finish"]["tokens"]
+        assert end.flops == record.finish.flops
+        assert end.trainable == record.finish.trainable_parameters
+        assert end.tokens == record.finish.tokens
 
 
 def holds(record, work, shape) -> None:
-    assert work.tokens == record["tokens"]
-    assert work.optimizer_steps == record["optimizer_steps"]
-    assert work.trainable == record["trainable_parameters"]
+    assert work.tokens == record.tokens
+    assert work.optimizer_steps == record.optimizer_steps
+    assert work.trainable == record.trainable_parameters
     recording = 2.0 * WINDOWS.numel() * BLOCKS * (2 * shape.values + 2 * LENGTH * shape.width)
-    assert record["flops"] <= work.flops <= record["flops"] + recording
+    assert record.flops <= work.flops <= record.flops + recording
 
 
 def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, shape, monkeypatch):
@@ -242,7 +242,7 @@ def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, sha
         bases = [weight.base for weight in weights.values()]
         donors = {d.data_ptr(): d for weight in weights.values() for d in weight.donors.values()}
         seen["tuning"] = 4 * _bytes(factors) + 2 * _bytes(bases) + _bytes(donors.values())
-        return [{"loss": 1.0}]
+        return [{"step": 0, "loss": 1.0}]
 
     monkeypatch.setattr(tuning, "_fit", fit)
     weights = _bytes(model.module.parameters())

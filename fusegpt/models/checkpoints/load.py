@@ -11,15 +11,16 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from fusegpt.artifacts import read_json
 from fusegpt.data.directories import OWN_TYPES, register_own_type
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.checkpoints.adapters import restore_adapters
-from fusegpt.models.checkpoints.chain import read_chain, replay_chain
+from fusegpt.models.checkpoints.chain import replay_chain
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
+from fusegpt.results import layout
+from fusegpt.results.history import read_history
+from fusegpt.results.models import read_checkpoint
 from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
-from fusegpt.units import Unit
 
 __all__ = ["load", "load_original", "load_structure"]
 
@@ -55,11 +56,11 @@ def load(
     if trust_remote_code is None:
         trust_remote_code = remote_code_is_allowed()
     path = Path(path)
-    manifest = path if path.suffix == ".json" else path / "manifest.json"
+    manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     if manifest.is_file():
-        chain = read_chain(manifest)
-        model = _load_directory(chain.source, dtype, trust_remote_code)
-        replay_chain(model, chain)
+        history = read_history(manifest)
+        model = _load_directory(history.source.parent, dtype, trust_remote_code)
+        replay_chain(model, history)
     else:
         model = _load_directory(path, dtype, trust_remote_code)
     model.module.to(device)
@@ -114,23 +115,20 @@ def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: boo
         )
     _own_memory(module)
     model = Model.dense(module.requires_grad_(False), source=path)
-    if (path / "fusegpt.json").is_file():
-        _number(model, read_json(path / "fusegpt.json"), path / "fusegpt.json")
+    if (path / layout.CHECKPOINT).is_file():
+        _number(model, path / layout.CHECKPOINT)
     return model
 
 
-def _number(model: Model, notes: dict[str, Any], path: Path) -> None:
+def _number(model: Model, path: Path) -> None:
     """Take over the dense numbering from a checkpoint of ours."""
-    try:
-        kept, num_blocks = [int(index) for index in notes["kept"]], int(notes["num_blocks"])
-        removed = [Unit.from_json(unit) for unit in notes["removed"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: kept, num_blocks and removed must be given") from error
+    record = read_checkpoint(path)
+    kept, num_blocks = record.kept, record.num_blocks
     if len(kept) != len(model.kept) or sorted({*kept}) != kept or kept[-1] >= num_blocks:
         raise ArtifactError(
             f"{path}: kept must name {len(model.kept)} of {num_blocks} blocks in order, got {kept}"
         )
-    model.kept, model.num_blocks, model.removed = kept, num_blocks, removed
+    model.kept, model.num_blocks, model.removed = kept, num_blocks, record.removed
 
 
 def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:

@@ -13,14 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from fusegpt.artifacts import atomic_directory, atomic_path, file_record, write_json
+from fusegpt.artifacts import atomic_directory, atomic_path, file_record
 from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.model import Model
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.zeroed import zeroed
+from fusegpt.results import layout
+from fusegpt.results.base import write
+from fusegpt.results.models import as_checkpoint
 from fusegpt.runtime import quiet
 
-__all__ = ["apply_delta", "apply_deltas", "save", "write_delta"]
+__all__ = ["apply_deltas", "save", "write_delta"]
 
 COPIED = (
     "*token*",
@@ -69,15 +72,16 @@ def save(
     notes = {
         "num_blocks": model.num_blocks,
         "kept": model.kept,
-        "removed": [unit.to_json() for unit in model.removed],
+        "removed": list(model.removed),
     }
-    with atomic_directory(directory, last="fusegpt.json") as partial:
+    with atomic_directory(directory, last=layout.CHECKPOINT) as partial:
         _save_module(model, zeroed(model) if zeros else model.module, partial)
         for file in _copied(model.source):
             shutil.copyfile(file, partial / file.name)
         files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
-        (partial / "README.md").write_text(card, encoding="utf-8")  # written anew by evaluations
-        write_json(partial / "fusegpt.json", {**notes, **extra, "files": files})
+        (partial / layout.CARD).write_text(card, encoding="utf-8")  # written anew by evaluations
+        file = partial / layout.CHECKPOINT
+        write(file, as_checkpoint({**notes, **extra, "files": files}, file))
 
 
 def write_delta(
@@ -102,11 +106,6 @@ def write_delta(
     }
     with atomic_path(path) as partial:
         save_file(own, partial)
-
-
-def apply_delta(model: Model, path: str | Path) -> None:
-    """Overwrite the parameters a delta holds; see ``apply_deltas``."""
-    apply_deltas(model, [Path(path)])
 
 
 @torch.no_grad()

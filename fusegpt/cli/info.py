@@ -17,5 +17,5 @@ def info(directory: Path, as_json: bool) -> None:
     """Describe a checkpoint, a step or a fetched model. Indices are those of the dense model."""
     from fusegpt.workflow.describe import as_text, describe
 
-    notes = describe(directory)
-    click.echo(json.dumps(notes, indent=1) if as_json else as_text(notes))
+    about = describe(directory)
+    click.echo(json.dumps(about.to_json(), indent=1) if as_json else as_text(about))

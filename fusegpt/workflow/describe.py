@@ -2,120 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import count_parameters, weight_files
 from fusegpt.errors import ArtifactError
+from fusegpt.results import layout
+from fusegpt.results.base import Record, UnitField, check, read_object
+from fusegpt.results.files import Provenance, Source
+from fusegpt.results.history import read_history
+from fusegpt.results.models import Checkpoint, RecipeText, Slice, read_record
+from fusegpt.units import Unit
 
-__all__ = ["as_text", "describe"]
+__all__ = ["Description", "as_text", "describe"]
 
 
-def describe(path: Path) -> dict[str, Any]:
+class Description(Record):
+    """A model, a step or a checkpoint; None where a kind does not know.
+
+    Attributes:
+        kind: ``model``, ``step``, ``checkpoint`` or ``slice``.
+        num_blocks: Blocks of the dense model.
+        removed: Units in order.
+        kept: Dense indices.
+        fused: Dense index to the indices of what was fused into it, in order.
+        hidden_size, width: Dimensions of the dense model's hidden states, and those that remain.
+    """
+
+    kind: str
+    path: str
+    base_model: str | None = None
+    num_blocks: int
+    removed: list[UnitField]
+    kept: list[int]
+    fused: dict[int | str, list[int]]
+    parameters: int | None = None
+    recipe_id: str | None = None
+    recipe: dict[str, Any] | None = None
+    hidden_size: int | None = None
+    width: int | None = None
+    provenance: Provenance | None = None
+
+
+def describe(path: Path) -> Description:
     """Read a fetched model, a step or a checkpoint.
 
     Args:
-        path: Its directory, or its ``source.json``, ``manifest.json`` or ``fusegpt.json``.
-
-    Returns:
-        kind, path, base_model, num_blocks, removed (units in order), kept (dense indices), fused
-        (dense index to the indices of what was fused into it, in order), parameters, recipe_id,
-        recipe, provenance. ``None`` where a kind does not know.
+        path: Its directory, or its record.
 
     Raises:
         ArtifactError: Nothing of the kind lies there, or a file is corrupt.
     """
-    readers = {
-        "fusegpt.json": _checkpoint,
-        "manifest.json": _step,
-        "source.json": _fetched,
-        "config.json": _plain,
-    }
-    for name, reader in readers.items():
-        file = path if path.name == name else path / name
-        if file.is_file():
-            notes = read_json(file)
-            if not isinstance(notes, dict):
-                raise ArtifactError(f"{file}: must hold a JSON object")
-            return {"kind": None, "path": str(path)} | reader(file, notes)
-    raise ArtifactError(f"{path}: no model, step or checkpoint here; expected {', '.join(readers)}")
+    names = (*layout.RECORDS, layout.CONFIG)
+    files = [path] if path.name in names else [path / name for name in names]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ArtifactError(
+            f"{path}: no model, step or checkpoint here; expected {', '.join(names)}"
+        )
+    if file.name == layout.CONFIG:
+        found = _plain(file)
+    else:
+        record = read_record(file)
+        if isinstance(record, Checkpoint):
+            found = _checkpoint(record)
+        else:
+            found = _fetched(record) if isinstance(record, Source) else _step(file)
+    return Description.model_validate({"kind": found.pop("kind"), "path": str(path), **found})
 
 
-def as_text(notes: Mapping[str, Any]) -> str:
+def as_text(about: Description) -> str:
     """The description for people."""
-    recipe = notes["recipe"] or {}
     lines = {
-        str(notes["kind"]): notes["path"],
-        "base model": notes["base_model"],
-        "recipe": _recipe_line(notes["recipe_id"], recipe),
-        "blocks": f"{len(notes['kept'])} of {notes['num_blocks']} left",
-        "width": f"{notes['width']} of {notes['hidden_size']} left" if "width" in notes else None,
-        "parameters": f"{notes['parameters']:,}" if notes["parameters"] else None,
-        "removed": ", ".join(_unit_name(unit) for unit in notes["removed"]) or "nothing",
-        "kept": _ranges(notes["kept"]),
+        about.kind: about.path,
+        "base model": about.base_model,
+        "recipe": _recipe_line(about),
+        "blocks": f"{len(about.kept)} of {about.num_blocks} left",
+        "width": f"{about.width} of {about.hidden_size} left" if about.width else None,
+        "parameters": f"{about.parameters:,}" if about.parameters else None,
+        "removed": ", ".join(map(_unit_name, about.removed)) or "nothing",
+        "kept": _ranges(about.kept),
         "fused": "; ".join(
-            f"{', '.join(map(str, donors))} into {target}"
-            for target, donors in notes["fused"].items()
+            f"{', '.join(map(str, donors))} into {target}" for target, donors in about.fused.items()
         ),
-        "made with": _provenance_line(notes["provenance"] or {}),
+        "made with": _provenance_line(about.provenance),
     }
     return "\n".join(f"{name:<12}{text}" for name, text in lines.items() if text)
 
 
-def _checkpoint(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("base_model", "num_blocks", "removed", "kept", "parameters", "recipe_id", "recipe")
-    described = {name: notes.get(name) for name in names}
-    fused = {int(k) if k.isdigit() else k: v for k, v in notes.get("fused", {}).items()}
+def _checkpoint(record: Checkpoint) -> dict[str, Any]:
+    sizes = {}
+    if isinstance(record, Slice):
+        sizes = {name: getattr(record, name) for name in ("hidden_size", "width", "sparsity")}
     return {
-        "kind": notes.get("kind", "checkpoint"),
-        **described,
-        **{name: notes[name] for name in ("hidden_size", "width", "sparsity") if name in notes},
-        "fused": fused,
-        "steps": notes.get("steps", []),
-        "provenance": notes.get("provenance"),
+        "kind": record.kind,
+        "base_model": record.base_model,
+        "num_blocks": record.num_blocks,
+        "removed": record.removed,
+        "kept": record.kept,
+        "parameters": record.parameters,
+        "recipe_id": record.recipe_id,
+        "recipe": record.recipe,
+        **sizes,
+        "fused": {int(k) if k.isdigit() else k: v for k, v in record.fused.items()},
+        "steps": [step.to_json() for step in record.steps],
+        "provenance": record.provenance,
     }
 
 
-def _step(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
-    steps, source_file = _history(file, notes)
-    source = read_json(source_file)
-    recipe_file = file.parent.parent / "recipe.json"
+def _step(file: Path) -> dict[str, Any]:
+    history = read_history(file, whole=False)
+    dense, last = history.dense, history.steps[-1] if history.steps else history.start
+    recipe_file = file.parent.parent / layout.RECIPE
     return {
         "kind": "step",
-        "step": notes["step"],
-        "base_model": source.get("base_model") or source.get("source"),
-        "num_blocks": source["num_blocks"],
-        "removed": notes["removed"],
-        "kept": notes["kept"],
-        "fused": _fused(steps),
-        "parameters": notes.get("parameters"),
-        "recipe_id": notes["recipe"],
-        "recipe": read_json(recipe_file) if recipe_file.is_file() else None,
-        "provenance": notes.get("provenance"),
+        "step": last.step,
+        "base_model": dense.base_model or dense.source,
+        "num_blocks": dense.num_blocks,
+        "removed": history.removed,
+        "kept": history.kept,
+        "fused": history.fused,
+        "parameters": last.parameters,
+        "recipe_id": last.recipe,
+        "recipe": read_object(recipe_file) if recipe_file.is_file() else None,
+        "provenance": last.provenance,
     }
 
 
-def _fetched(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
-    about = ("source", "revision", "licence", "model_type")
+def _fetched(record: Source) -> dict[str, Any]:
     return {
         "kind": "model",
-        "base_model": notes.get("base_model") or notes.get("source"),
-        **{name: notes.get(name) for name in about},
-        **_dense(notes["num_blocks"], notes.get("parameters")),
-        "provenance": notes.get("provenance"),
+        "base_model": record.base_model or record.source,
+        "source": record.source,
+        "revision": record.revision,
+        "licence": record.licence,
+        "model_type": record.model_type,
+        **_dense(record.num_blocks, record.parameters),
+        "provenance": record.provenance,
     }
 
 
-def _plain(file: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(file: Path) -> dict[str, Any]:
     """A transformers directory that this project did not write."""
-    text_config = notes.get("text_config", notes)
-    if not isinstance(text_config.get("num_hidden_layers"), int):
+    config = read_json(file)
+    text = config.get("text_config", config) if isinstance(config, dict) else None
+    num_blocks = text.get("num_hidden_layers") if isinstance(text, dict) else None
+    if not isinstance(num_blocks, int):
         raise ArtifactError(f"{file}: must say num_hidden_layers")
     parameters = sum(count_parameters(weights) for weights in weight_files(file.parent))
-    dense = _dense(text_config["num_hidden_layers"], parameters)
-    return {"kind": "model", "base_model": file.parent.name, **dense, "provenance": None}
+    return {
+        "kind": "model",
+        "base_model": file.parent.name,
+        **_dense(num_blocks, parameters),
+        "provenance": None,
+    }
 
 
 def _dense(num_blocks: int, parameters: int | None) -> dict[str, Any]:
@@ -130,43 +172,15 @@ def _dense(num_blocks: int, parameters: int | None) -> dict[str, Any]:
     }
 
 
-def _history(file: Path, notes: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], Path]:
-    """The steps up to this one, the first step first, and the dense model's ``source.json``."""
-    steps: list[Mapping[str, Any]] = []
-    while notes.get("kind") == "step":
-        steps.append(notes)
-        file = file.parent / notes["parent"]["path"]
-        notes = read_json(file)
-    if notes.get("kind") != "start":
-        raise ArtifactError(f"{file}: must be the manifest of a step, got {notes.get('kind')!r}")
-    return steps[::-1], file.parent / notes["parent"]["path"]
+def _recipe_line(about: Description) -> str | None:
+    if about.recipe is None:
+        return about.recipe_id
+    recipe = check(about.recipe, RecipeText, f"{about.path}: recipe")
+    return f"{about.recipe_id}: {', '.join(recipe.methods)}, {recipe.dtype}, seed {recipe.seed}"
 
 
-def _fused(steps: Sequence[Mapping[str, Any]]) -> dict[int | str, list[int]]:
-    """Which removed units each remaining unit received, in order; a block's index is its name."""
-    received: dict[tuple[str, int], list[int]] = {}
-    for step in steps:
-        kind, index = step["unit"]["granularity"], step["unit"]["index"]
-        for target in step.get("fused_into", []):
-            received.setdefault((kind, target), []).append(index)
-        received.pop((kind, index), None)
-    return {
-        index if kind == "block" else f"{kind} {index}": donors
-        for (kind, index), donors in sorted(received.items())
-    }
-
-
-def _recipe_line(recipe_id: str | None, recipe: Mapping[str, Any]) -> str | None:
-    if not recipe:
-        return recipe_id
-    sections = {"width": "method", "importance": "metric", "recovery": "method"}
-    methods = [recipe[name][key] for name, key in sections.items() if name in recipe]
-    return f"{recipe_id}: {', '.join(methods)}, {recipe['dtype']}, seed {recipe['seed']}"
-
-
-def _unit_name(unit: Mapping[str, Any]) -> str:
-    block = unit["granularity"] == "block"
-    return str(unit["index"]) if block else f"{unit['granularity']} {unit['index']}"
+def _unit_name(unit: Unit) -> str:
+    return str(unit.index) if unit.kind == "block" else str(unit)
 
 
 def _ranges(indices: Sequence[int]) -> str:
@@ -180,14 +194,12 @@ def _ranges(indices: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _provenance_line(provenance: Mapping[str, Any]) -> str:
-    if not provenance:
+def _provenance_line(made: Provenance | None) -> str:
+    if made is None:
         return ""
-    libraries = provenance.get("libraries", {})
-    parts = [f"fusegpt {provenance.get('fusegpt')}"]
-    if provenance.get("commit"):
-        parts.append(f"commit {provenance['commit'][:12]}")
-    parts += [
-        f"{name} {libraries[name]}" for name in ("torch", "transformers") if name in libraries
-    ]
-    return ", ".join([*parts, f"python {provenance.get('python')}", str(provenance.get("device"))])
+    parts = [f"fusegpt {made.fusegpt}"]
+    if made.commit:
+        parts.append(f"commit {made.commit[:12]}")
+    names = ("torch", "transformers")
+    parts += [f"{name} {made.libraries[name]}" for name in names if name in made.libraries]
+    return ", ".join([*parts, f"python {made.python}", made.device])

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from fusegpt.artifacts import check_file, read_json, sha256
+from fusegpt.artifacts import check_file, sha256
 from fusegpt.errors import ArtifactError
+from fusegpt.results import layout as at
+from fusegpt.results.base import Record, read
+from fusegpt.results.files import FileRecord, Parent, Source
+from fusegpt.results.models import Evaluation, Table, read_checkpoint
+from fusegpt.results.records import Scores, read_manifest
 
-__all__ = ["RECORDS", "verify"]
+__all__ = ["verify"]
 
-RECORDS = (
-    "models/*/source.json",
-    "scores/*/*.json",
-    "runs/*/*/step-*/scores.json",
-    "runs/*/*/step-*/manifest.json",
-    "checkpoints/*/*/step-*/fusegpt.json",
-    "slices/*/*/sparsity-*/fusegpt.json",
-    "evaluations/*/*/step-*/*.json",
-    "evaluations/*/*/sparsity-*/*.json",
-    "tables/*.json",
-)
-"""Files that say what else must be true; the order in which they come to be."""
+READERS: dict[at.Pattern, Callable[[Path], Record]] = {
+    at.source: functools.partial(read, model=Source),
+    at.dense_scores: functools.partial(read, model=Scores),
+    at.scores: functools.partial(read, model=Scores),
+    at.manifest: read_manifest,
+    at.checkpoint: read_checkpoint,
+    at.sliced: read_checkpoint,
+    at.evaluation: functools.partial(read, model=Evaluation),
+    at.table_record: functools.partial(read, model=Table),
+}
+"""Files that say what else must be true, in the order in which they come to be."""
 
 
 def verify(results: Path) -> tuple[int, list[str]]:
@@ -38,59 +41,49 @@ def verify(results: Path) -> tuple[int, list[str]]:
     Raises:
         ArtifactError: There is no record at all.
     """
-    problems: list[str] = []
-    windows = {
-        sha256(file): file for file in sorted(results.glob("data/*/*.parquet")) if file.is_file()
-    }
-    files = [file for pattern in RECORDS for file in sorted(results.glob(pattern))]
+    windows = {sha256(found.path) for found in at.windows.found_in(results)}
+    files = [
+        (found.path, reader)
+        for pattern, reader in READERS.items()
+        for found in pattern.found_in(results)
+    ]
     if not files:
         raise ArtifactError(
             f"{results}: no results here; name the folder that holds runs/, models/"
         )
-    for file in files:
-        problems += _record(file, windows)
-    return len(files), problems
+    return len(files), [line for file, reader in files for line in _record(file, reader, windows)]
 
 
-def _record(file: Path, windows: Mapping[str, Path]) -> Iterator[str]:
+def _record(file: Path, reader: Callable[[Path], Record], windows: set[str]) -> Iterator[str]:
     try:
-        notes = read_json(file)
+        record = reader(file)
     except ArtifactError as error:
         yield str(error)
         return
-    if not isinstance(notes, dict):
-        yield f"{file}: must hold a JSON object"
-        return
-    try:
-        yield from _contents(file, notes, windows)
-    except (KeyError, TypeError, AttributeError) as error:
-        yield f"{file}: not a record: {type(error).__name__}: {error}"
-
-
-def _contents(file: Path, notes: Mapping[str, Any], windows: Mapping[str, Path]) -> Iterator[str]:
-    for name, record in (notes.get("files") or {}).items():
-        yield from _problem(file.parent / name, record)
-    parents = [notes["parent"]] if notes.get("parent") else []
-    for parent in [*parents, *notes.get("parents", [])]:
-        place = Path(os.path.normpath(file.parent / parent["path"]))
-        yield from _problem(place, {"sha256": parent["sha256"]}, f"{file}: its parent ")
-    for role, digest in (notes.get("inputs") or {}).items():
+    files: Mapping[str, FileRecord] = getattr(record, "files", {})
+    for name, about in files.items():
+        yield from _problem("", about.check, file.parent / name)
+    parent: Parent | None = getattr(record, "parent", None)
+    parents: list[Parent] = getattr(record, "parents", [])
+    for one in [*([parent] if parent else []), *parents]:
+        yield from _problem(f"{file}: its parent ", one.checked, file.parent)
+    inputs: Mapping[str, str] = getattr(record, "inputs", {})
+    for role, digest in inputs.items():
         yield from _input(file, role, digest, windows)
 
 
-def _input(file: Path, role: str, digest: str, windows: Mapping[str, Path]) -> Iterator[str]:
-    beside = {
-        "scores": file.parent / "scores.json",
-        "first_scores": file.parent.parent / "step-001" / "scores.json",
-    }
+def _input(file: Path, role: str, digest: str, windows: set[str]) -> Iterator[str]:
+    first = file.parent.with_name(at.Place.step(1).name)
+    beside = {"scores": file.with_name(at.SCORES), "first_scores": first / at.SCORES}
     if role in beside:
-        yield from _problem(beside[role], {"sha256": digest}, f"{file}: its {role} ")
+        said = {"sha256": digest}
+        yield from _problem(f"{file}: its {role} ", check_file, beside[role], said)
     elif digest not in windows:
         yield f"{file}: its {role} windows, {digest}, are nowhere in data/"
 
 
-def _problem(file: Path, record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _problem(prefix: str, check: Callable[..., object], *arguments: object) -> Iterator[str]:
     try:
-        check_file(file, record)
+        check(*arguments)
     except ArtifactError as error:
         yield f"{prefix}{error}"

@@ -26,27 +26,31 @@ def results(tmp_path):
     windows.write_bytes(b"windows")
     model.mkdir(parents=True)
     (model / "model.safetensors").write_bytes(b"weights")
-    write_json(model / "source.json", {"files": _files(model / "model.safetensors")})
+    source = {"num_blocks": 4, "files": _files(model / "model.safetensors")}
+    write_json(model / "source.json", source)
     _write(run / "step-000/manifest.json", {"kind": "start"}, model / "source.json")
     for k in (1, 2):
         step, before = run / f"step-{k:03d}", run / f"step-{k - 1:03d}/manifest.json"
-        calibration = {"inputs": {"calibration": sha256(windows)}}
-        _write(step / "scores.json", calibration, before)
+        scores = {"metric": "random", "units": [], "inputs": {"calibration": sha256(windows)}}
+        _write(step / "scores.json", scores, before)
         (step / "delta.safetensors").write_bytes(b"delta %d" % k)
         inputs = {"scores": sha256(step / "scores.json"), "finetune": sha256(windows)}
-        notes = {"kind": "step", "inputs": inputs, "files": _files(step / "delta.safetensors")}
+        notes = {"kind": "step", "step": k, "unit": {"granularity": "block", "index": k}}
+        notes |= {"inputs": inputs, "files": _files(step / "delta.safetensors")}
         _write(step / "manifest.json", notes, before)
     last = run / "step-002/manifest.json"
     checkpoint = top / "checkpoints/tiny/mine-00000000/step-002"
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"merged")
-    _write(checkpoint / "fusegpt.json", {"files": _files(checkpoint / "model.safetensors")}, last)
+    model_notes = {"num_blocks": 4, "kept": [0, 3], "removed": []}
+    whole = {**model_notes, "files": _files(checkpoint / "model.safetensors")}
+    _write(checkpoint / "fusegpt.json", whole, last)
     evaluation = top / "evaluations/tiny/mine-00000000/step-002/docs.json"
-    _write(evaluation, {"rows": []}, last)
+    _write(evaluation, {"rows": [], "model": {**model_notes, "parameters": 9}}, last)
     (top / "tables").mkdir()
     (top / "tables/study.csv").write_text("a\n")
     parents = [{"path": f"../{evaluation.relative_to(top)}", "sha256": sha256(evaluation)}]
-    table = {"files": _files(top / "tables/study.csv"), "parents": parents}
+    table = {"experiment": {}, "files": _files(top / "tables/study.csv"), "parents": parents}
     write_json(top / "tables/study.json", table)
     return top
 
@@ -111,13 +115,25 @@ def test_damage_is_named(results, file, words, damage):
     assert isinstance(done.exception, ArtifactError)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"files": 3}', '{"parent": {"path": "x"}}'])
-def test_a_record_that_is_none_is_named(results, text):
-    (results / f"{RUN}/step-002/manifest.json").write_text(text)
+RECORDS = (
+    "models/tiny/source.json",
+    f"{RUN}/step-002/scores.json",
+    f"{RUN}/step-002/manifest.json",
+    "checkpoints/tiny/mine-00000000/step-002/fusegpt.json",
+    "evaluations/tiny/mine-00000000/step-002/docs.json",
+    "tables/study.json",
+)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"files": 3}', '{"parent": {"path": "x"}}', "null"])
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_that_is_none_is_named(results, record, text):
+    (results / record).write_text(text)
 
     _, problems = verify(results)
 
-    assert any("step-002/manifest.json: " in line for line in problems)
+    assert any(line.startswith(f"{results / record}: ") for line in problems)
+    assert not any("\n" in line for line in problems)
 
 
 def test_a_folder_without_results_is_refused(results):

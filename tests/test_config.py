@@ -81,8 +81,10 @@ def test_every_method_in_the_tables_has_readable_settings_and_needs_no_torch_for
         "from fusegpt.importance import METRICS\n"
         "from fusegpt.recovery import RECOVERIES\n"
         "from fusegpt.evaluation import EVALS\n"
-        "for table in (METRICS, RECOVERIES, EVALS):\n"
+        "from fusegpt import methods\n"
+        "for table in (METRICS, RECOVERIES):\n"
         "    for entry in table.values(): defaults(entry)\n"
+        "for method in EVALS.values(): methods.defaults(method)\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

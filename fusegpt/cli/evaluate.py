@@ -16,9 +16,10 @@ from fusegpt.cli.options import (
     input_path,
     output_path,
 )
-from fusegpt.config import Dtype, bind
+from fusegpt.config import Dtype
 from fusegpt.errors import ConfigError, first_line
 from fusegpt.evaluation import EVALS
+from fusegpt.methods import bind
 from fusegpt.registry import lookup
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
 
     evaluation = lookup(EVALS, entry["eval"], "evaluation")
     bound = bind(evaluation, entry["settings"], f"evaluations.{entry['eval']}")
-    reads = {**entry, "models": models}[evaluation.reads]
+    reads = {**entry, "models": models}[bound.reads]
     return Asked(entry["eval"], bound, reads, output)
 
 

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import fingerprint as tokenizer_fingerprint
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.items import fingerprint, pack
-from fusegpt.evaluation.prompt_tuning import Tuning, predictions, tuned
+from fusegpt.evaluation.prompt_tuning import predictions, tuned
 from fusegpt.evaluation.prompts import Prompts, Verbaliser
+from fusegpt.evaluation.settings import Classification
 from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.text_data import Texts, TextTask, draw, read_task, read_texts
 from fusegpt.models.model import Model
@@ -39,7 +39,7 @@ class Part:
         examples: To tune on.
         validation: To choose the epoch by.
         test: To measure on.
-        tuning: How to tune.
+        settings: How to tune.
         identity: All that decides the result besides the model.
     """
 
@@ -48,7 +48,7 @@ class Part:
     examples: Prompts
     validation: Prompts
     test: Prompts
-    tuning: Tuning
+    settings: Classification
     identity: Mapping[str, Any]
 
 
@@ -68,36 +68,13 @@ class Plan:
         return rows
 
 
-def plan(
-    directory: Path,
-    entries: Mapping[str, Any],
-    *,
-    tasks: list[str] = ["sst2", "ag_news"],  # noqa: B006
-    shots: PositiveInt = 16,
-    seed: NonNegativeInt = 0,
-    tune: Literal["all", "lora"] = "all",
-    lora_rank: PositiveInt = 8,
-    epochs: PositiveInt = 10,
-    batch_size: PositiveInt = 8,
-    learning_rate: LearningRate = 1e-5,
-    length: PositiveInt = 128,
-    limit: PositiveInt | None = None,
-) -> Plan:
+def plan(directory: Path, entries: Mapping[str, Any], settings: Classification) -> Plan:
     """Read the tasks, draw their examples and make prompts of them, before any weight is loaded.
 
     Args:
         directory: The model's directory: config and tokenizer.
-        entries: The config's ``tasks``: where a task's ``train`` and ``test`` files are.
-        tasks: Task files of ours by name, or any by its path.
-        shots: Examples of each class to tune on, and as many others to validate on.
-        seed: Of the draw of examples and their order, and of the low-rank factors.
-        tune: Every weight, as published, or a low-rank update (``lora``) of the blocks' matrices.
-        lora_rank: Of that update.
-        epochs: Passes over the examples.
-        batch_size: Examples of one optimiser step.
-        learning_rate: At the beginning; it falls along a line to zero.
-        length: Tokens of a prompt; the end of a longer text is cut off.
-        limit: Measure the first so many test items; None: all.
+        entries: The configuration's ``tasks``: where a task's ``train`` and ``test`` files are.
+        settings: Which tasks, how many examples, and how the model is tuned on them.
 
     Raises:
         ArtifactError: No tokenizer in the directory.
@@ -105,27 +82,27 @@ def plan(
         DataError: Files, columns or labels are not as the task says, a class has too few examples,
             or this tokenizer cannot tell two label words apart.
     """
+    length, limit = settings.length, settings.limit
     longest = getattr(text_config(directory), "max_position_embeddings", None)
     if longest is not None and length > longest:
         raise ConfigError(f"length: must be at most {longest}, the model's positions, got {length}")
     tokenizer = load_tokenizer(directory)
-    tuning = Tuning(tune, lora_rank, epochs, batch_size, learning_rate, seed)
     parts: dict[str, Part] = {}
-    for given in tasks:
+    for given in settings.tasks:
         name, task = read_task(given)
         if name in parts:
             raise ConfigError(f"tasks: {name!r} is there twice")
         texts = read_texts(name, task, entries.get(name))
-        chosen = _choose(name, task, texts, shots, seed, limit)
+        chosen = _choose(name, task, texts, settings)
         verbaliser = Verbaliser(tokenizer, task, f"tasks.{name}")
         examples, validation, test = (verbaliser.prompts(part, length) for part in chosen)
         protocol = {
-            **_protocol(task, chosen, tuning, shots, length),
+            **_protocol(task, chosen, settings),
             "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
             "limit": None if len(chosen[2].texts) == len(texts["test"].texts) else limit,
         }
         words = verbaliser.tokens
-        parts[name] = Part(name, words, examples, validation, test, tuning, protocol)
+        parts[name] = Part(name, words, examples, validation, test, settings, protocol)
     summary = Summary({name: [name] for name in parts}, {name: {} for name in parts}, limit)
     return Plan(list(parts.values()), summary)
 
@@ -151,7 +128,9 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
     Raises:
         NumericsError: A loss is NaN or infinite.
     """
-    with tuned(model, part.words, part.examples, part.validation, part.tuning, part.name) as found:
+    with tuned(
+        model, part.words, part.examples, part.validation, part.settings, part.name
+    ) as found:
         guesses = predictions(model, part.words, part.test, batch_size)
     right = (guesses == part.test.classes).double().tolist()
     count, value = len(right), math.fsum(right) / len(right)
@@ -161,7 +140,7 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
     logger.info(
         "%s: chance %.3f, majority %.3f; validation %.3f at epoch %d of %d",
         *(part.name, about["chance"], about["majority"]),
-        *(found["validation"], found["epoch"], part.tuning.epochs),
+        *(found["validation"], found["epoch"], part.settings.epochs),
     )
     dtype = str(model.dtype).removeprefix("torch.")
     return {
@@ -181,27 +160,25 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
 
 
 def _choose(
-    name: str, task: TextTask, texts: Mapping[str, Texts], shots: int, seed: int, limit: int | None
+    name: str, task: TextTask, texts: Mapping[str, Texts], settings: Classification
 ) -> tuple[Texts, Texts, Texts]:
-    test = texts["test"]
-    measured = test.take(range(min(limit or len(test.texts), len(test.texts))))
+    test, shots, seed = texts["test"], settings.shots, settings.seed
+    measured = test.take(range(min(settings.limit or len(test.texts), len(test.texts))))
     avoid = set(test.texts)
     examples, validation = draw(texts["train"], task, shots, seed, avoid, f"tasks.{name}")
     return examples, validation, measured
 
 
-def _protocol(
-    task: TextTask, chosen: Sequence[Texts], tuning: Tuning, shots: int, length: int
-) -> dict[str, Any]:
+def _protocol(task: TextTask, chosen: Sequence[Texts], settings: Classification) -> dict[str, Any]:
     examples, validation, test = (
         fingerprint(f"{number} {text}" for number, text in zip(x.classes, x.texts, strict=True))
         for x in chosen
     )
     return {
         "harness": HARNESS,
-        "shots": shots,
-        "tuning": tuning.to_json(),
-        "length": length,
+        "shots": settings.shots,
+        "tuning": settings.tuning(),
+        "length": settings.length,
         "template": task.template,
         "words": list(task.words.values()),
         "items": test,

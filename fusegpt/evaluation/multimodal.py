@@ -18,9 +18,9 @@ from lm_eval import evaluator
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.tasks import TaskManager
 
-from fusegpt.config import PositiveInt
 from fusegpt.errors import ArtifactError, ConfigError, DataError, FuseGPTError, first_line
 from fusegpt.evaluation.items import fingerprint, pack
+from fusegpt.evaluation.settings import Multimodal
 from fusegpt.evaluation.task_files import quiet
 from fusegpt.models.model import Model
 from fusegpt.registry import lookup
@@ -56,25 +56,14 @@ class Questions:
     protocol: Mapping[str, Any]
 
 
-def plan(
-    directory: Path,
-    entries: Mapping[str, Any],
-    *,
-    tasks: list[str] = ["mmmu_val", "cmmmu_val", "gqa", "ai2d", "ok_vqa"],  # noqa: B006
-    limit: PositiveInt | None = None,
-    chat_template: bool = True,
-    max_tokens: PositiveInt | None = None,
-) -> list[Questions]:
+def plan(directory: Path, entries: Mapping[str, Any], settings: Multimodal) -> list[Questions]:
     """Read the tasks' questions before any weight is loaded.
 
     Args:
         directory: The model's directory: config and processor.
-        entries: The config's ``tasks``: ``{ai2d: {splits: {test: FILE}}}``, a parquet file with
-            the images inside; a task without an entry is read from the hub.
-        tasks: Those of Table III, or ``pictures``, the questions of ``examples/small_llava``.
-        limit: Take the first so many questions of each task; None: all.
-        chat_template: Ask in the form of a conversation (USER: ... ASSISTANT:).
-        max_tokens: Of an answer; None: the task's own number.
+        entries: The configuration's ``tasks``: ``{ai2d: {splits: {test: FILE}}}``, a parquet file
+            with the images inside; a task without an entry is read from the hub.
+        settings: Which tasks, and how their questions are asked.
 
     Raises:
         ArtifactError: No processor in the directory.
@@ -82,38 +71,27 @@ def plan(
         DataError: The questions are missing.
     """
     processor = _processor(directory)
-    if chat_template:
+    if settings.chat_template:
         _check_template(processor)
     known = {path.stem: path for path in TASKS.glob("*.yaml")}
     return [
-        _questions(
-            lookup(known, task, "multimodal task"),
-            entries,
-            directory,
-            limit,
-            chat_template,
-            max_tokens,
-        )
-        for task in tasks
+        _questions(lookup(known, task, "multimodal task"), entries, directory, settings)
+        for task in settings.tasks
     ]
 
 
 def _questions(
-    standard: Path,
-    entries: Mapping[str, Any],
-    directory: Path,
-    limit: int | None,
-    chat: bool,
-    max_tokens: int | None,
+    standard: Path, entries: Mapping[str, Any], directory: Path, settings: Multimodal
 ) -> Questions:
     task = standard.stem
     splits = (entries.get(task) or {}).get("splits", {})
     if len(splits) > 1:
         raise ConfigError(f"tasks.{task}.splits: must name one file, got {', '.join(splits)}")
     loaded = _load(standard, next(iter(splits.values()), None))
-    if max_tokens is not None:
-        loaded.set_config("generation_kwargs", {"max_gen_toks": max_tokens}, update=True)
-    documents = loaded.eval_docs
+    if settings.max_tokens is not None:
+        generation = {"max_gen_toks": settings.max_tokens}
+        loaded.set_config("generation_kwargs", generation, update=True)
+    documents, limit, chat = loaded.eval_docs, settings.limit, settings.chat_template
     count = min(limit or len(documents), len(documents))
     asked = (json.dumps(_plain(documents[i]), sort_keys=True, default=str) for i in range(count))
     protocol = {

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from fusegpt.config import PositiveInt
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
@@ -25,6 +24,7 @@ from fusegpt.evaluation.cuts import inside_documents, window_start
 from fusegpt.evaluation.items import fingerprint as items_fingerprint
 from fusegpt.evaluation.items import pack
 from fusegpt.evaluation.memory import out_of_memory
+from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 
@@ -49,17 +49,7 @@ class Windows:
     protocol: Mapping[str, Any]
 
 
-def plan(
-    directory: Path,
-    corpora: Mapping[str, Any],
-    *,
-    corpus: str = "wikitext2",
-    split: str = "test",
-    length: PositiveInt = 2048,
-    windows: PositiveInt | None = None,
-    bos: Literal["stream", "window", "none"] = "stream",
-    cut: Literal["consecutive", "documents"] = "consecutive",
-) -> Windows:
+def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> Windows:
     """Cut a corpus into the windows perplexity is measured on, before any weight is loaded.
 
     The documents are joined, tokenised at once and cut into consecutive windows that do not
@@ -68,15 +58,8 @@ def plan(
 
     Args:
         directory: The model's directory: config and tokenizer.
-        corpora: The config's ``corpora``.
-        corpus: A corpus by name, a text file, or a file of `fusegpt sample`, which is taken as it
-            is and brings its own split, length and bos.
-        split: The corpus's split.
-        length: Tokens per window, BOS included; the literature's is 2048.
-        windows: Take the first so many; None: all. The literature takes 256 of C4.
-        bos: ``stream``: the tokenizer decides, once, at the start of the corpus, as the literature
-            does; ``window``: at the start of every window, as Gemma needs; ``none``: nowhere.
-        cut: ``consecutive``, or ``documents``, which needs a number of windows.
+        corpora: The configuration's ``corpora``.
+        settings: Which corpus, and how it is cut.
 
     Raises:
         ConfigError: The window is longer than the model's positions, the tokenizer has no BOS, or
@@ -84,19 +67,21 @@ def plan(
         DataError: The text is shorter than the windows asked for, or tokens of another tokenizer.
         ArtifactError: No tokenizer or no config in the directory.
     """
+    corpus, length, bos = settings.corpus, settings.length, settings.bos
     given = is_windows_file(Path(corpus))
     _check_length(directory, read_meta(Path(corpus))["length"] if given else length)
     tokenizer = load_tokenizer(directory)
     digest = fingerprint(tokenizer)
     if given:
-        return _from_file(Path(corpus), digest, windows)
-    text = load_text(corpus, split, corpora)
+        return _from_file(Path(corpus), digest, settings.windows)
+    text = load_text(corpus, settings.split, corpora)
     start = window_start(tokenizer, bos)
-    if cut == "documents":
-        ids, tokens = inside_documents(tokenizer, text, length - len(start), windows, bos)
+    inner, documents = length - len(start), settings.cut == "documents"
+    if documents:
+        ids, tokens = inside_documents(tokenizer, text, inner, settings.windows, bos)
     else:
         stream = encode(tokenizer, text.text, bos=bos == "stream")
-        ids, tokens = consecutive(stream, length - len(start), windows), len(stream)
+        ids, tokens = consecutive(stream, inner, settings.windows), len(stream)
     ids = np.insert(ids, [0] * len(start), start, axis=1)
     protocol = {
         "corpus": text.name,
@@ -106,7 +91,7 @@ def plan(
         "documents": text.documents,
         "join": text.join,
         "tokens": tokens,
-        "cut": cut if cut == "consecutive" else "one document each, random, seed 0",
+        "cut": "one document each, random, seed 0" if documents else settings.cut,
         "length": length,
         "windows": len(ids),
         "bos": bos,

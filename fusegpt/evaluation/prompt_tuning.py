@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +14,14 @@ from tqdm import tqdm
 
 from fusegpt.errors import NumericsError
 from fusegpt.evaluation.prompts import Prompts
+from fusegpt.evaluation.settings import Classification
 from fusegpt.models.model import Model
 from fusegpt.models.structure.next_token import next_logits
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.leaves import form_into, trainable
 from fusegpt.runtime import generator
 
-__all__ = ["Tuning", "predictions", "tuned"]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How a model is tuned; the settings of ``plan``."""
-
-    tune: Literal["all", "lora"]
-    lora_rank: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """All that decides the result."""
-        settings = asdict(self)
-        if self.tune == "all":
-            del settings["lora_rank"]
-        return settings
+__all__ = ["predictions", "tuned"]
 
 
 @contextmanager
@@ -49,7 +30,7 @@ def tuned(
     words: Sequence[int],
     examples: Prompts,
     validation: Prompts,
-    tuning: Tuning,
+    settings: Classification,
     label: str,
 ) -> Iterator[dict[str, Any]]:
     """Inside, the model is the tuned one; afterwards it is bit-equal to what it was.
@@ -62,7 +43,7 @@ def tuned(
         words: Token of each class.
         examples: To tune on.
         validation: The epoch that is best on these is kept.
-        tuning: How.
+        settings: How the model is tuned.
         label: Names the work in messages.
 
     Yields:
@@ -72,17 +53,17 @@ def tuned(
     Raises:
         NumericsError: A loss is NaN or infinite.
     """
-    leaves = _leaves(model, tuning.tune)
+    leaves = _leaves(model, settings.tune)
     weights = {
         name: FusedWeight(
             leaf.detach().clone(),
-            update_rank="full" if tuning.tune == "all" else tuning.lora_rank,
-            generator=generator(tuning.seed, "prompts", name),
+            update_rank="full" if settings.tune == "all" else settings.lora_rank,
+            generator=generator(settings.seed, "prompts", name),
         )
         for name, leaf in leaves.items()
     }
     try:
-        yield _tune(model, words, examples, validation, tuning, leaves, weights, label)
+        yield _tune(model, words, examples, validation, settings, leaves, weights, label)
     finally:
         for name, weight in weights.items():
             leaves[name].data.copy_(weight.base)
@@ -112,26 +93,26 @@ def _tune(
     words: Sequence[int],
     examples: Prompts,
     validation: Prompts,
-    tuning: Tuning,
+    settings: Classification,
     leaves: Mapping[str, nn.Parameter],
     weights: Mapping[str, FusedWeight],
     label: str,
 ) -> dict[str, Any]:
     masters = [p for weight in weights.values() for p in weight.parameters()]
-    optimizer = torch.optim.Adam(masters, lr=tuning.learning_rate)
-    batches = list(examples.batches(tuning.batch_size, range(len(examples.ids))))
-    steps, losses = tuning.epochs * len(batches), list[float]()
+    optimizer = torch.optim.Adam(masters, lr=settings.learning_rate)
+    batches = list(examples.batches(settings.batch_size, range(len(examples.ids))))
+    steps, losses = settings.epochs * len(batches), list[float]()
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     with tqdm(total=steps, desc=label, disable=None, leave=False) as bar:
-        for epoch in range(1, tuning.epochs + 1):
+        for epoch in range(1, settings.epochs + 1):
             for batch in batches:
-                optimizer.param_groups[0]["lr"] = tuning.learning_rate * (1 - len(losses) / steps)
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - len(losses) / steps)
                 loss = _step(model, words, batch, leaves, weights)
                 losses.append(_finite(loss, label, len(losses)))
                 optimizer.step()
                 form_into(leaves, weights)
                 bar.update()
-            reached = _quality(model, words, validation, tuning.batch_size)
+            reached = _quality(model, words, validation, settings.batch_size)
             if best is None or reached > best[0]:
                 kept = {name: leaf.detach().to("cpu", copy=True) for name, leaf in leaves.items()}
                 best = (reached, epoch, kept)

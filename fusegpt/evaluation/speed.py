@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusegpt.config import PositiveInt
 from fusegpt.data.directories import text_config
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import inference
+from fusegpt.evaluation.settings import Speed
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.results import layout
@@ -37,41 +37,33 @@ class Plan:
     Attributes:
         model: Where the model lies.
         dense: Where the dense model lies; None: the model is the dense one.
-        prompt, new_tokens, batch_sizes, rounds: As in the settings.
+        settings: Which requests, and how often.
     """
 
     model: Path
     dense: Path | None
-    prompt: int
-    new_tokens: int
-    batch_sizes: tuple[int, ...]
-    rounds: int
+    settings: Speed
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Requests at once, one measurement each."""
+        return tuple(self.settings.batch_sizes or BATCH_SIZES)
 
 
-def plan(
-    directory: Path,
-    models: Mapping[str, Path | None],
-    *,
-    prompt: PositiveInt = 512,
-    new_tokens: PositiveInt = 32,
-    batch_sizes: list[PositiveInt] | None = None,
-    rounds: PositiveInt = 5,
-) -> Plan:
+def plan(directory: Path, models: Mapping[str, Path | None], settings: Speed) -> Plan:
     """Find the dense model and check the lengths, before any weight is loaded.
 
     Args:
-        directory: The model's directory, of a step that of its dense model.
+        directory: The model's directory; for a step, that of its dense model.
         models: ``model``: what is measured; ``dense``: its dense model, or None: known or not
             needed.
-        prompt: Tokens of the prompt.
-        new_tokens: Tokens decoded after it.
-        batch_sizes: Of the requests; None: 1 and 4.
-        rounds: Each times every model twice, in the order dense, pruned, pruned, dense.
+        settings: Which requests, and how often.
 
     Raises:
         ConfigError: A request is longer than the model's positions, or a pruned checkpoint comes
             without its dense model.
     """
+    prompt, new_tokens = settings.prompt, settings.new_tokens
     longest = getattr(text_config(directory), "max_position_embeddings", None)
     if longest is not None and prompt + new_tokens > longest:
         raise ConfigError(
@@ -80,9 +72,7 @@ def plan(
         )
     path = models["model"]
     assert path is not None
-    sizes = tuple(batch_sizes or BATCH_SIZES)
-    dense = _dense(path, directory, models.get("dense"))
-    return Plan(path, dense, prompt, new_tokens, sizes, rounds)
+    return Plan(path, _dense(path, directory, models.get("dense")), settings)
 
 
 def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
@@ -102,10 +92,11 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
     arms = {"pruned" if plan.dense else "dense": model}
     if plan.dense is not None:
         arms["dense"] = load(plan.dense, dtype=model.dtype, device=model.device)
-    cached = {name: inference.cache_bytes(arm, plan.prompt) for name, arm in arms.items()}
+    cached = {name: inference.cache_bytes(arm, plan.settings.prompt) for name, arm in arms.items()}
     dtype = str(model.dtype).removeprefix("torch.")
     protocol = {"dtype": dtype, "device": model.device.type, "threads": torch.get_num_threads()}
-    protocol |= {"prompt": plan.prompt, "new_tokens": plan.new_tokens, "rounds": plan.rounds}
+    asked = plan.settings
+    protocol |= {name: getattr(asked, name) for name in ("prompt", "new_tokens", "rounds")}
     memory = _peak(model, plan, dtype)
     rows: list[dict[str, Any]] = []
     for batch in plan.batch_sizes:
@@ -113,7 +104,7 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
         found = _speeds(next(iter(arms)), seconds, plan, batch)
         if plan.dense is not None:
             found += _ratios(arms, cached, seconds, plan, batch)
-        rows += [_row(f"batch {batch}", plan.rounds, protocol, **entry) for entry in found]
+        rows += [_row(f"batch {batch}", plan.settings.rounds, protocol, **entry) for entry in found]
     rows += [
         _row("model", 1, protocol, **entry)
         for entry in _sizes(model, next(iter(cached.values())), memory)
@@ -136,15 +127,16 @@ def _dense(path: Path, directory: Path, named: Path | None) -> Path | None:
 
 def _time(arms: Mapping[str, Model], plan: Plan, batch: int) -> dict[str, np.ndarray]:
     """Seconds of each arm, ``[rounds, 2 parts]``; each round runs every arm twice, ABBA."""
-    prompts = {name: inference.prompt_ids(arm, batch, plan.prompt) for name, arm in arms.items()}
+    asked = plan.settings
+    prompts = {name: inference.prompt_ids(arm, batch, asked.prompt) for name, arm in arms.items()}
     for name, arm in arms.items():  # warm-up
-        inference.request(arm, prompts[name], plan.new_tokens)
-    seconds = {name: np.zeros((plan.rounds, 2)) for name in arms}
+        inference.request(arm, prompts[name], asked.new_tokens)
+    seconds = {name: np.zeros((asked.rounds, 2)) for name in arms}
     order = [*list(arms)[::-1], *arms]
-    bar = tqdm(range(plan.rounds), desc=f"speed, batch {batch}", unit="round", disable=None)
+    bar = tqdm(range(asked.rounds), desc=f"speed, batch {batch}", unit="round", disable=None)
     for number in bar:
         for name in order:
-            spent = inference.request(arms[name], prompts[name], plan.new_tokens)
+            spent = inference.request(arms[name], prompts[name], asked.new_tokens)
             seconds[name][number] += np.array(spent) / 2
     return seconds
 
@@ -154,8 +146,8 @@ def _speeds(
 ) -> list[dict[str, Any]]:
     prefill, decode = seconds[name].T
     return [
-        _figure("prefill", batch * plan.prompt / prefill, "tokens/s"),
-        _figure("decode", batch * plan.new_tokens / decode, "tokens/s"),
+        _figure("prefill", batch * plan.settings.prompt / prefill, "tokens/s"),
+        _figure("decode", batch * plan.settings.new_tokens / decode, "tokens/s"),
         _figure("latency", prefill + decode, "s", higher_is_better=False),
     ]
 
@@ -168,10 +160,10 @@ def _ratios(
     batch: int,
 ) -> list[dict[str, Any]]:
     """Speed-ups of each round, next to the ideal from counting."""
-    context = plan.prompt + plan.new_tokens // 2
+    context = plan.settings.prompt + plan.settings.new_tokens // 2
     costs = {
         name: (
-            inference.prefill_flops(arm, plan.prompt),
+            inference.prefill_flops(arm, plan.settings.prompt),
             inference.decode_bytes(arm, batch, context, cached[name]),
         )
         for name, arm in arms.items()
@@ -210,10 +202,10 @@ def _sizes(model: Model, cached: float, peak: float) -> list[dict[str, Any]]:
 
 
 def _peak(model: Model, plan: Plan, dtype: str) -> float:
-    batch = max(plan.batch_sizes)
+    size = (max(plan.batch_sizes), plan.settings.prompt, plan.settings.new_tokens)
     if model.device.type == "cuda":
-        return inference.peak_of_request(model, batch, plan.prompt, plan.new_tokens)
-    return inference.peak_in_child(plan.model, dtype, batch, plan.prompt, plan.new_tokens)
+        return inference.peak_of_request(model, *size)
+    return inference.peak_in_child(plan.model, dtype, *size)
 
 
 def _row(task: str, count: int, protocol: Mapping[str, Any], **entry: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
 from fusegpt.evaluation import EVALS, Evaluation
+from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
 from fusegpt.results import layout
 from fusegpt.results.base import check, write
@@ -29,13 +30,13 @@ class Asked:
 
     Attributes:
         eval: Key of ``EVALS``.
-        settings: All of them, checked.
+        settings: Its settings, checked.
         reads: Second argument of its planning function.
         output: Where the result goes.
     """
 
     eval: str
-    settings: Mapping[str, Any]
+    settings: EvaluationSettings
     reads: Mapping[str, Any]
     output: Path
 
@@ -49,16 +50,17 @@ class Asked:
 
         Libraries and device are left out: when they change, the workflow repeats nothing either.
         """
-        if self.evaluation.reads == "models":
+        if self.settings.reads == "models":
             return None
         splits = [entry.get("splits", {}).values() for entry in self.reads.values()]
-        named = [*(file for files in splits for file in files), self.settings.get("corpus", "")]
+        corpus = self.settings.corpus_read() or ("", "")  # a file is a corpus, too
+        named = [*(file for files in splits for file in files), corpus[0]]
         files = sorted({str(file) for file in named if Path(file).is_file()})
         return digest(
             {
                 "eval": self.eval,
                 "version": STAGE_VERSION["evaluate"],
-                "settings": self.settings,
+                "settings": self.settings.model_dump(),
                 "reads": self.reads,
                 "files": {file: sha256(file) for file in files},
                 "dtype": dtype,
@@ -94,7 +96,8 @@ def evaluate_together(
         if result is not None:
             logger.info("%s: measured before, read back from %s", entry.output, store)
         else:
-            result = {"eval": entry.eval, "settings": entry.settings, **next(measured)}
+            settings = entry.settings.model_dump()
+            result = {"eval": entry.eval, "settings": settings, **next(measured)}
             if kept and key:
                 kept.put({"key": key}, result)
         whole = result | {"parent": Parent.of(model, entry.output.parent)}
@@ -114,7 +117,7 @@ def _measure(
 
     place = torch_device(device)
     directory = _directory(model)
-    plans = [entry.evaluation.load()(directory, entry.reads, **entry.settings) for entry in asked]
+    plans = [entry.evaluation.load()(directory, entry.reads, entry.settings) for entry in asked]
     loaded = functools.cache(lambda: load(model, dtype=dtype, device=place))
     for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
         own = reset_peak_memory() or number == 0

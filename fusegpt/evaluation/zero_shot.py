@@ -17,12 +17,11 @@ import torch
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 
-from fusegpt.config import NonNegativeInt, PositiveInt
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ConfigError
-from fusegpt.evaluation import FIVE
 from fusegpt.evaluation.items import fingerprint, pack
 from fusegpt.evaluation.memory import out_of_memory
+from fusegpt.evaluation.settings import ZeroShot
 from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.task_files import aggregates, leaves, load_task, quiet
 from fusegpt.models.model import Model
@@ -69,24 +68,14 @@ class Plan:
         return self.summary.rows(results)
 
 
-def plan(
-    directory: Path,
-    entries: Mapping[str, Any],
-    *,
-    tasks: list[str] | None = None,
-    shots: NonNegativeInt | None = 0,
-    limit: PositiveInt | None = None,
-    max_tokens: PositiveInt | None = None,
-) -> Plan:
+def plan(directory: Path, entries: Mapping[str, Any], settings: ZeroShot) -> Plan:
     """Find the tasks and read their items, before any weight is loaded.
 
     Args:
         directory: The model's directory: config and tokenizer.
-        entries: The config's ``tasks``: where the items of a task, or of a group's tasks, are.
-        tasks: Tasks, groups or tags of lm-eval; None: the paper's five.
-        shots: Solved examples before each question; None: the task's own number.
-        limit: Take the first so many items of each task; None: all.
-        max_tokens: Of a generated answer; None: the task's own number.
+        entries: The configuration's ``tasks``: where the items of a task, or of a group's tasks,
+            are.
+        settings: Which tasks, and how their items are asked.
 
     Raises:
         ArtifactError: No tokenizer in the directory.
@@ -94,16 +83,17 @@ def plan(
         DataError: The items of a task are missing.
     """
     load_tokenizer(directory)
-    names = list(FIVE) if tasks is None else tasks
+    names, limit = settings.tasks_read(), settings.limit
     members = {name: leaves(name) for name in names}
     parts: dict[str, Part] = {}
     for name in names:
         for leaf in members[name]:
             if leaf in parts:
                 raise ConfigError(f"tasks: {leaf!r} is there twice, the second time in {name!r}")
-            task = load_task(leaf, entries.get(leaf, entries.get(name)), shots=shots)
-            if max_tokens is not None and task.config.output_type == "generate_until":
-                task.set_config("generation_kwargs", {"max_gen_toks": max_tokens}, update=True)
+            task = load_task(leaf, entries.get(leaf, entries.get(name)), shots=settings.shots)
+            if settings.max_tokens is not None and task.config.output_type == "generate_until":
+                generation = {"max_gen_toks": settings.max_tokens}
+                task.set_config("generation_kwargs", generation, update=True)
             with quiet():
                 identity = _identity(task, limit)
             parts[leaf] = Part(leaf, task, limit, identity)

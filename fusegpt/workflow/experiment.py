@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fusegpt.config import bind, explain
+from fusegpt.config import explain
 from fusegpt.data import CORPORA
 from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
-from fusegpt.evaluation import EVALS, FIVE
+from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
 from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import Recipe
@@ -74,17 +74,12 @@ class Plan:
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
-        settings = self.evaluations[evaluation].settings
-        if "corpus" not in settings:
-            return {}
-        return corpus_entry(settings["corpus"], settings["split"], self.corpora)
+        read = self._settings_of(evaluation).corpus_read()
+        return {} if read is None else corpus_entry(*read, self.corpora)
 
     def tasks_of(self, evaluation: str) -> dict[str, dict[str, Any]]:
         """The configuration's entries of the tasks that an evaluation reads, if it reads any."""
-        entry = self.evaluations[evaluation]
-        if EVALS[entry.eval].reads != "tasks":
-            return {}
-        named = tuple(entry.settings.get("tasks") or FIVE)
+        named = self._settings_of(evaluation).tasks_read()
         return {
             name: task.model_dump(exclude_none=True)
             for name, task in self.tasks.items()
@@ -93,7 +88,10 @@ class Plan:
 
     def compares_with_dense(self, evaluation: str) -> bool:
         """Whether an evaluation measures the dense model beside the pruned one."""
-        return EVALS[self.evaluations[evaluation].eval].reads == "models"
+        return self._settings_of(evaluation).reads == "models"
+
+    def _settings_of(self, evaluation: str) -> EvaluationSettings:
+        return self.evaluations[evaluation].bound(f"evaluations.{evaluation}")
 
     def steps(self, experiment: str, model: str, recipe: str | None = None) -> dict[str, int]:
         """Sparsity, as text, to the step that reaches it. The only place where they meet.
@@ -232,9 +230,9 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
 
 
 def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> Evaluation:
-    """Fill in the defaults of an evaluation's function."""
+    """Fill in the defaults of an evaluation's settings."""
     where = f"evaluations.{name}"
-    settings = bind(lookup(EVALS, entry.eval, "evaluation"), entry.settings, where)
-    if "corpus" in settings:
-        check_split(settings["corpus"], settings["split"], where, corpora)
-    return entry.model_copy(update={"settings": settings})
+    settings = entry.bound(where)
+    if (read := settings.corpus_read()) is not None:
+        check_split(*read, where, corpora)
+    return entry.model_copy(update={"settings": settings.model_dump()})

@@ -8,6 +8,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
+from fusegpt.evaluation import EVALS
+from fusegpt.evaluation.settings import EvaluationSettings
+from fusegpt.methods import bind
+from fusegpt.registry import lookup
 from fusegpt.work import Shape
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
@@ -125,6 +129,17 @@ class Evaluation(Strict):
             return value
         own = {key: value[key] for key in ("eval", "dtype") if key in value}
         return {**own, "settings": {key: value[key] for key in value if key not in own}}
+
+    def bound(self, where: str) -> EvaluationSettings:
+        """Check the settings and fill in the evaluation's defaults.
+
+        Args:
+            where: Name of the entry in messages, e.g. ``evaluations.wikitext2``.
+
+        Raises:
+            ConfigError: No such evaluation or setting, or a value that is not allowed.
+        """
+        return bind(lookup(EVALS, self.eval, "evaluation"), self.settings, where)
 
 
 class Experiment(Strict):

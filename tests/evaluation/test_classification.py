@@ -9,6 +9,7 @@ from fusegpt.errors import ConfigError, DataError, NumericsError, UnknownNameErr
 from fusegpt.evaluation.classification import classification, plan
 from fusegpt.evaluation.comparison import compare
 from fusegpt.evaluation.items import unpack
+from fusegpt.evaluation.settings import Classification
 from fusegpt.evaluation.text_data import Texts, draw, read_task
 from fusegpt.models.checkpoints.load import load
 
@@ -49,7 +50,7 @@ def model(tiny_llama_dir):
 
 
 def measured(model, directory, task, **settings):
-    planned = plan(directory, {}, tasks=[str(task)], **{**FAST, **settings})
+    planned = plan(directory, {}, Classification(tasks=[str(task)], **{**FAST, **settings}))
     (part,) = planned.parts
     result = classification(model, part)
     return planned.rows({part.name: result})[0], result
@@ -128,12 +129,12 @@ def test_examples_are_balanced_disjoint_and_never_of_the_test_split(task):
 
 
 def test_long_texts_are_cut_and_the_template_stays(tiny_llama_dir, task, model):
-    part = plan(tiny_llama_dir, {}, tasks=[str(task)], length=30, **FAST).parts[0]
+    part = plan(tiny_llama_dir, {}, Classification(tasks=[str(task)], length=30, **FAST)).parts[0]
     end = model.tokenizer(" Now it is", add_special_tokens=False)["input_ids"]
     assert max(map(len, part.test.ids)) <= 30
     assert all(list(ids[-len(end) :]) == end for ids in part.test.ids)
     with pytest.raises(ConfigError, match=r"length: 5 tokens do not hold tasks.reviews's prompt"):
-        plan(tiny_llama_dir, {}, tasks=[str(task)], length=5, **FAST)
+        plan(tiny_llama_dir, {}, Classification(tasks=[str(task)], length=5, **FAST))
 
 
 @pytest.mark.parametrize(
@@ -153,12 +154,14 @@ def test_a_wrong_task_file_is_refused_before_a_model_loads(
     tiny_llama_dir, task, tmp_path, changes, message
 ):
     with pytest.raises((ConfigError, DataError), match=message):
-        plan(tiny_llama_dir, {}, tasks=[str(changed(task, tmp_path, **changes))], **FAST)
+        tasks = [str(changed(task, tmp_path, **changes))]
+        plan(tiny_llama_dir, {}, Classification(tasks=tasks, **FAST))
 
 
 def test_what_cannot_be_drawn_or_named_is_refused(tiny_llama_dir, task, model):
     def planned(*tasks, entries=None, **settings):
-        return plan(tiny_llama_dir, entries or {}, tasks=list(tasks), **{**FAST, **settings})
+        asked = Classification(tasks=list(tasks), **{**FAST, **settings})
+        return plan(tiny_llama_dir, entries or {}, asked)
 
     with pytest.raises(DataError, match=r"label 'bad' has 30 examples that are not in the test"):
         planned(str(task), shots=16)
@@ -195,7 +198,7 @@ def test_both_tasks_read_their_data(tiny_llama_dir, shared_data):
         name: {"splits": {"train": str(shared_data(train)), "test": str(shared_data(test))}}
         for name, (train, test) in files.items()
     }
-    sst2, ag_news = plan(tiny_llama_dir, entries, limit=50).parts
+    sst2, ag_news = plan(tiny_llama_dir, entries, Classification(limit=50)).parts
     assert (len(sst2.words), len(ag_news.words)) == (2, 4)
     assert (len(sst2.examples.ids), len(ag_news.validation.ids)) == (32, 64)
     assert len(ag_news.test.ids) == 50

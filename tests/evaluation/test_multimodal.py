@@ -7,7 +7,6 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from fusegpt.config import bind, defaults
 from fusegpt.errors import ArtifactError, ConfigError, DataError, UnknownNameError
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.image_prompts import (
@@ -25,6 +24,8 @@ from fusegpt.evaluation.image_prompts import (
     ok_vqa_text,
 )
 from fusegpt.evaluation.multimodal import TASKS, multimodal, plan
+from fusegpt.evaluation.settings import Multimodal
+from fusegpt.methods import bind, defaults
 from fusegpt.models.checkpoints.load import load
 
 
@@ -40,7 +41,8 @@ def pictures(tiny_llava_dir):
 
 
 def asked(directory, entries, **settings):
-    return plan(directory, entries, **{"tasks": ["pictures"], "chat_template": False, **settings})
+    asked = {"tasks": ["pictures"], "chat_template": False, **settings}
+    return plan(directory, entries, Multimodal(**asked))
 
 
 def test_the_five_tasks_of_the_paper_are_the_default():
@@ -88,7 +90,8 @@ def test_the_batch_size_changes_no_answer(tiny_llava_dir, pictures):
 def test_real_questions_with_their_images_run_to_the_end(tiny_llava_dir, shared_data):
     file = str(shared_data("mmmu_pro_tool/sample.parquet"))
     entries = {"mmmu_val": {"splits": {"test": file}}}
-    questions = plan(tiny_llava_dir, entries, tasks=["mmmu_val"], chat_template=False, max_tokens=2)
+    asked = Multimodal(tasks=["mmmu_val"], chat_template=False, max_tokens=2)
+    questions = plan(tiny_llava_dir, entries, asked)
     (row,) = multimodal(load(tiny_llava_dir, dtype="float32"), questions, batch_size=7)
     assert (row["task"], row["metric"], row["num_samples"]) == ("mmmu_val", "acc", 21)
 

@@ -17,6 +17,7 @@ from fusegpt.errors import (
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation import perplexity as perplexity_module
 from fusegpt.evaluation.perplexity import perplexity, plan, window_losses
+from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 
@@ -28,7 +29,7 @@ def model(tiny_llama_dir):
 
 @pytest.fixture(scope="module")
 def windows(tiny_llama_dir):
-    return plan(tiny_llama_dir, {}, corpus="python_docs", length=64, windows=7)
+    return plan(tiny_llama_dir, {}, Perplexity(corpus="python_docs", length=64, windows=7))
 
 
 def exact_perplexity(module, ids):
@@ -189,7 +190,7 @@ def test_windows_may_lie_inside_single_documents(tiny_llama_dir, tmp_path):
     rows = [f"{word} is better than {word}. " * (i * 4) for i, word in enumerate("abcdef")]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     settings = {"corpus": str(tmp_path / "c.jsonl"), "length": 60, "windows": 9}
-    cut = plan(tiny_llama_dir, {}, **settings, cut="documents")
+    cut = plan(tiny_llama_dir, {}, Perplexity(**settings, cut="documents"))
     tokenizer, expected = load_tokenizer(tiny_llama_dir), []
     random.seed(0)
     for _ in range(9):
@@ -202,18 +203,20 @@ def test_windows_may_lie_inside_single_documents(tiny_llama_dir, tmp_path):
     assert np.array_equal(cut.ids, np.stack(expected))
     assert cut.protocol["cut"] == "one document each, random, seed 0"
     with pytest.raises(ConfigError, match="windows: must be given for cut 'documents'"):
-        plan(tiny_llama_dir, {}, **{**settings, "windows": None}, cut="documents")
+        plan(tiny_llama_dir, {}, Perplexity(**{**settings, "windows": None}, cut="documents"))
     with pytest.raises(DataError, match="no document is longer than a window of 500 tokens"):
-        plan(tiny_llama_dir, {}, **{**settings, "length": 500}, cut="documents")
+        plan(tiny_llama_dir, {}, Perplexity(**{**settings, "length": 500}, cut="documents"))
 
 
 def test_all_windows_are_taken_unless_limited(tiny_llama_dir):
-    everything = plan(tiny_llama_dir, {}, corpus="python_docs", length=64)
+    everything = plan(tiny_llama_dir, {}, Perplexity(corpus="python_docs", length=64))
     assert len(everything.ids) == everything.protocol["tokens"] // 64
 
 
 def test_bos_may_open_every_window(tiny_llama_dir, windows):
-    opened = plan(tiny_llama_dir, {}, corpus="python_docs", length=65, windows=7, bos="window")
+    opened = plan(
+        tiny_llama_dir, {}, Perplexity(corpus="python_docs", length=65, windows=7, bos="window")
+    )
     bos = load_tokenizer(tiny_llama_dir).bos_token_id
     assert (opened.ids[:, 0] == bos).all()
     assert torch.equal(opened.ids[:, 1:], windows.ids)
@@ -232,7 +235,7 @@ def write_sample(directory, path, **changes):
 
 def test_a_file_of_windows_is_taken_as_it_is(tiny_llama_dir, tmp_path):
     ids = write_sample(tiny_llama_dir, tmp_path / "w.parquet")
-    taken = plan(tiny_llama_dir, {}, corpus=str(tmp_path / "w.parquet"), windows=3)
+    taken = plan(tiny_llama_dir, {}, Perplexity(corpus=str(tmp_path / "w.parquet"), windows=3))
     assert np.array_equal(taken.ids, ids[:3])
     assert taken.protocol["length"] == 32 and taken.protocol["cut"] == "random, seed 0"
 
@@ -240,7 +243,7 @@ def test_a_file_of_windows_is_taken_as_it_is(tiny_llama_dir, tmp_path):
 def test_windows_of_another_tokenizer_are_refused(tiny_llama_dir, tmp_path):
     write_sample(tiny_llama_dir, tmp_path / "w.parquet", tokenizer_sha256="other")
     with pytest.raises(DataError, match="tokens of another tokenizer"):
-        plan(tiny_llama_dir, {}, corpus=str(tmp_path / "w.parquet"))
+        plan(tiny_llama_dir, {}, Perplexity(corpus=str(tmp_path / "w.parquet")))
 
 
 def test_what_cannot_work_is_refused_before_the_weights_are_read(tiny_llama_dir, tmp_path):
@@ -255,21 +258,21 @@ def test_what_cannot_work_is_refused_before_the_weights_are_read(tiny_llama_dir,
     ]
     for kind, message, settings in refuse:
         with pytest.raises(kind, match=message):
-            plan(directory, {}, **{"corpus": "python_docs", **settings})
+            plan(directory, {}, Perplexity(**{"corpus": "python_docs", **settings}))
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(DataError, match=r"tokens there, one window needs 64; lower the length"):
-        plan(directory, {}, corpus=str(tmp_path / "short.txt"), length=64)
+        plan(directory, {}, Perplexity(corpus=str(tmp_path / "short.txt"), length=64))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).unlink()
     with pytest.raises(ArtifactError, match="no tokenizer here"):
-        plan(directory, {}, corpus="python_docs", length=64)
+        plan(directory, {}, Perplexity(corpus="python_docs", length=64))
 
 
 def test_the_settings_are_the_plans():
-    from fusegpt.config import bind
+    from fusegpt.methods import bind
 
     bound = bind(EVALS["perplexity"], {"length": 1024}, "evaluations.here")
-    assert bound == {
+    assert bound.model_dump() == {
         "corpus": "wikitext2", "split": "test", "length": 1024, "windows": None, "bos": "stream",
         "cut": "consecutive",
     }  # fmt: skip

@@ -7,6 +7,7 @@ from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import inference
 from fusegpt.evaluation import speed as speed_module
+from fusegpt.evaluation.settings import Speed
 from fusegpt.evaluation.speed import plan, speed
 from fusegpt.models.checkpoints.load import load
 
@@ -19,7 +20,8 @@ def no_child(monkeypatch):
 
 
 def planned(directory, dense=None, **settings):
-    return plan(directory, {"model": directory, "dense": dense}, **{**SMALL, **settings})
+    places = {"model": directory, "dense": dense}
+    return plan(directory, places, Speed(**{**SMALL, **settings}))
 
 
 def by_name(rows):

@@ -9,9 +9,10 @@ import torch
 
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArtifactError, ConfigError, DataError
-from fusegpt.evaluation import EVALS, FIVE
+from fusegpt.evaluation import EVALS
 from fusegpt.evaluation import zero_shot as zero_shot_module
 from fusegpt.evaluation.items import unpack
+from fusegpt.evaluation.settings import FIVE, ZeroShot
 from fusegpt.evaluation.zero_shot import plan, zero_shot
 from fusegpt.models.checkpoints.load import load
 
@@ -42,7 +43,7 @@ def log_probability(model, context, continuation):
 
 
 def test_acc_and_acc_norm_are_those_of_the_formula(tiny_llama_dir, task_files, model):
-    planned = plan(tiny_llama_dir, task_files, tasks=["piqa"])
+    planned = plan(tiny_llama_dir, task_files, ZeroShot(tasks=["piqa"]))
     acc, acc_norm = rows_of(model, planned)
     right = {"acc": [], "acc_norm": []}
     lines = Path(task_files["piqa"]["splits"]["validation"]).read_text().splitlines()
@@ -63,7 +64,7 @@ def test_acc_and_acc_norm_are_those_of_the_formula(tiny_llama_dir, task_files, m
 
 
 def test_a_limit_stands_in_the_rows_it_touches(tiny_llama_dir, task_files, model):
-    planned = plan(tiny_llama_dir, task_files, tasks=["piqa", "mmlu_anatomy"], limit=3)
+    planned = plan(tiny_llama_dir, task_files, ZeroShot(tasks=["piqa", "mmlu_anatomy"], limit=3))
     rows = rows_of(model, planned)
     assert [row["task"] for row in rows] == ["piqa[:3]", "piqa[:3]", "mmlu_anatomy", "mean[:3]"]
     assert [row["num_samples"] for row in rows] == [3, 3, 2, 5]
@@ -73,7 +74,7 @@ def test_a_limit_stands_in_the_rows_it_touches(tiny_llama_dir, task_files, model
 
 
 def test_generation_is_matched_exactly(tiny_llama_dir, task_files, model, monkeypatch):
-    planned = plan(tiny_llama_dir, task_files, tasks=["gsm8k"], max_tokens=8)
+    planned = plan(tiny_llama_dir, task_files, ZeroShot(tasks=["gsm8k"], max_tokens=8))
     answers = iter([" 2 + 3 = 5\n#### 5", "It may be 9.\n#### 9"])
     monkeypatch.setattr(
         zero_shot_module.HFLM, "generate_until", lambda *_, **__: [next(answers), next(answers)]
@@ -87,7 +88,7 @@ def test_generation_is_matched_exactly(tiny_llama_dir, task_files, model, monkey
 
 
 def test_running_out_of_memory_halves_the_batch(tiny_llama_dir, task_files, model, monkeypatch):
-    planned = plan(tiny_llama_dir, task_files, tasks=["piqa"])
+    planned = plan(tiny_llama_dir, task_files, ZeroShot(tasks=["piqa"]))
     expected, sizes, real = rows_of(model, planned), [], zero_shot_module._evaluate
 
     def small_machine(model, part, batch_size):
@@ -97,7 +98,7 @@ def test_running_out_of_memory_halves_the_batch(tiny_llama_dir, task_files, mode
         return real(model, part, batch_size)
 
     monkeypatch.setattr(zero_shot_module, "_evaluate", small_machine)
-    planned = plan(tiny_llama_dir, task_files, tasks=["piqa"])
+    planned = plan(tiny_llama_dir, task_files, ZeroShot(tasks=["piqa"]))
     assert rows_of(model, planned, batch_size=8) == expected
     assert sizes == [8, 4, 2]
 
@@ -190,15 +191,15 @@ def test_what_cannot_work_is_refused_before_the_weights_are_read(
     ]  # fmt: skip
     for kind, message, settings, entries in refuse:
         with pytest.raises(kind, match=message):
-            plan(directory, entries, **settings)
+            plan(directory, entries, ZeroShot(**settings))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).unlink()
     with pytest.raises(ArtifactError, match="no tokenizer here"):
-        plan(directory, task_files, tasks=["piqa"])
+        plan(directory, task_files, ZeroShot(tasks=["piqa"]))
 
 
 def test_offline_is_said_at_once_in_one_line(tiny_llama_dir, tmp_path, capsys):
-    plan(tiny_llama_dir, {}, tasks=[])  # the index of all tasks, read once
+    plan(tiny_llama_dir, {}, ZeroShot(tasks=[]))  # the index of all tasks, read once
     start = time.monotonic()
     assert evaluate(tiny_llama_dir, {}, tmp_path / "e.json") == 2
     assert time.monotonic() - start < 5
@@ -208,9 +209,10 @@ def test_offline_is_said_at_once_in_one_line(tiny_llama_dir, tmp_path, capsys):
 
 
 def test_without_tasks_the_papers_five_are_meant():
-    from fusegpt.config import bind
+    from fusegpt.methods import bind
 
-    assert bind(EVALS["zero_shot"], {}, "here")["tasks"] is None
+    bound = bind(EVALS["zero_shot"], {}, "here")
+    assert bound.model_dump()["tasks"] is None and bound.tasks_read() == FIVE
     assert FIVE == ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
 
 
@@ -229,7 +231,9 @@ def test_lm_evals_own_command_line_gives_the_same(pruned_dir, task_files, tmp_pa
     subprocess.run(command, check=True, capture_output=True)
     (file,) = (tmp_path / "out").glob("**/results_*.json")
     theirs = json.loads(file.read_text())["results"]["piqa"]
-    ours = rows_of(load(pruned_dir, dtype="float32"), plan(pruned_dir, task_files, tasks=["piqa"]))
+    ours = rows_of(
+        load(pruned_dir, dtype="float32"), plan(pruned_dir, task_files, ZeroShot(tasks=["piqa"]))
+    )
     assert {row["metric"]: row["value"] for row in ours} == {
         metric: theirs[f"{metric},none"] for metric in ("acc", "acc_norm")
     }

@@ -23,11 +23,12 @@ def smollm(tmp_path_factory):
 )
 def test_dense_smollm_has_its_perplexity_on_wikitext(smollm, shared_data, case, dtype, tolerance):
     from fusegpt.evaluation.perplexity import perplexity, plan
+    from fusegpt.evaluation.settings import Perplexity
     from fusegpt.models.checkpoints.load import load
 
     count, length = map(int, case.split("x"))
     corpora = {"wikitext2": {"splits": {"test": str(shared_data("wikitext2/raw_test.parquet"))}}}
-    windows = plan(smollm, corpora, length=length, windows=count)
+    windows = plan(smollm, corpora, Perplexity(length=length, windows=count))
     assert windows.protocol["tokens"] == GOLDEN["tokens"]
     (row,) = perplexity(load(smollm, dtype=dtype), windows)
     assert row["value"] == pytest.approx(GOLDEN[case], rel=tolerance)

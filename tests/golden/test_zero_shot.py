@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.shared_data, pytest.mark.index, pytest.mark.slow]
 def test_dense_smollm_has_the_accuracies_of_lm_evals_command_line(tmp_path, shared_data):
     """The two tasks with short items; all five take minutes on a CPU."""
     from fusegpt.data.sources import fetch, find_entry
+    from fusegpt.evaluation.settings import ZeroShot
     from fusegpt.evaluation.zero_shot import plan, zero_shot
     from fusegpt.models.checkpoints.load import load
 
@@ -22,7 +23,7 @@ def test_dense_smollm_has_the_accuracies_of_lm_evals_command_line(tmp_path, shar
         task: {"splits": {"validation": str(shared_data(f"{task}/validation.parquet"))}}
         for task in tasks
     }
-    planned = plan(tmp_path / "model", entries, tasks=tasks, limit=GOLDEN["limit"])
+    planned = plan(tmp_path / "model", entries, ZeroShot(tasks=tasks, limit=GOLDEN["limit"]))
     model = load(tmp_path / "model", dtype=GOLDEN["dtype"])
     for part in planned.parts:
         metrics = zero_shot(model, part)["metrics"]

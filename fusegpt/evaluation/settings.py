@@ -1,0 +1,197 @@
+"""Settings of the evaluations, one class each, with what they read of the configuration."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
+from fusegpt.methods import Settings
+
+__all__ = [
+    "Classification",
+    "EvaluationSettings",
+    "Multimodal",
+    "Perplexity",
+    "Speed",
+    "ZeroShot",
+]
+
+FIVE = ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
+"""The zero-shot tasks of the paper's Table II, in its order."""
+
+
+class EvaluationSettings(Settings):
+    """What every evaluation says of itself.
+
+    Attributes:
+        reads: Second argument of the planning function: the configuration's ``corpora``, its
+            ``tasks``, or the places of the model and of the dense model (``models``). An evaluation
+            that reads ``models`` is alone in its process and is measured anew whenever asked for.
+    """
+
+    reads: ClassVar[Literal["corpora", "tasks", "models"]] = "corpora"
+
+    def corpus_read(self) -> tuple[str, str] | None:
+        """Return the corpus that is read, by name or as a file, and its split; None: no corpus."""
+        return None
+
+    def tasks_read(self) -> tuple[str, ...]:
+        """Return the tasks, or groups of tasks, that are read."""
+        return ()
+
+
+class Perplexity(EvaluationSettings):
+    """Perplexity on windows of a corpus: exp of the mean nats per token."""
+
+    paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Tables I and II; protocol of SparseGPT"
+
+    corpus: str = Field(
+        default="wikitext2",
+        description="A corpus by name, a text file, or a file of `fusegpt sample`, which is taken"
+        " as it is and brings its own split, length and bos.",
+    )
+    split: str = Field(default="test", description="Split of the corpus.")
+    length: PositiveInt = Field(
+        default=2048, description="Tokens per window, BOS included; the literature's is 2048."
+    )
+    windows: PositiveInt | None = Field(
+        default=None,
+        description="Number of windows, from the first; null: all. The literature takes 256 of C4.",
+    )
+    bos: Literal["stream", "window", "none"] = Field(
+        default="stream",
+        description="Where BOS stands: once at the start of the corpus, if the tokenizer adds it,"
+        " as in the literature; at the start of every window, as Gemma needs; or nowhere.",
+    )
+    cut: Literal["consecutive", "documents"] = Field(
+        default="consecutive",
+        description="How windows are cut: one after the other from the joined documents, or at"
+        " random places inside single documents, as GPTQ does on C4, which needs a number of"
+        " windows.",
+    )
+
+    def corpus_read(self) -> tuple[str, str]:
+        """Return the corpus and its split."""
+        return self.corpus, self.split
+
+
+class ZeroShot(EvaluationSettings):
+    """Tasks of lm-eval: zero-shot and few-shot choices, knowledge, generation."""
+
+    reads: ClassVar[Literal["tasks"]] = "tasks"
+    paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table II; lm-evaluation-harness"
+
+    tasks: list[str] | None = Field(
+        default=None, description="Tasks, groups or tags of lm-eval; null: the paper's five."
+    )
+    shots: NonNegativeInt | None = Field(
+        default=0,
+        description="Number of solved examples before each question; null: the task's own.",
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="Number of items of each task, from the first; null: all."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens of a generated answer; null: the task's own number."
+    )
+
+    def tasks_read(self) -> tuple[str, ...]:
+        """Return the tasks asked for, or the paper's five."""
+        return FIVE if self.tasks is None else tuple(self.tasks)
+
+
+class Multimodal(EvaluationSettings):
+    """Questions about images, answered in words."""
+
+    reads: ClassVar[Literal["tasks"]] = "tasks"
+    paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table III"
+
+    tasks: list[str] = Field(
+        default=["mmmu_val", "cmmmu_val", "gqa", "ai2d", "ok_vqa"],
+        description="Task files of this package by name.",
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="Number of questions of each task, from the first; null: all."
+    )
+    chat_template: bool = Field(
+        default=True, description="Ask in the form of a conversation (USER: ... ASSISTANT:)."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens of an answer; null: the task's own number."
+    )
+
+    def tasks_read(self) -> tuple[str, ...]:
+        """Return the tasks asked for."""
+        return tuple(self.tasks)
+
+
+class Classification(EvaluationSettings):
+    """Text classification after prompt-based fine-tuning on a few examples."""
+
+    reads: ClassVar[Literal["tasks"]] = "tasks"
+    paper: ClassVar[str] = "Why Lift so Heavy?, arXiv 2402.11700"
+
+    tasks: list[str] = Field(
+        default=["sst2", "ag_news"],
+        description="Task files of this package by name, or any by its path.",
+    )
+    shots: PositiveInt = Field(
+        default=16,
+        description="Number of examples of each class to tune on, and as many to validate on.",
+    )
+    seed: NonNegativeInt = Field(
+        default=0,
+        description="Seed of the draw of examples and their order, and of the low-rank factors.",
+    )
+    tune: Literal["all", "lora"] = Field(
+        default="all",
+        description="What is tuned: every weight, as published, or a low-rank update of the"
+        " blocks' matrices.",
+    )
+    lora_rank: PositiveInt = Field(default=8, description="Rank of that update.")
+    epochs: PositiveInt = Field(default=10, description="Passes over the examples.")
+    batch_size: PositiveInt = Field(default=8, description="Examples of one optimiser step.")
+    learning_rate: LearningRate = Field(
+        default=1e-5, description="Learning rate at the beginning; it falls along a line to zero."
+    )
+    length: PositiveInt = Field(
+        default=128, description="Tokens of a prompt; the end of a longer text is cut off."
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="Number of test items, from the first; null: all."
+    )
+
+    def tasks_read(self) -> tuple[str, ...]:
+        """Return the tasks asked for."""
+        return tuple(self.tasks)
+
+    def tuning(self) -> dict[str, Any]:
+        """Return all settings of the tuning that decide its result."""
+        rank = {} if self.tune == "all" else {"lora_rank": self.lora_rank}
+        return {
+            "tune": self.tune,
+            **rank,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+        }
+
+
+class Speed(EvaluationSettings):
+    """Speed and memory of requests, with the dense and the pruned model timed in turn."""
+
+    reads: ClassVar[Literal["models"]] = "models"
+
+    prompt: PositiveInt = Field(default=512, description="Tokens of the prompt.")
+    new_tokens: PositiveInt = Field(default=32, description="Tokens decoded after it.")
+    batch_sizes: list[PositiveInt] | None = Field(
+        default=None, description="Requests at once, one measurement each; null: 1 and 4."
+    )
+    rounds: PositiveInt = Field(
+        default=5,
+        description="Number of rounds; each times every model twice, in the order dense, pruned,"
+        " pruned, dense.",
+    )

@@ -15,6 +15,7 @@ from fusegpt.cli.options import (
     input_file,
     input_path,
     output_path,
+    settings_options,
 )
 from fusegpt.config import Dtype
 from fusegpt.errors import ConfigError, first_line
@@ -61,7 +62,7 @@ class NamedEntry(click.ParamType):
 @click.option("--length", type=int, help="Tokens per window.")
 @click.option("--windows", type=int, help="Use the first so many windows.")
 @click.option("--limit", type=int, help="Use the first so many items of each task.")
-@click.option("--settings", type=JsonObject(), default="{}", help="The evaluation's settings.")
+@settings_options("Settings of the evaluation", "tasks=[piqa]")
 @click.option("--config", type=input_file, help="A YAML file with corpora and tasks.")
 @click.option("--corpora", type=JsonObject(), help="The config's corpora.")
 @click.option("--tasks", type=JsonObject(), help="The config's tasks.")

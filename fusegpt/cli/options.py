@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-__all__ = ["JsonObject", "device_option", "input_file", "input_path", "output_path"]
+from fusegpt.config import Dtype
+
+__all__ = [
+    "JsonObject",
+    "device_option",
+    "dtype_option",
+    "input_file",
+    "input_path",
+    "output_path",
+    "settings_options",
+]
 
 input_path = click.Path(exists=True, path_type=Path)
 input_file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -35,6 +48,79 @@ class JsonObject(click.ParamType):
         return parsed
 
 
+class Assignment(click.ParamType):
+    """One setting on the command line, e.g. ``--set recovery.rank=8``; the value is YAML."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, ...], Any]:
+        """Split at the first ``=`` and read the value; the dots of the key separate tables."""
+        import yaml
+
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        path = tuple(key.split("."))
+        if not equals or not all(path):
+            self.fail(f"must be KEY=VALUE such as recovery.rank=8, got {value!r}", param, ctx)
+        try:
+            return path, yaml.safe_load(text)
+        except yaml.YAMLError:
+            self.fail(f"{key}: must be a value in YAML, got {text!r}", param, ctx)
+
+
+def settings_options(what: str, example: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--set KEY=VALUE`` and ``--settings JSON``, which a verb gets as one table ``settings``.
+
+    Args:
+        what: What the settings are, for the help: "Settings of the metric".
+        example: One of them with a value, for the help: ``protect_first=2``.
+    """
+
+    def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(verb)
+        def callback(*, settings: dict[str, Any], assignments: Any, **given: Any) -> Any:
+            return verb(settings=_assigned(settings, assignments), **given)
+
+        one = click.option(
+            "--set",
+            "assignments",
+            type=Assignment(),
+            multiple=True,
+            metavar="KEY=VALUE",
+            help=f"{what}, one by one: {example}.",
+        )
+        table = click.option(
+            "--settings", type=JsonObject(), default="{}", help="The same as one JSON object."
+        )
+        return one(table(callback))
+
+    return decorate
+
+
+def _assigned(
+    settings: dict[str, Any], assignments: Iterable[tuple[tuple[str, ...], Any]]
+) -> dict[str, Any]:
+    """The table with each assignment laid over it."""
+    result = copy.deepcopy(settings)
+    for path, value in assignments:
+        table = result
+        for depth, name in enumerate(path[:-1], start=1):
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                where = ".".join(path[:depth])
+                raise click.UsageError(f"--set {'.'.join(path)}: {where} is no table of settings.")
+        table[path[-1]] = value
+    return result
+
+
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    help="Dtype of the weights; the recipe's unless given.",
+)
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."
 )

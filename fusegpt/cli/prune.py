@@ -7,13 +7,21 @@ from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, device_option, input_file, input_path, output_path
+from fusegpt.cli.options import (
+    device_option,
+    dtype_option,
+    input_file,
+    input_path,
+    output_path,
+    settings_options,
+)
 
 
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
 @click.option("--recipe", required=True, help="Name or file of a recipe.")
-@click.option("--settings", type=JsonObject(), default="{}", help="Laid over the recipe's.")
+@settings_options("Settings laid over the recipe's", "recovery.rank=8")
+@dtype_option
 @click.option("--sparsity", required=True, help="Fraction of units to remove, in [0, 1).")
 @click.option("--seed", type=int, help="Of everything that is drawn; 0 unless given.")
 @click.option("--calibration", required=True, type=input_file, help="Windows to score on.")
@@ -24,6 +32,7 @@ def prune(
     model: Path,
     recipe: str,
     settings: dict[str, Any],
+    dtype: str | None,
     sparsity: str,
     seed: int | None,
     calibration: Path,
@@ -36,7 +45,8 @@ def prune(
     from fusegpt.pruning.budget import check_sparsity, removals
     from fusegpt.pruning.recipe import load_recipe
 
-    chosen = load_recipe(recipe, settings, seed)
+    over = settings if dtype is None else {**settings, "dtype": dtype}
+    chosen = load_recipe(recipe, over, seed)
     check_sparsity(sparsity, "--sparsity")
     if chosen.needs_windows and finetune is None:
         raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
-from fusegpt.cli.options import JsonObject, device_option, input_file, input_path, output_path
+from fusegpt.cli.options import (
+    JsonObject,
+    device_option,
+    dtype_option,
+    input_file,
+    input_path,
+    output_path,
+    settings_options,
+)
 from fusegpt.results.base import read, write
 from fusegpt.results.files import Parent
 from fusegpt.results.records import Scores
@@ -20,9 +28,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Model directory or step manifest.")
 @click.option("--calibration", type=input_file, help="Windows to score on.")
-@click.option("--metric", help="Importance metric; with --settings in place of a recipe.")
-@click.option("--settings", type=JsonObject(), default="{}", help="Settings of the metric.")
-@click.option("--dtype", help="Of the model; bfloat16 unless given.")
+@click.option("--metric", help="Importance metric, with its settings, in place of a recipe.")
+@settings_options("Settings of the metric", "protect_first=2")
+@dtype_option
 @click.option("--recipe", help="Name or file of a recipe; says metric, settings and dtype.")
 @click.option("--recipe-settings", type=JsonObject(), help="The same, written out.")
 @click.option(

@@ -7,13 +7,22 @@ from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, device_option, input_file, input_path, output_path
+from fusegpt.cli.options import (
+    JsonObject,
+    device_option,
+    dtype_option,
+    input_file,
+    input_path,
+    output_path,
+    settings_options,
+)
 
 
 @click.command("slice")
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
 @click.option("--recipe", help="Name or file of a recipe that slices widths.")
-@click.option("--settings", type=JsonObject(), default="{}", help="Laid over the recipe's.")
+@settings_options("Settings laid over the recipe's", "width.round_interval=16")
+@dtype_option
 @click.option("--recipe-settings", type=JsonObject(), help="Or: a whole recipe, with its name.")
 @click.option("--sparsity", required=True, help="Fraction of the hidden size to cut, in [0, 1).")
 @click.option("--calibration", required=True, type=input_file, help="Windows to take signals of.")
@@ -23,6 +32,7 @@ def slice_widths(
     model: Path,
     recipe: str | None,
     settings: dict[str, Any],
+    dtype: str | None,
     recipe_settings: dict[str, Any] | None,
     sparsity: str,
     calibration: Path,
@@ -39,6 +49,8 @@ def slice_widths(
 
     if (recipe is None) == (recipe_settings is None):
         raise click.UsageError("Give one of '--recipe' and '--recipe-settings'.")
+    if dtype is not None:
+        settings = {**settings, "dtype": dtype}
     if recipe_settings is not None:
         if "name" not in recipe_settings:
             raise ConfigError("--recipe-settings: name: is required")

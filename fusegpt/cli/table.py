@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusegpt.cli.options import JsonObject, input_file, output_path
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["table"]
 
@@ -35,30 +39,31 @@ def table(
 
 
 def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
-    from fusegpt.artifacts import file_record, provenance, write_json
-    from fusegpt.reports.collect import collect, evaluation_files, parse_experiment
+    from fusegpt.artifacts import file_record, provenance
+    from fusegpt.reports.collect import collect, evaluation_files
     from fusegpt.reports.tables import write_csv
+    from fusegpt.results.base import check, write
+    from fusegpt.results.contents import parse_contents
     from fusegpt.results.files import Parent
+    from fusegpt.results.models import Table
     from fusegpt.runtime import Timer, peak_memory_gib
 
-    asked = parse_experiment(experiment)
+    contents = parse_contents(experiment)
     with Timer() as timer:
-        write_csv(output, collect(asked, results))
-    parents = [Parent.of(file, output.parent) for file in evaluation_files(asked, results)]
+        write_csv(output, collect(contents, results))
     record = {
         "kind": "table",
         "experiment": experiment,
         "files": {output.name: file_record(output)},
-        "parents": [parent.to_json() for parent in parents if parent is not None],
+        "parents": [Parent.of(file, output.parent) for file in evaluation_files(contents, results)],
         "seconds": round(timer.seconds, 3),
         "memory_gib": round(peak_memory_gib(), 3),
         "provenance": provenance(),
     }
-    write_json(output.with_suffix(".json"), record)
+    write(output.with_suffix(".json"), check(record, Table, output))
 
 
 def _show(csv: Path, against: str | None) -> None:
-    from fusegpt.reports.places import places
     from fusegpt.reports.tables import read_csv, text_table
 
     frame = read_csv(csv)
@@ -68,5 +73,24 @@ def _show(csv: Path, against: str | None) -> None:
         click.echo(seeds_text(over_seeds(frame, against), against))
         return
     click.echo(f"\n{text_table(frame)}\n")
-    for line in places(frame, csv):
+    for line in _places(frame, csv):
         click.echo(line)
+
+
+def _places(frame: DataFrame, csv: Path) -> Iterator[str]:
+    """Yield lines that name the table, and the page and the models that lie beside it."""
+    from fusegpt.results import layout as at
+    from fusegpt.results.point import DENSE
+
+    results = csv.parent.parent
+    yield f"table        {csv}"
+    page = at.report.under(results)
+    if page.is_file():
+        yield f"report       {page}"
+    runs = frame[frame["recipe"] != DENSE][["model", "recipe_id"]].drop_duplicates()
+    for model, recipe in runs.itertuples(index=False):
+        names = {"model": model, "recipe": recipe}
+        found = at.checkpoint.found_in(results, **names) + at.sliced.found_in(results, **names)
+        if found:
+            places = ",".join(each.place.name for each in found)
+            yield f"checkpoints  {found[0].path.parent.parent}/{{{places}}}"

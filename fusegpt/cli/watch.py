@@ -52,7 +52,7 @@ def watch(
         from fusegpt.workflow.files import plan_of
 
         plan = plan_of(experiments)
-        planned, evaluations = _steps(plan), _evaluations(plan)
+        planned, evaluations = _steps(plan), _evaluations(plan, results)
     with closing(EventLog(tensorboard)) if tensorboard else nullcontext() as log:
         shown: list[str] = []
         while True:
@@ -80,18 +80,23 @@ def _steps(plan: Plan) -> dict[tuple[str, str], Sequence[int]]:
     }
 
 
-def _evaluations(plan: Plan) -> list[str]:
-    """Every result file that is asked for, below the working directory."""
-    from fusegpt.workflow.paths import evaluation, slice_evaluation
+def _evaluations(plan: Plan, results: Path) -> list[Path]:
+    """Return every result file that is asked for."""
+    from fusegpt.results.layout import evaluation
+    from fusegpt.results.point import Place, Point
     from fusegpt.workflow.slices import sliced
 
-    steps = [evaluation(*point, name) for point, names in plan.evaluated.items() for name in names]
-    slices = [slice_evaluation(*at, name) for at, names in sliced(plan).items() for name in names]
-    return [file.removeprefix("results/") for file in steps + slices]
+    steps = {Point.on(m, r, Place.step(k)): names for (m, r, k), names in plan.evaluated.items()}
+    slices = {Point(m, r, Place.sparsity(s)): names for (m, r, s), names in sliced(plan).items()}
+    return [
+        evaluation.under(results, point, evaluation=name)
+        for point, names in {**steps, **slices}.items()
+        for name in names
+    ]
 
 
 def _lines(
-    results: Path, runs: Sequence[RunProgress], evaluations: Sequence[str] | None
+    results: Path, runs: Sequence[RunProgress], evaluations: Sequence[Path] | None
 ) -> tuple[list[str], bool]:
     """What to print, and whether this is the end."""
     from fusegpt.reports.progress import as_line, in_words
@@ -99,7 +104,7 @@ def _lines(
     lines = [as_line(run) for run in runs] or [f"{results}: no runs yet"]
     done = all(run.is_done for run in runs)
     if evaluations is not None:
-        there = sum((results / file).is_file() for file in evaluations)
+        there = sum(file.is_file() for file in evaluations)
         left = [run.seconds_left for run in runs]
         known = [value for value in left if value is not None]
         parts = [f"evaluations done {there}/{len(evaluations)}"]

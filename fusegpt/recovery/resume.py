@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
+from fusegpt.results.unfinished import FINGERPRINT, ROWS, STEPS
 
 __all__ = ["Checkpoint"]
 
@@ -48,10 +49,10 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError):
             return []
-        if about.get("fingerprint") != self.fingerprint:
+        if about.get(FINGERPRINT) != self.fingerprint:
             logger.info("ignoring %s: it belongs to other settings or inputs", self.path)
             return []
-        rows = json.loads(about["rows"])
+        rows = json.loads(about[ROWS])
         for number, parameter in enumerate(_parameters(optimizer)):
             parameter.data.copy_(tensors[f"{number}.value"])
             state: dict[str, Tensor] = {"step": tensors[f"{number}.step"]}
@@ -62,21 +63,23 @@ class Checkpoint:
         return rows
 
     def save_when_due(
-        self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], now: float
+        self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], steps: int, now: float
     ) -> None:
-        """Save if the last save is long enough ago."""
+        """Save if the last save is long enough ago; ``steps``: how many rows there will be."""
         if now - self.last >= self.every_seconds:
-            self.save(optimizer, rows)
+            self.save(optimizer, rows, steps)
             self.last = time.monotonic()
 
-    def save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> None:
+    def save(
+        self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], steps: int
+    ) -> None:
         """Write the state beside the file and rename it into place."""
         tensors: dict[str, Tensor] = {}
         for number, parameter in enumerate(_parameters(optimizer)):
             tensors[f"{number}.value"] = parameter.detach().cpu().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{number}.{key}"] = value.detach().cpu().contiguous()
-        about = {"fingerprint": self.fingerprint, "rows": json.dumps(rows)}
+        about = {FINGERPRINT: self.fingerprint, ROWS: json.dumps(rows), STEPS: str(steps)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as partial:
             save_file(tensors, partial, metadata=about)

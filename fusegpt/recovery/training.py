@@ -108,7 +108,7 @@ def train(
         bar.update()
         bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}")
         if checkpoint and step + 1 < schedule.steps:
-            checkpoint.save_when_due(optimizer, rows, time.monotonic())
+            checkpoint.save_when_due(optimizer, rows, schedule.steps, time.monotonic())
     bar.close()
     optimizer.zero_grad(set_to_none=True)
     return rows

@@ -9,14 +9,15 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.figures import labels_above
-from fusegpt.reports.runs import Step
+from fusegpt.results.history import Link
+from fusegpt.results.records import Finish, Step, TrainingRow
 
 __all__ = ["fusion_chart", "importance_chart", "loss_chart", "stack_chart"]
 
 REMOVED = "#d55e00"
 STATES = {
     "removed": REMOVED,
-    "half removed": "#e8935a",
+    "sublayer removed": "#e8935a",
     "received weights": "#009e73",
     "tuned": "#56b4e9",
     "untouched": "#b9bec6",
@@ -24,15 +25,15 @@ STATES = {
 SUBLAYERS = {"attention": "a", "mlp": "m"}
 
 
-def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.LayerChart:
-    """One strip of blocks per run: removed ones with the step, receivers with how often.
+def stack_chart(runs: Mapping[str, Sequence[Link]], num_blocks: int) -> alt.LayerChart:
+    """Draw one strip of blocks per run: removed ones with the step, receivers with how often.
 
     Args:
         runs: Label of the run to its steps.
-        num_blocks: Of the dense model.
+        num_blocks: Blocks of the dense model.
     """
     data = pd.DataFrame(
-        [row for label, steps in runs.items() for row in _stack_rows(label, steps, num_blocks)]
+        [row for label, links in runs.items() for row in _stack_rows(label, links, num_blocks)]
     )
     base = alt.Chart(data).encode(x=_block_axis(), y=labels_above(list(runs)))
     boxes = base.mark_rect(cornerRadius=2).encode(
@@ -44,20 +45,21 @@ def stack_chart(runs: Mapping[str, Sequence[Step]], num_blocks: int) -> alt.Laye
     return alt.layer(boxes, numbers)
 
 
-def _stack_rows(label: str, steps: Sequence[Step], num_blocks: int) -> list[dict[str, Any]]:
+def _stack_rows(label: str, links: Sequence[Link], num_blocks: int) -> list[dict[str, Any]]:
     removed: dict[int, list[str]] = {}
     whole = set()
+    steps = [link.record for link in links]
     for step in steps:
-        for unit in step.units:
-            sublayer = SUBLAYERS.get(unit["granularity"], "")
-            removed.setdefault(unit["index"], []).append(f"{step.number}{sublayer}")
-            if not sublayer or len(removed[unit["index"]]) == len(SUBLAYERS):
-                whole.add(unit["index"])
+        for unit in step.gone:
+            sublayer = SUBLAYERS.get(unit.kind, "")
+            removed.setdefault(unit.index, []).append(f"{step.step}{sublayer}")
+            if not sublayer or len(removed[unit.index]) == len(SUBLAYERS):
+                whole.add(unit.index)
     rows = []
     for block in range(num_blocks):
         fusions = sum(block in step.fused_into for step in steps)
         if block in removed:
-            state = "removed" if block in whole else "half removed"
+            state = "removed" if block in whole else "sublayer removed"
         elif fusions:
             state = "received weights"
         else:
@@ -68,18 +70,18 @@ def _stack_rows(label: str, steps: Sequence[Step], num_blocks: int) -> list[dict
     return rows
 
 
-def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
-    """Importance of every unit before each step as a heat map; the removed one is ringed."""
+def importance_chart(links: Sequence[Link]) -> alt.LayerChart:
+    """Draw the importance of every unit before each step; the removed one is ringed."""
     rows = [
         {
-            "step": step.number,
-            "block": unit["index"],
-            "granularity": unit["granularity"],
-            "score": unit["score"],
-            "removed": _is_in(unit, step.units),
+            "step": link.record.step,
+            "block": scored.index,
+            "granularity": scored.granularity,
+            "score": scored.score,
+            "removed": scored.unit in link.record.gone,
         }
-        for step in steps
-        for unit in step.scores
+        for link in links
+        for scored in link.scores.units
     ]
     data = pd.DataFrame(rows)
     positive = data["score"].gt(0).all() and data["score"].max() > 20 * data["score"].min()
@@ -92,7 +94,7 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
             "score:Q",
             scale=alt.Scale(type=kind, scheme="viridis"),
             legend=alt.Legend(
-                title=f"{steps[0].metric} (high = keep)",
+                title=f"{links[0].scores.metric} (high = keep)",
                 orient="top",
                 gradientLength=180,
                 titleLimit=320,
@@ -106,26 +108,22 @@ def importance_chart(steps: Sequence[Step]) -> alt.LayerChart:
     return alt.layer(cells, ring)
 
 
-def _is_in(unit: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> bool:
-    names = ("granularity", "index")
-    return any(all(unit[name] == other[name] for name in names) for other in units)
-
-
 def loss_chart(
-    steps: Sequence[Step], finishes: Mapping[int, Sequence[Mapping[str, Any]]] | None = None
+    links: Sequence[Link], finishes: Mapping[int, Finish] | None = None
 ) -> alt.Chart | None:
-    """The tuning loss of each step over its optimiser steps; None when nothing was tuned.
+    """Draw each step's loss over its optimiser steps; None when nothing was tuned.
 
     Args:
-        steps: Of one run.
-        finishes: From ``read_finishes``: curves of their own.
+        links: The steps of one run.
+        finishes: Recoveries after the last removal, by the number of removals: curves of their
+            own.
     """
-    curves: dict[str, Sequence[Mapping[str, Any]]] = {
-        **{str(step.number): step.training for step in steps},
-        **{f"after {step}": rows for step, rows in (finishes or {}).items()},
+    curves: dict[str, Sequence[TrainingRow]] = {
+        **{str(link.record.step): link.training.rows for link in links},
+        **{f"after {number}": finish.training for number, finish in (finishes or {}).items()},
     }
     rows = [
-        {"removal": name, "optimiser step": row["step"], "loss": row["loss"]}
+        {"removal": name, "optimiser step": row.step, "loss": row.loss}
         for name, curve in curves.items()
         for row in curve
     ]
@@ -156,21 +154,22 @@ def loss_chart(
     )
 
 
-def fusion_chart(steps: Sequence[Step], num_blocks: int) -> alt.Chart | None:
-    """Where each removed block went: a row per step; None when nothing was tuned or fused.
+def fusion_chart(links: Sequence[Link], num_blocks: int) -> alt.Chart | None:
+    """Draw where each removed block went, a row per step; None when nothing was tuned or fused.
 
     Args:
-        steps: Of one run.
-        num_blocks: Of the dense model.
+        links: The steps of one run.
+        num_blocks: Blocks of the dense model.
     """
+    steps = [link.record for link in links]
     if not any(step.group or step.fused_into for step in steps):
         return None
     gone: set[int] = set()
     rows = []
     for step in steps:
-        now = {unit["index"] for unit in step.units}
-        name = f"{step.number}: {', '.join(map(str, sorted(now)))}"
-        sublayers = {unit["index"] for unit in step.units if unit["granularity"] in SUBLAYERS}
+        now = {unit.index for unit in step.gone}
+        name = f"{step.step}: {', '.join(map(str, sorted(now)))}"
+        sublayers = {unit.index for unit in step.gone if unit.kind in SUBLAYERS}
         for block in range(num_blocks):
             if block not in gone:
                 rows.append({"step": name, "block": block, "state": _state(step, block, now)})
@@ -196,7 +195,7 @@ def _state(step: Step, block: int, removed: set[int]) -> str:
 
 
 def _state_colour(data: pd.DataFrame) -> alt.Color:
-    """Of the states that occur."""
+    """Colours of the states that occur."""
     found = [state for state in STATES if (data["state"] == state).any()]
     scale = alt.Scale(domain=found, range=[STATES[state] for state in found])
     return alt.Color("state:N", scale=scale, legend=_top_legend())

@@ -9,10 +9,13 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fusegpt.artifacts import read_json
-from fusegpt.reports.collect import DENSE
 from fusegpt.reports.figures import labels_above
-from fusegpt.reports.runs import Step
+from fusegpt.reports.run import Run
+from fusegpt.results import layout as at
+from fusegpt.results.base import read
+from fusegpt.results.models import Evaluation, Slice
+from fusegpt.results.point import DENSE
+from fusegpt.results.records import Finish, Scores, Step
 
 __all__ = ["STAGES", "cost_rows", "memory_chart", "time_chart"]
 
@@ -20,64 +23,59 @@ STAGES = {"score": "#56b4e9", "recover": "#009e73", "slice": "#cc79a7", "evaluat
 """A recovery after the last removal is a part of ``recover``; a width baseline only slices."""
 MINUTES_FROM = 600.0
 
+Stage = Scores | Step | Finish | Slice | Evaluation
+"""A record of what a stage did, which says how long it took and with how much memory."""
 
-def cost_rows(
-    results: Path, model: str, runs: Mapping[str, tuple[str, Sequence[Step]]], last: int
-) -> list[dict[str, Any]]:
-    """Seconds and peak memory of every stage.
+
+def cost_rows(results: Path, model: str, runs: Sequence[Run], last: int) -> list[dict[str, Any]]:
+    """Return the seconds and the peak memory of every stage.
 
     Args:
-        results: The folder that holds ``evaluations``, ``checkpoints`` and ``slices``.
-        model: Which model.
-        runs: Label of a run to its recipe id and its steps; a sliced model has none.
-        last: Only evaluations of steps up to this one count.
+        results: The results folder.
+        model: Name of the dense model.
+        runs: Runs of that model.
+        last: Only recoveries and evaluations after this many removals or fewer count.
 
     Returns:
         Rows: run, stage, step, seconds, memory_gib (None: not recorded).
     """
-    rows = []
-    for label, (recipe_id, steps) in runs.items():
-        for step in steps:
-            rows.append(_row(label, "score", step.number, step.score_seconds, step.score_memory))
-            rows.append(_row(label, "recover", step.number, step.fuse_seconds, step.memory_gib))
-        rows += _records(results / "checkpoints" / model / recipe_id, label, "recover", last)
-        rows += _records(results / "slices" / model / recipe_id, label, "slice", last)
-        rows += _records(results / "evaluations" / model / recipe_id, label, "evaluate", last)
-    return rows + _records(results / "evaluations" / model / DENSE, DENSE, "evaluate", 0)
+    found = []
+    for run in runs:
+        spent: list[tuple[str, int, Stage]] = []
+        for link in run.links:
+            spent.append(("score", link.record.step, link.scores))
+            spent.append(("recover", link.record.step, link.record))
+        spent += [("recover", k, finish) for k, finish in run.finishes.items() if k <= last]
+        sliced = at.sliced.found_in(results, model=model, recipe=run.recipe_id)
+        spent += [("slice", 0, read(file.path, Slice)) for file in sliced]
+        spent += _evaluations(results, model, run.recipe_id, last)
+        found += [_row(run.label, *entry) for entry in spent]
+    return found + [_row(DENSE, *entry) for entry in _evaluations(results, model, DENSE, 0)]
 
 
-def _records(directory: Path, label: str, stage: str, last: int) -> list[dict[str, Any]]:
-    """What other stages wrote beside the steps; of a checkpoint its recovery at the end counts."""
-    rows = []
-    for file in sorted(directory.glob("s*-*/*.json")):
-        kind, _, place = file.parent.name.partition("-")
-        step = int(place) if kind == "step" else 0
-        notes = read_json(file) if step <= last and _counts(file, stage) else {}
-        spent = notes.get("finish", {}) if stage == "recover" else notes
-        if "seconds" in spent:
-            memory = spent.get("peak_memory_gib", spent.get("memory_gib"))
-            rows.append(_row(label, stage, step, float(spent["seconds"]), memory))
-    return rows
+def _evaluations(
+    results: Path, model: str, recipe_id: str, last: int
+) -> list[tuple[str, int, Stage]]:
+    files = at.evaluation.found_in(results, model=model, recipe=recipe_id)
+    return [
+        ("evaluate", file.place.number, read(file.path, Evaluation))
+        for file in files
+        if file.place.number <= last
+    ]
 
 
-def _counts(file: Path, stage: str) -> bool:
-    return stage == "evaluate" or file.name == "fusegpt.json"
-
-
-def _row(
-    run: str, stage: str, step: int, seconds: float, memory_gib: float | None
-) -> dict[str, Any]:
+def _row(run: str, stage: str, step: int, spent: Stage) -> dict[str, Any]:
     return {
         "run": run,
         "stage": stage,
         "step": step,
-        "seconds": round(seconds, 3),
-        "memory_gib": memory_gib,
+        "seconds": round(spent.seconds or 0.0, 3),
+        "memory_gib": spent.memory_gib,
     }
 
 
 def time_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
-    """One bar per run, made of its stages."""
+    """Draw one bar per run, made of its stages."""
     data = pd.DataFrame(rows).groupby(["run", "stage"], sort=False, as_index=False)["seconds"].sum()
     minutes = data.groupby("run")["seconds"].sum().max() >= MINUTES_FROM
     data["time"] = data["seconds"] / (60 if minutes else 1)
@@ -97,7 +95,7 @@ def time_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
 
 
 def memory_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart | None:
-    """The highest memory of each stage of each run; None when nothing was recorded."""
+    """Draw the highest memory of each stage of each run; None when nothing was recorded."""
     data = pd.DataFrame(rows).dropna(subset="memory_gib")
     if data.empty:
         return None
@@ -112,7 +110,7 @@ def memory_chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart | None:
 
 
 def _stage_colour(data: pd.DataFrame) -> alt.Color:
-    """Of the stages that occur."""
+    """Colours of the stages that occur."""
     found = [stage for stage in STAGES if (data["stage"] == stage).any()]
     scale = alt.Scale(domain=found, range=[STAGES[stage] for stage in found])
     legend = alt.Legend(title=None, orient="top", columns=4, symbolType="square")

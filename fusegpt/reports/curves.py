@@ -13,36 +13,38 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from fusegpt.artifacts import read_json
 from fusegpt.reports.axes import is_wide, value_axis, value_lines
-from fusegpt.reports.collect import DENSE, Curves, parse_experiment
 from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.tables import format_sparsity, with_labels
+from fusegpt.results.base import read
+from fusegpt.results.contents import Curves
+from fusegpt.results.models import Table
+from fusegpt.results.point import DENSE
 
 __all__ = ["curve_charts", "read_curves"]
 
 
 def read_curves(csv: Path) -> Curves:
-    """The curves of a table's experiment, from the record beside it; none without a record.
+    """Return the curves of a table, from the record beside it; none without a record.
 
     Raises:
         ArtifactError: The record is corrupt.
-        ConfigError: It describes no experiment.
+        ConfigError: It does not say what the table shows.
     """
     record = csv.with_suffix(".json")
-    return parse_experiment(read_json(record)["experiment"]).curves if record.is_file() else {}
+    return read(record, Table).contents.curves if record.is_file() else {}
 
 
 def curve_charts(
     frame: pd.DataFrame, model: str, label: str, curves: Curves
 ) -> Iterator[tuple[str, alt.LayerChart]]:
-    """One value over each setting, at each sparsity, with what the chart shows in words.
+    """Yield one value over each setting at each sparsity: what it shows in words, and the chart.
 
     Args:
         frame: Rows of ``collect``.
         model: Which model.
         label: Which value, one of ``value_labels(frame)``.
-        curves: Axis title to lines, each from numbers to recipes.
+        curves: Title of an axis to lines, each from numbers to recipes.
     """
     rows = with_labels(frame[frame["model"] == model])
     rows = rows[rows["label"] == label]

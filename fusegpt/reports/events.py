@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import read_json
-from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.reports.progress import training_rows
+from fusegpt.errors import ConfigError
+from fusegpt.reports.progress import training_so_far
+from fusegpt.results import layout as at
+from fusegpt.results.base import read
+from fusegpt.results.models import Evaluation
+from fusegpt.results.records import Scores, Step, read_manifest
 
 __all__ = ["EventLog"]
 
 SUFFIX = ".fusegpt"
 
-Point = tuple[str, int, float, float]
+Scalar = tuple[str, int, float, float]
 """Tag, step, value, time of writing in seconds since the epoch."""
 
 
@@ -48,10 +51,11 @@ class EventLog:
     def update(self, results: str | Path) -> int:
         """Write what is new below ``results``; returns how many values that were."""
         count = 0
-        for run in sorted((Path(results) / "runs").glob("*/*")):
-            measured = Path(results) / "evaluations" / run.parent.name / run.name
-            for point in (*_steps(run), *_evaluations(measured)):
-                count += self._add(run, point)
+        for run in at.run_directory.found_in(results):
+            names = (run.names["model"], run.names["recipe"])
+            for scalars in (_steps, _evaluations):
+                for scalar in scalars(Path(results), *names):
+                    count += self._add(Path(*names), scalar)
         for writer in self._writers.values():
             writer.flush()
         return count
@@ -61,8 +65,8 @@ class EventLog:
         for writer in self._writers.values():
             writer.close()
 
-    def _add(self, run: Path, point: Point) -> bool:
-        tag, step, value, seconds = point
+    def _add(self, run: Path, scalar: Scalar) -> bool:
+        tag, step, value, seconds = scalar
         written = self._written.setdefault(run, set())
         if (tag, step) in written:
             return False
@@ -72,51 +76,55 @@ class EventLog:
 
     def _writer(self, run: Path) -> Any:
         if run not in self._writers:
-            place = self.directory / run.parent.name / run.name
+            place = self.directory / run
             for old in place.glob(f"events.out.tfevents.*{SUFFIX}"):
                 old.unlink()
             self._writers[run] = self._new_writer(str(place), filename_suffix=SUFFIX)
         return self._writers[run]
 
 
-def _steps(run: Path) -> Iterator[Point]:
+def _steps(results: Path, model: str, recipe: str) -> Iterator[Scalar]:
     before = 0
-    for directory in sorted(run.glob("step-*")):
-        step, rows = int(directory.name.removeprefix("step-")), training_rows(directory)
+    for found in at.step_directory.found_in(results, model=model, recipe=recipe):
+        rows, _ = training_so_far(found.path)
+        written = _time(found.path, at.TRAINING, at.RESUME)
         for row in rows:
-            time = _time(directory, "training.json", "resume.safetensors")
-            for name in ("loss", "learning_rate"):
-                if name in row:
-                    yield f"recovery/{name}", before + row["step"], row[name], time
+            yield "recovery/loss", before + row.step, row.loss, written
+            if row.learning_rate is not None:
+                yield "recovery/learning_rate", before + row.step, row.learning_rate, written
         before += len(rows)
-        yield from _of_record(directory, step)
+        yield from _scoring(found)
+        yield from _step(found)
 
 
-def _of_record(directory: Path, step: int) -> Iterator[Point]:
-    names = {"manifest.json": ("score", "seconds", "memory_gib"), "scores.json": ("seconds",)}
-    for file, wanted in names.items():
-        notes = _notes(directory / file)
-        for name in wanted:
-            if isinstance(notes.get(name), int | float):
-                stage = "scoring" if file == "scores.json" else "step"
-                tag = "step/importance_of_removed" if name == "score" else f"{stage}/{name}"
-                yield tag, step, float(notes[name]), _time(directory, file)
+def _step(found: at.Found) -> Iterator[Scalar]:
+    file = found.path / at.MANIFEST
+    record = read_manifest(file) if file.is_file() else None
+    if isinstance(record, Step):
+        values = {
+            "step/importance_of_removed": record.score,
+            "step/seconds": record.seconds,
+            "step/memory_gib": record.memory_gib,
+        }
+        for tag, value in values.items():
+            if value is not None:
+                yield tag, found.place.number, value, _time(found.path, at.MANIFEST)
 
 
-def _evaluations(directory: Path) -> Iterator[Point]:
-    for file in sorted(directory.glob("step-*/*.json")):
-        step = int(file.parent.name.removeprefix("step-"))
-        for row in _notes(file).get("rows", []):
-            tag = f"{file.stem}/{row['task']}/{row['metric']}"
-            yield tag, step, float(row["value"]), _time(file.parent, file.name)
+def _scoring(found: at.Found) -> Iterator[Scalar]:
+    file = found.path / at.SCORES
+    if file.is_file():
+        seconds = read(file, Scores).seconds
+        yield "scoring/seconds", found.place.number, seconds, _time(found.path, at.SCORES)
 
 
-def _notes(file: Path) -> dict[str, Any]:
-    try:
-        notes = read_json(file)
-    except ArtifactError:
-        return {}
-    return notes if isinstance(notes, dict) else {}
+def _evaluations(results: Path, model: str, recipe: str) -> Iterator[Scalar]:
+    for found in at.evaluation.found_in(results, model=model, recipe=recipe):
+        if found.place.slices:
+            continue
+        for row in read(found.path, Evaluation).rows:
+            tag = f"{found.names['evaluation']}/{row.task}/{row.metric}"
+            yield tag, found.place.number, row.value, _time(found.path.parent, found.path.name)
 
 
 def _time(directory: Path, *names: str) -> float:

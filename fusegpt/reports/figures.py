@@ -6,9 +6,9 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.axes import value_axis, value_lines, within
-from fusegpt.reports.collect import DENSE
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import value_names, with_labels
+from fusegpt.results.point import DENSE
 
 __all__ = ["labels_above", "published_marks", "sparsity_chart"]
 

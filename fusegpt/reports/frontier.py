@@ -8,9 +8,9 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.axes import Values, beyond, value_axis, within
-from fusegpt.reports.collect import DENSE
 from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import format_sparsity, with_labels
+from fusegpt.results.point import DENSE
 
 __all__ = ["Axis", "frontier_chart", "speed_axis"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fusegpt.reports import tables
-from fusegpt.reports.collect import DENSE
-from fusegpt.reports.runs import Step
+from fusegpt.results.history import Link
+from fusegpt.results.point import DENSE
 
 __all__ = ["Cell", "Column", "Grid", "protocol_grid", "published_grid", "results_grid", "step_grid"]
 
@@ -72,10 +72,11 @@ def results_grid(name: str, rows: pd.DataFrame) -> Grid:
     better = rows.groupby(tables.with_labels(rows)["label"])["higher_is_better"].first()
     best = _best(table, labels, better)
     columns = [Column("recipe", number=False, choose=True), Column("sparsity", choose=True)]
-    columns += [Column("blocks left"), Column("parameters")]
+    columns += [Column("remaining units"), Column("parameters")]
     columns += [Column(label, shown=label in main) for label in labels]
     columns += [Column("seconds"), Column("peak GiB")]
-    columns += [Column(name, shown=False) for name in ("trainable", "tokens", "FLOPs", "seeds")]
+    more = ("trainable parameters", "tokens", "FLOPs", "seeds")
+    columns += [Column(name, shown=False) for name in more]
     body = [
         _result_cells(row, [(label, (place, label) in best) for label in labels])
         for place, row in table.iterrows()
@@ -118,27 +119,28 @@ def _best(
     return found
 
 
-def step_grid(name: str, steps: Sequence[Step]) -> Grid:
-    """One row per step of a run."""
+def step_grid(name: str, links: Sequence[Link]) -> Grid:
+    """Return a table with one row per step of a run."""
     columns = [Column("step"), Column("removed", number=False), Column("score"), Column("next")]
     columns += [Column("tuned blocks", number=False), Column("loss before"), Column("loss after")]
     columns += [Column("score s"), Column("recover s"), Column("peak GiB")]
-    return Grid(name, columns, [_step_cells(step) for step in steps])
+    return Grid(name, columns, [_step_cells(link) for link in links])
 
 
-def _step_cells(step: Step) -> list[Cell]:
-    losses = [row["loss"] for row in step.training] or [None]
-    units = [f"{unit['granularity']} {unit['index']}" for unit in step.units]
+def _step_cells(link: Link) -> list[Cell]:
+    step, scored = link.record, link.scores.seconds
+    losses: list[float | None] = [row.loss for row in link.training.rows]
+    losses = losses or [None]
     return [
-        Cell(str(step.number), step.number),
-        Cell(", ".join(units), step.unit["index"]),
+        Cell(str(step.step), step.step),
+        Cell(", ".join(map(str, step.gone)), step.unit.index),
         _significant(step.score),
         _significant(step.next_score),
         Cell(", ".join(map(str, step.fused_into or step.group)) or UNRECORDED),
         _significant(losses[0]),
         _significant(losses[-1]),
-        Cell(tables.format_seconds(step.score_seconds), step.score_seconds),
-        Cell(tables.format_seconds(step.fuse_seconds), step.fuse_seconds),
+        Cell(tables.format_seconds(scored), scored),
+        Cell(tables.format_seconds(step.seconds), step.seconds),
         _decimal(step.memory_gib, 2),
     ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from fusegpt.reports.collect import DENSE
+from fusegpt.results.point import DENSE
 
 __all__ = ["DENSE_COLOUR", "Marks", "recipe_marks", "recipes_of"]
 

@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.artifacts import atomic_path
-from fusegpt.reports.collect import Curves
 from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.quality import quality_chart
 from fusegpt.reports.tables import main_labels, value_labels
+from fusegpt.results.contents import Curves
 
 __all__ = ["write_svg"]
 

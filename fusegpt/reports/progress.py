@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from fusegpt.artifacts import read_json
-from fusegpt.errors import ArtifactError
 from fusegpt.locks import holder
+from fusegpt.results import layout as at
+from fusegpt.results.base import read
+from fusegpt.results.records import Scores, Step, Training, TrainingRow, read_manifest
+from fusegpt.results.unfinished import read_unfinished
 
-__all__ = ["Now", "RunProgress", "as_line", "read_progress", "training_rows"]
+__all__ = ["Now", "RunProgress", "as_line", "read_progress", "training_so_far"]
 
 Steps = Mapping[tuple[str, str], Sequence[int]]
 
@@ -25,7 +23,7 @@ class Now:
     """The step that a run is at.
 
     Attributes:
-        step: Its number.
+        step: Number of the step.
         stage: ``score`` or ``recover``.
         rows: Optimiser steps that are on record, each with its loss; the record is written once
             in a while, so a job may be ahead of it.
@@ -36,7 +34,7 @@ class Now:
 
     step: int
     stage: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[TrainingRow]
     of: int | None
     seconds: float | None
     holder: str | None
@@ -47,7 +45,8 @@ class RunProgress:
     """One run.
 
     Attributes:
-        model, recipe_id: Which.
+        model: Name of the dense model.
+        recipe_id: Id of the recipe.
         done: Steps that are whole, of those planned if a plan is known.
         planned: How many there will be; None: not known.
         seconds_per_step: Median of the steps that are done, or an estimate from the first one's
@@ -74,7 +73,7 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Going by its past steps; None: not known."""
+        """Seconds that the rest will take, going by past steps; None: not known."""
         if self.planned is None or self.seconds_per_step is None:
             return 0.0 if self.planned == self.done else None
         left = float(self.planned - self.done)
@@ -84,105 +83,93 @@ class RunProgress:
 
 
 def read_progress(results: str | Path, planned: Steps | None = None) -> list[RunProgress]:
-    """Every run below ``results``, and every planned one that has not begun.
+    """Look at every run below ``results``, and at every planned one that has not begun.
 
     Args:
-        results: The folder that holds ``runs``.
+        results: The results folder.
         planned: (model, recipe id) to the numbers of the steps asked for; None: no plan is known.
+
+    Raises:
+        ArtifactError: A record is damaged.
     """
-    runs = Path(results) / "runs"
-    there = sorted(path for path in runs.glob("*/*") if path.is_dir())
-    found = {(path.parent.name, path.name): path for path in there}
-    keys = found if planned is None else planned
-    return [
-        _run(found.get(key, runs / key[0] / key[1]), planned[key] if planned else None)
-        for key in keys
-    ]
-
-
-def _run(run: Path, planned: Sequence[int] | None) -> RunProgress:
-    whole = {_number(file): file for file in run.glob("step-*/manifest.json")}
-    whole = {step: whole[step] for step in sorted(whole) if step > 0}
     if planned is not None:
-        whole = {step: file for step, file in whole.items() if step in planned}
-    seconds = [_seconds(file.with_name("scores.json")) + _seconds(file) for file in whole.values()]
-    now = _now(run, whole)
+        return [_run(Path(results), *key, steps) for key, steps in planned.items()]
+    found = at.run_directory.found_in(results)
+    runs = [run for run in found if run.path.is_dir()]
+    return [_run(Path(results), run.names["model"], run.names["recipe"], None) for run in runs]
+
+
+def _run(results: Path, model: str, recipe: str, planned: Sequence[int] | None) -> RunProgress:
+    steps = at.step_directory.found_in(results, model=model, recipe=recipe)
+    begun = {step.place.number: step.path for step in steps if step.place.number > 0}
+    whole = {number: path for number, path in begun.items() if (path / at.MANIFEST).is_file()}
+    counted = {k: path for k, path in whole.items() if planned is None or k in planned}
+    seconds = [_seconds(path) for path in counted.values()]
+    now = _now(begun, whole)
     if not seconds and now is not None and now.seconds is not None:
         seconds = [now.seconds]
     return RunProgress(
-        model=run.parent.name,
-        recipe_id=run.name,
-        done=len(whole),
+        model=model,
+        recipe_id=recipe,
+        done=len(counted),
         planned=None if planned is None else len(planned),
         seconds_per_step=statistics.median(seconds) if seconds else None,
         now=now,
     )
 
 
-def _now(run: Path, whole: Mapping[int, Path]) -> Now | None:
+def _now(begun: Mapping[int, Path], whole: Mapping[int, Path]) -> Now | None:
     """The first step that is begun and not whole."""
-    begun = {_number(path / "x"): path for path in run.glob("step-*") if path.is_dir()}
-    for step in sorted(begun):
-        directory = begun[step]
-        if step == 0 or step in whole or (directory / "manifest.json").is_file():
-            continue
-        scored = (directory / "scores.json").is_file()
-        worker = holder(directory) if scored else holder(directory / "scores.json")
-        rows = training_rows(directory)
-        total = _optimiser_steps(run, list(whole.values())) if scored else None
-        whole_step = _estimate(directory, len(rows), total)
-        return Now(step, "recover" if scored else "score", rows, total, whole_step, worker)
-    return None
+    step = next((step for step in sorted(begun) if step not in whole), None)
+    if step is None:
+        return None
+    directory = begun[step]
+    scored = (directory / at.SCORES).is_file()
+    worker = holder(directory) if scored else holder(directory / at.SCORES)
+    rows, total = training_so_far(directory)
+    if scored and total is None:
+        total = next((len(found) for path in whole.values() if (found := _rows(path))), None)
+    seconds = _estimate(directory, len(rows), total)
+    return Now(step, "recover" if scored else "score", rows, total, seconds, worker)
 
 
 def _estimate(step: Path, rows: int, total: int | None) -> float | None:
     """Seconds of a step in progress: scoring, and its rows' own pace since then."""
     try:
-        scores, resume = step / "scores.json", step / "resume.safetensors"
-        spent = resume.stat().st_mtime - scores.stat().st_mtime
+        scored, saved = ((step / name).stat().st_mtime for name in (at.SCORES, at.RESUME))
     except OSError:
         return None
-    return _seconds(scores) + spent / rows * total if rows and total else None
+    scoring = read(step / at.SCORES, Scores).seconds
+    return scoring + (saved - scored) / rows * total if rows and total else None
 
 
-def training_rows(step: Path) -> list[dict[str, Any]]:
-    """Rows of a step's training: of the whole step, or of the checkpoint inside it; or none."""
-    try:
-        if (step / "training.json").is_file():
-            return list(read_json(step / "training.json")["rows"])
-        with safe_open(step / "resume.safetensors", framework="numpy") as file:
-            return list(json.loads((file.metadata() or {}).get("rows", "[]")))
-    except (ArtifactError, KeyError, OSError, SafetensorError, ValueError):
-        return []
+def training_so_far(step: Path) -> tuple[Sequence[TrainingRow], int | None]:
+    """Return the rows of a step's recovery, finished or not, and how many there will be.
+
+    Args:
+        step: Directory of the step.
+    """
+    if (step / at.TRAINING).is_file():
+        rows = _rows(step)
+        return rows, len(rows)
+    found = read_unfinished(step / at.RESUME)
+    return found.rows, found.steps
 
 
-def _optimiser_steps(run: Path, whole: Iterable[Path]) -> int | None:
-    """As many as the run's other steps had, or as its recipe says."""
-    for manifest in whole:
-        if rows := training_rows(manifest.parent):
-            return len(rows)
-    try:
-        recipe = read_json(run / "recipe.json")
-        settings, windows = recipe["recovery"], recipe["finetune"]
-        return int(settings["epochs"]) * (int(windows["sequences"]) // int(settings["batch_size"]))
-    except (ArtifactError, KeyError, TypeError, ValueError):
-        return None
+def _rows(step: Path) -> Sequence[TrainingRow]:
+    file = step / at.TRAINING
+    return read(file, Training).rows if file.is_file() else []
 
 
-def _number(file: Path) -> int:
-    digits = file.parent.name.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _seconds(record: Path) -> float:
-    try:
-        return float(read_json(record).get("seconds", 0.0))
-    except (ArtifactError, AttributeError, TypeError):
-        return 0.0
+def _seconds(step: Path) -> float:
+    """How long a whole step took: scoring and recovery."""
+    manifest, scores = read_manifest(step / at.MANIFEST), step / at.SCORES
+    scoring = read(scores, Scores).seconds if scores.is_file() else 0.0
+    return scoring + (manifest.seconds if isinstance(manifest, Step) else 0.0)
 
 
 def as_line(run: RunProgress) -> str:
-    """One run in words."""
+    """Say in words how far a run is."""
     of = "" if run.planned is None else f"/{run.planned}"
     parts = [f"{run.model}  {run.recipe_id}  steps done {run.done}{of}"]
     if run.now is not None and run.planned != run.done:
@@ -199,13 +186,13 @@ def _now_in_words(now: Now) -> str:
     text = f"step {now.step}: " + ("scoring" if now.stage == "score" else "recovering")
     if now.rows:
         of = f"/{now.of}" if now.of else ""
-        first, last = now.rows[0]["loss"], now.rows[-1]["loss"]
+        first, last = now.rows[0].loss, now.rows[-1].loss
         text += f", optimiser step {len(now.rows)}{of}, loss {first:.4g} -> {last:.4g}"
     return text if now.holder else f"{text} (nobody works on it)"
 
 
 def in_words(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h``."""
+    """Write a duration as ``45 s``, ``12 min`` or ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

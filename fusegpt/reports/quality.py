@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.axes import value_axis
-from fusegpt.reports.collect import DENSE
 from fusegpt.reports.figures import labels_above, published_marks, sparsity_chart
 from fusegpt.reports.palette import DENSE_COLOUR, PALETTE
 from fusegpt.reports.tables import format_sparsity, with_labels
+from fusegpt.results.point import DENSE
 
 __all__ = ["Quality", "quality_chart"]
 

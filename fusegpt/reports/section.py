@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import pandas as pd
 
 from fusegpt.reports import tables
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
-from fusegpt.reports.collect import DENSE, Curves
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
 from fusegpt.reports.quality import quality_chart
-from fusegpt.reports.runs import Step, read_finishes, read_steps
+from fusegpt.reports.run import Run, read_runs
+from fusegpt.results.contents import Curves
 
 __all__ = ["Charts", "model_section"]
 
@@ -27,18 +26,8 @@ STRIP, MARGIN, ROW = 46, 8, 26
 """Heights in pixels: of a run's strip with its label, around strips, of a row of cells."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run on the page; ``finishes``: the losses of recoveries after the last removal."""
-
-    label: str
-    recipe_id: str
-    steps: list[Step]
-    finishes: dict[int, list[dict[str, Any]]]
-
-
 class Charts:
-    """The specifications of a page's charts, by the name of their place."""
+    """Specifications of a page's charts, by the name of their place."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {}
@@ -48,7 +37,7 @@ class Charts:
 
         Args:
             chart: None is returned as it is.
-            height: In pixels, of the drawing without axes.
+            height: Height in pixels of the drawing without axes.
             words: What it shows, for those who cannot see it.
         """
         if chart is None:
@@ -75,19 +64,19 @@ def model_section(
     charts: Charts,
     curves: Curves | None = None,
 ) -> dict[str, Any]:
-    """What the template needs for one model.
+    """Return what the template needs for one model.
 
     Args:
         frame: Rows of ``collect`` of one experiment.
         model: Which model.
-        results: The folder that holds ``runs`` and ``evaluations``.
-        papers: From ``read_published``; its values of this model are drawn, too.
-        charts: Gets the charts.
+        results: The results folder.
+        papers: Published values from ``read_published``; those of this model are drawn, too.
+        charts: Receives the charts.
         curves: What the experiment varies.
     """
     rows = frame[frame["model"] == model]
     place = f"{frame['experiment'].iloc[0]}-{model}"
-    runs = _runs(rows, results)
+    runs = read_runs(rows, results)
     return {
         "name": model,
         "place": place,
@@ -103,7 +92,7 @@ def model_section(
 def _measured(
     frame: pd.DataFrame, model: str, papers: pd.DataFrame, charts: Charts
 ) -> dict[str, Any]:
-    """Every value, the main ones apart, and the frontiers."""
+    """Charts of every value, the main ones apart, and the frontiers."""
     rows = frame[frame["model"] == model]
     labels = tables.value_labels(rows)
     main = tables.main_labels(rows) or labels
@@ -133,7 +122,7 @@ def _measured(
 def _varied(
     frame: pd.DataFrame, model: str, curves: Curves, charts: Charts
 ) -> list[dict[str, str | None]]:
-    """The main values over what the experiment varies."""
+    """Charts of the main values over what the experiment varies."""
     rows = frame[frame["model"] == model]
     return [
         {"chart": charts.add(chart, 300, words), "label": words}
@@ -146,7 +135,7 @@ def _costs(
     rows: pd.DataFrame, model: str, results: Path, runs: Sequence[Run], charts: Charts
 ) -> dict[str, str | None]:
     last = int(rows["step"].max())
-    spent = cost_rows(results, model, {run.label: (run.recipe_id, run.steps) for run in runs}, last)
+    spent = cost_rows(results, model, runs, last)
     if not spent:
         return {}
     height = STRIP * len({row["run"] for row in spent}) + MARGIN
@@ -158,8 +147,8 @@ def _costs(
 
 
 def _removals(runs: Sequence[Run], num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
-    stepped = [run for run in runs if run.steps]
-    stack = {run.label: run.steps for run in stepped}
+    stepped = [run for run in runs if run.links]
+    stack = {run.label: run.links for run in stepped}
     words = "the stack of blocks of each run: which were removed at which step, which received them"
     picture = stack_chart(stack, num_blocks) if stack else None
     return {
@@ -168,26 +157,10 @@ def _removals(runs: Sequence[Run], num_blocks: int, place: str, charts: Charts) 
     }
 
 
-def _runs(rows: pd.DataFrame, results: Path) -> list[Run]:
-    """Every run of a model, a sliced one without steps; several seeds are named."""
-    found = []
-    pruned = rows[rows["recipe"] != DENSE]
-    several = pruned["seed"].nunique() > 1
-    for (recipe, seed, recipe_id), group in pruned.groupby(
-        ["recipe", "seed", "recipe_id"], sort=False
-    ):
-        place = Path(str(group["model"].iloc[0]), recipe_id)
-        steps = read_steps(results / "runs" / place, int(group["step"].max()))
-        finishes = read_finishes(results / "checkpoints" / place)
-        label = f"{recipe} seed {seed}" if several else recipe
-        found.append(Run(label, recipe_id, steps, finishes))
-    return found
-
-
 def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any]:
-    label, steps = run.label, run.steps
-    height = ROW * len(steps)
-    sublayers = len({unit["granularity"] for step in steps for unit in step.scores})
+    label, links = run.label, run.links
+    height = ROW * len(links)
+    kinds = {scored.granularity for link in links for scored in link.scores.units}
     importance = f"{label}: importance of every block before each step"
     fusions = (
         f"{label}: what each step removed, and which blocks were tuned or received its weights"
@@ -196,9 +169,9 @@ def _run(run: Run, num_blocks: int, place: str, charts: Charts) -> dict[str, Any
     return {
         "label": label,
         "id": run.recipe_id,
-        "sublayers": sublayers > 1,
-        "importance": charts.add(importance_chart(steps), height * sublayers, importance),
-        "fusions": charts.add(fusion_chart(steps, num_blocks), height, fusions),
-        "losses": charts.add(loss_chart(steps, run.finishes), 240, losses),
-        "table": step_grid(f"{place}-{run.recipe_id}", steps),
+        "sublayers": len(kinds) > 1,
+        "importance": charts.add(importance_chart(links), height * len(kinds), importance),
+        "fusions": charts.add(fusion_chart(links, num_blocks), height, fusions),
+        "losses": charts.add(loss_chart(links, run.finishes), 240, losses),
+        "table": step_grid(f"{place}-{run.recipe_id}", links),
     }

@@ -10,9 +10,9 @@ from scipy import stats
 
 from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
-from fusegpt.reports.collect import DENSE
 from fusegpt.reports.tables import format_sparsity, format_value, with_labels
 from fusegpt.reports.text import VERDICTS, aligned
+from fusegpt.results.point import DENSE
 
 __all__ = ["SeedDifference", "over_seeds", "seeds_text"]
 

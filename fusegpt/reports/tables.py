@@ -10,9 +10,10 @@ import pandas as pd
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
-from fusegpt.reports.collect import COLUMNS, DENSE, refuse_mixed_settings
-from fusegpt.reports.runs import SPENT
+from fusegpt.reports.collect import COLUMNS, refuse_mixed_settings
 from fusegpt.reports.text import aligned
+from fusegpt.results.point import DENSE
+from fusegpt.results.records import SPENT
 
 __all__ = [
     "format_flops",

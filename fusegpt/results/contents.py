@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from fusegpt.config import NonNegativeInt, Number, PositiveInt, Strict, explain
 from fusegpt.errors import ConfigError
 from fusegpt.results.point import DENSE, Place, Point
+from fusegpt.units import KINDS, Granularity
 
 __all__ = ["Contents", "Curves", "Shown", "ShownModel", "ShownRecipe", "parse_contents"]
 
@@ -44,12 +45,12 @@ class ShownRecipe(Strict):
     seed: int
     id: str
     width: bool = False
-    granularity: str = "block"
+    granularity: Granularity = "block"
 
     @property
     def units_per_block(self) -> int:
         """How many units of its granularity a block has."""
-        return 2 if self.granularity == "mixed" else 1
+        return len(KINDS[self.granularity])
 
 
 @dataclass(frozen=True)

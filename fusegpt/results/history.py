@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,12 @@ class Link:
     file: Path
     record: Step
 
-    @property
+    @functools.cached_property
     def scores(self) -> Scores:
         """The importance of every unit that was present before it."""
         return read(self.file.with_name(layout.SCORES), Scores)
 
-    @property
+    @functools.cached_property
     def training(self) -> Training:
         """The rows of its recovery; none where nothing was written."""
         file = self.file.with_name(layout.TRAINING)

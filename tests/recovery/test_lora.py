@@ -76,8 +76,8 @@ def test_a_killed_run_ends_with_the_same_bits(windows, tmp_path):
         pass
 
     class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, now):
-            super().save_when_due(optimizer, rows, now)
+        def save_when_due(self, optimizer, rows, steps, now):
+            super().save_when_due(optimizer, rows, steps, now)
             if len(rows) == 3:
                 raise Killed
 

@@ -12,6 +12,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.results.unfinished import read_unfinished
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
 from tests import tiny
@@ -190,8 +191,8 @@ def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
         pass
 
     class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, now):
-            super().save_when_due(optimizer, rows, now)
+        def save_when_due(self, optimizer, rows, steps, now):
+            super().save_when_due(optimizer, rows, steps, now)
             if len(rows) == stop + 1:
                 raise Killed
 
@@ -199,6 +200,8 @@ def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     with pytest.raises(Killed):
         dying = Dying(file, "x", every_seconds=0)
         fusion(tiny.model("llama"), UNIT, windows, seed=0, checkpoint=dying, **settings)
+    left = read_unfinished(file)
+    assert (len(left.rows), left.steps) == (stop + 1, len(expected.rows))
     resumed = tiny.model("llama")
     report = fusion(resumed, UNIT, windows, seed=0, checkpoint=Checkpoint(file, "x"), **settings)
     assert report.rows == expected.rows

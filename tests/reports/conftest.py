@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fusegpt.results.files import Parent
+
 BLOCKS, LAST = 12, 4
 RECIPES = {
     "macro_influence": "macro_influence-00000001",
@@ -37,15 +39,29 @@ def evaluation(step: int, value: float, length: int = 512) -> dict[str, Any]:
     }
 
 
-def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
+def unit(index: int) -> dict[str, Any]:
+    return {"granularity": "block", "index": index}
+
+
+def parent(file: Path, directory: Path) -> dict[str, Any]:
+    found = Parent.of(file, directory)
+    assert found is not None
+    return found.to_json()
+
+
+def write_start(run: Path, source: Path) -> None:
+    directory = run / "step-000"
+    record = {"kind": "start", "step": 0, "kept": list(range(BLOCKS)), "num_blocks": BLOCKS}
+    write(directory / "manifest.json", record | {"parent": parent(source, directory)})
+
+
+def write_step(run: Path, step: int, trained: bool, fused: bool) -> None:
+    directory, before = (run / f"step-{k:03d}" for k in (step, step - 1))
     removed = REMOVED[step - 1]
     alive = [index for index in range(BLOCKS) if index not in REMOVED[: step - 1]]
     units = [
-        {
-            "granularity": "block",
-            "index": index,
-            "score": 0.01 if index == removed else 0.02 * step + 0.6 * math.exp(-index / 3),
-        }
+        unit(index)
+        | {"score": 0.01 if index == removed else 0.02 * step + 0.6 * math.exp(-index / 3)}
         for index in alive
     ]
     group = [index for index in alive if index != removed and abs(index - removed) <= 3]
@@ -56,7 +72,7 @@ def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
     manifest = {
         "kind": "step",
         "step": step,
-        "unit": {"granularity": "block", "index": removed},
+        "unit": unit(removed),
         "score": 0.01,
         "next_score": 0.02,
         "group": group if trained else [],
@@ -67,6 +83,7 @@ def write_step(directory: Path, step: int, trained: bool, fused: bool) -> None:
         "tokens": 4096 if trained else 0,
         "optimizer_steps": 16 if trained else 0,
         "flops": 2.5e9 if trained else 0.0,
+        "parent": parent(before / "manifest.json", directory),
     }
     write(directory / "scores.json", scores)
     write(directory / "training.json", {"rows": rows if trained else []})
@@ -93,9 +110,12 @@ def make_results(place: Path) -> Path:
     """A results folder as the workflow leaves it, with ``experiment.json`` and published values."""
     folder = place / "results"
     write(folder / "evaluations/tiny/dense/step-000/docs.json", evaluation(0, 20.0))
+    source = folder / "models/tiny/source.json"
+    write(source, {"kind": "model", "num_blocks": BLOCKS})
     for name, recipe_id in RECIPES.items():
+        run = folder / f"runs/tiny/{recipe_id}"
+        write_start(run, source)
         for step in range(1, LAST + 1):
-            run = folder / f"runs/tiny/{recipe_id}/step-{step:03d}"
             write_step(run, step, name != "macro_influence", name == "fusegpt")
             if step in (2, 4):
                 file = folder / f"evaluations/tiny/{recipe_id}/step-{step:03d}/docs.json"
@@ -103,6 +123,15 @@ def make_results(place: Path) -> Path:
     write(folder / "experiment.json", EXPERIMENT)
     (folder / "published.csv").write_text(PUBLISHED)
     return folder
+
+
+def write_checkpoint(file: Path, **more: Any) -> None:
+    """Write the record of a merged or a sliced model."""
+    model = {"num_blocks": BLOCKS, "kept": list(range(BLOCKS)), "removed": []}
+    write(file, {"kind": "checkpoint", **model, **more})
+
+
+SLICED = {"kind": "slice", "sparsity": 0.3, "hidden_size": 64, "width": 48}
 
 
 @pytest.fixture

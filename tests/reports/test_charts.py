@@ -1,24 +1,32 @@
-"""What the charts say: frontiers, costs, halves of blocks, which values come first."""
-
-import json
+"""What the charts say: frontiers, costs, sublayers, which values come first."""
 
 import pandas as pd
 import pytest
 
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.palette import recipe_marks
-from fusegpt.reports.runs import read_finishes, read_steps
+from fusegpt.reports.run import Run, read_finishes
 from fusegpt.reports.tables import main_labels
-from tests.reports.conftest import LAST, RECIPES, write
+from fusegpt.results.contents import parse_contents
+from fusegpt.results.history import Link, read_history
+from fusegpt.units import Unit
+from tests.reports.conftest import (
+    LAST,
+    RECIPES,
+    SLICED,
+    evaluation,
+    write,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
 def frame(results, experiment):
-    return collect(parse_experiment(experiment), results)
+    return collect(parse_contents(experiment), results)
 
 
 def data_of(chart):
@@ -26,8 +34,9 @@ def data_of(chart):
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 
-def steps_of(results, name):
-    return read_steps(results / "runs/tiny" / RECIPES[name], LAST)
+def links_of(results, name, last=LAST):
+    manifest = results / f"runs/tiny/{RECIPES[name]}/step-{last:03d}/manifest.json"
+    return read_history(manifest, whole=False).links
 
 
 def add_speed(frame, speed_ups):
@@ -65,7 +74,7 @@ def test_without_measured_speed_the_parameters_stand_in_and_say_so(frame):
 
 
 def test_costs_have_every_stage_of_every_run(results):
-    runs = {name: (id_, steps_of(results, name)) for name, id_ in RECIPES.items()}
+    runs = [Run(name, "tiny", id_, links_of(results, name)) for name, id_ in RECIPES.items()]
     rows = pd.DataFrame(cost_rows(results, "tiny", runs, LAST))
     spent = rows.groupby(["run", "stage"])["seconds"].sum()
     assert spent["fusegpt", "recover"] == 4 * 30 and spent["fusegpt", "score"] == 8
@@ -80,23 +89,25 @@ def test_costs_have_every_stage_of_every_run(results):
 
 def test_losses_of_a_recovery_at_the_end_are_a_curve_of_their_own(results):
     rows = [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.5}]
-    place = results / f"checkpoints/tiny/{RECIPES['macro_influence']}"
-    write(place / "step-004/fusegpt.json", {"finish": {"training": rows}})
-    steps = steps_of(results, "macro_influence")
-    assert loss_chart(steps) is None
-    drawn = data_of(loss_chart(steps, read_finishes(place)))
+    recipe = RECIPES["macro_influence"]
+    file = results / f"checkpoints/tiny/{recipe}/step-004/fusegpt.json"
+    write_checkpoint(file, finish={"training": rows})
+    links = links_of(results, "macro_influence")
+    assert loss_chart(links) is None
+    drawn = data_of(loss_chart(links, read_finishes(results, "tiny", recipe)))
     assert [(row["removal"], row["loss"]) for row in drawn] == [("after 4", 2.0), ("after 4", 1.5)]
-    assert read_finishes(place / "nothing") == {}
+    assert read_finishes(results, "tiny", "nothing") == {}
 
 
 def test_a_recovery_at_the_end_and_slicing_cost_too(results):
     end = {"finish": {"seconds": 50.0, "memory_gib": 2.0}, "seconds": 60.0}
-    write(results / f"checkpoints/tiny/{RECIPES['fusegpt']}/step-004/fusegpt.json", end)
-    sliced = {"seconds": 9.0, "memory_gib": 1.0}
-    write(results / "slices/tiny/slicegpt-00000004/sparsity-0.3/fusegpt.json", sliced)
-    measured = {"seconds": 3.0, "peak_memory_gib": 0.8}
-    write(results / "evaluations/tiny/slicegpt-00000004/sparsity-0.3/docs.json", measured)
-    runs = {"fusegpt": (RECIPES["fusegpt"], []), "slicegpt": ("slicegpt-00000004", [])}
+    recipe, other = RECIPES["fusegpt"], "slicegpt-00000004"
+    write_checkpoint(results / f"checkpoints/tiny/{recipe}/step-004/fusegpt.json", **end)
+    sliced = {**SLICED, "seconds": 9.0, "memory_gib": 1.0}
+    write_checkpoint(results / f"slices/tiny/{other}/sparsity-0.3/fusegpt.json", **sliced)
+    write(results / f"evaluations/tiny/{other}/sparsity-0.3/docs.json", evaluation(0, 50.0))
+    finishes = read_finishes(results, "tiny", recipe)
+    runs = [Run("fusegpt", "tiny", recipe, (), finishes), Run("slicegpt", "tiny", other)]
     rows = cost_rows(results, "tiny", runs, LAST)
     spent = {(row["run"], row["stage"], row["step"]): row["seconds"] for row in rows}
     assert spent["fusegpt", "recover", 4] == 50
@@ -104,24 +115,22 @@ def test_a_recovery_at_the_end_and_slicing_cost_too(results):
 
 
 def test_each_row_of_the_fusions_leaves_out_what_is_gone(results):
-    rows = data_of(fusion_chart(steps_of(results, "fusegpt"), 12))
+    rows = data_of(fusion_chart(links_of(results, "fusegpt"), 12))
     last = {row["block"]: row["state"] for row in rows if row["step"] == "4: 5"}
     assert last[5] == "removed" and {7, 8, 9}.isdisjoint(last)
     assert last[6] == "received weights" and last[0] == "untouched"
-    assert fusion_chart(steps_of(results, "macro_influence"), 12) is None
+    assert fusion_chart(links_of(results, "macro_influence"), 12) is None
 
 
-def test_a_block_without_its_attention_is_half_removed(results):
-    for step, half in ((1, "attention"), (2, "mlp"), (3, "attention")):
-        file = results / f"runs/tiny/{RECIPES['macro_influence']}/step-{step:03d}/manifest.json"
-        notes = json.loads(file.read_text())
-        index = 8 if step < 3 else 3
-        write(file, notes | {"unit": {"granularity": half, "index": index}})
-    steps = read_steps(results / "runs/tiny" / RECIPES["macro_influence"], 3)
+def test_a_block_without_its_attention_has_a_sublayer_removed(results):
+    links = []
+    gone = (Unit("attention", 8), Unit("mlp", 8), Unit("attention", 3))
+    for link, unit in zip(links_of(results, "macro_influence", 3), gone, strict=True):
+        links.append(Link(link.file, link.record.plus(unit=unit.to_json())))
     states = {row["block"]: (row["state"], row["text"]) for row in
-              data_of(stack_chart({"run": steps}, 12))}  # fmt: skip
-    assert states[8] == ("removed", "1a 2m") and states[3] == ("half removed", "3a")
-    assert not any(row["removed"] for row in data_of(importance_chart(steps)))
+              data_of(stack_chart({"run": links}, 12))}  # fmt: skip
+    assert states[8] == ("removed", "1a 2m") and states[3] == ("sublayer removed", "3a")
+    assert not any(row["removed"] for row in data_of(importance_chart(links)))
 
 
 def test_recipes_beyond_eight_are_told_apart_by_shape_and_dashes():

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.reports.collect import COLUMNS, collect, parse_experiment
+from fusegpt.reports.collect import COLUMNS, collect
+from fusegpt.results.contents import parse_contents
+from tests.reports.conftest import write_checkpoint
 
 
 def test_every_recipe_and_sparsity_is_a_row_and_dense_is_one(results, experiment):
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     assert list(frame.columns) == list(COLUMNS)
     assert len(frame) == 1 + 3 * 2
     assert frame["recipe"].value_counts()["dense"] == 1
@@ -19,7 +21,7 @@ def test_every_recipe_and_sparsity_is_a_row_and_dense_is_one(results, experiment
 
 
 def test_seconds_add_up_over_the_steps_and_memory_is_the_peak(results, experiment):
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     row = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)].iloc[0]
     assert (row["score_seconds"], row["fuse_seconds"], row["seconds"]) == (8.0, 120.0, 128.0)
     assert row["memory_gib"] == pytest.approx(1.4)
@@ -28,7 +30,7 @@ def test_seconds_add_up_over_the_steps_and_memory_is_the_peak(results, experimen
 def test_what_recovery_spent_adds_up_over_the_steps_and_its_size_is_the_largest(
     results, experiment
 ):
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     row = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)].iloc[0]
     assert (row["trainable_parameters"], row["tokens"]) == (4000, 4 * 4096)
     assert (row["optimizer_steps"], row["flops"]) == (64, 1e10)
@@ -37,11 +39,10 @@ def test_what_recovery_spent_adds_up_over_the_steps_and_its_size_is_the_largest(
 
 def test_a_recovery_at_the_end_is_spent_too(results, experiment):
     spent = {"trainable_parameters": 9, "tokens": 10, "optimizer_steps": 11, "flops": 12.0}
-    record = {"finish": {**spent, "seconds": 7.0, "memory_gib": 5.0}}
-    file = results / "checkpoints/tiny/macro_influence-00000001/step-004/fusegpt.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(record))
-    frame = collect(parse_experiment(experiment), results)
+    finish = {**spent, "seconds": 7.0, "memory_gib": 5.0}
+    place = "checkpoints/tiny/macro_influence-00000001/step-004/fusegpt.json"
+    write_checkpoint(results / place, finish=finish)
+    frame = collect(parse_contents(experiment), results)
     row = frame[(frame["recipe"] == "macro_influence") & (frame["step"] == 4)].iloc[0]
     assert {name: row[name] for name in spent} == spent
     assert (row["seconds"], row["memory_gib"]) == (8.0 + 2.0 + 7.0, 5.0)
@@ -50,7 +51,7 @@ def test_a_recovery_at_the_end_is_spent_too(results, experiment):
 def test_a_missing_evaluation_is_named(results, experiment):
     (results / "evaluations/tiny/fusegpt-00000003/step-004/docs.json").unlink()
     with pytest.raises(ArtifactError, match=r"fusegpt-00000003/step-004/docs\.json"):
-        collect(parse_experiment(experiment), results)
+        collect(parse_contents(experiment), results)
 
 
 def test_rows_measured_with_another_length_are_refused(results, experiment):
@@ -59,21 +60,21 @@ def test_rows_measured_with_another_length_are_refused(results, experiment):
     value["rows"][0]["protocol"]["length"] = 1024
     file.write_text(json.dumps(value))
     with pytest.raises(ArtifactError, match="must have the same protocol"):
-        collect(parse_experiment(experiment), results)
+        collect(parse_contents(experiment), results)
 
 
 def test_a_file_that_is_no_evaluation_is_refused(results, experiment):
     (results / "evaluations/tiny/dense/step-000/docs.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="not an evaluation"):
-        collect(parse_experiment(experiment), results)
+    with pytest.raises(ArtifactError, match=r"docs\.json: must be an evaluation: rows: is req"):
+        collect(parse_contents(experiment), results)
 
 
 def test_one_name_and_seed_with_two_ids_is_refused(experiment):
     experiment["recipes"].append({"name": "fusegpt", "seed": 0, "id": "fusegpt-ffffffff"})
     with pytest.raises(ConfigError, match="must have one id"):
-        parse_experiment(experiment)
+        parse_contents(experiment)
 
 
 def test_an_unknown_key_of_the_experiment_is_refused(experiment):
     with pytest.raises(ConfigError, match="unknown setting 'model'"):
-        parse_experiment({**experiment, "model": 1})
+        parse_contents({**experiment, "model": 1})

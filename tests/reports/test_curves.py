@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.curves import curve_charts, read_curves
+from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.files import plan_of
 from tests.reports.conftest import write
 
@@ -37,7 +38,7 @@ def table(results, experiment):
 def test_a_chart_has_the_values_of_its_recipes_at_their_numbers(results, table, experiment):
     curves = read_curves(table)
     assert curves == {"windows": {"tuned": {8.0: "macro_influence_finetune", 64.0: "fusegpt"}}}
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
 
     charts = dict(curve_charts(frame, "tiny", "docs perplexity", curves))
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
-from tests.reports.conftest import EXPERIMENT, make_results
+from tests.reports.conftest import EXPERIMENT, make_results, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,7 @@ def test_a_count_of_figures_other_than_of_tables_is_refused(table, figure, resul
 
 
 def test_show_prints_the_table_and_the_places(table, page, results, capsys):
-    checkpoint = results / "checkpoints/tiny/fusegpt-00000003/step-004"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "fusegpt.json").write_text("{}")
+    write_checkpoint(results / "checkpoints/tiny/fusegpt-00000003/step-004/fusegpt.json")
     capsys.readouterr()
     assert run(fusegpt_command, ["table", "--show", str(table)]) == 0
     out = capsys.readouterr().out

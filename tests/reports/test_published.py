@@ -6,8 +6,9 @@ import yaml
 
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ArtifactError
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.published import COLUMNS, beside_ours, differences, read_published
+from fusegpt.results.contents import parse_contents
 
 HEAD = ",".join(COLUMNS)
 LINE = ',Table I,FuseGPT,tiny,fusegpt,0.3,python_docs perplexity,40,"{""length"": 512}",,'
@@ -52,7 +53,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, text, message):
 def test_ours_stands_beside_the_same_model_method_sparsity_and_metric(
     results, experiment, tmp_path
 ):
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     other = LINE.replace(",tiny,", ",llama2-7b,")
     entries = beside_ours(read_published([written(tmp_path, LINE, other)]), frame)
     assert [entry["ours"] for entry in entries] == [pytest.approx(41.6), None]
@@ -76,7 +77,7 @@ def test_all_windows_of_a_text_are_all_windows(windows):
 
 
 def test_seeds_are_averaged(results, experiment, tmp_path):
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     twin = frame.assign(seed=1, recipe_id=frame["recipe_id"] + "x", value=frame["value"] + 2)
     both = pd.concat([frame, twin], ignore_index=True)
     entries = beside_ours(read_published([written(tmp_path, LINE)]), both)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.quality import quality_chart
+from fusegpt.results.contents import parse_contents
 from tests.reports.conftest import RECIPES
 
 LABEL = "docs perplexity"
@@ -16,7 +17,7 @@ LABEL = "docs perplexity"
 @pytest.fixture
 def one(results, experiment):
     """The rows of one sparsity, and the dense model's."""
-    frame = collect(parse_experiment(experiment), results)
+    frame = collect(parse_contents(experiment), results)
     return frame[frame["sparsity"].isin([0, frame["sparsity"].max()])]
 
 
@@ -39,7 +40,7 @@ def test_words_and_height_follow_the_recipes(one, results, experiment):
     ranking = quality_chart(one, "tiny", LABEL)
     assert ranking.words == "docs perplexity at 30%, the best first."
     assert ranking.height(300) == 40 * len(RECIPES)
-    lines = quality_chart(collect(parse_experiment(experiment), results), "tiny", LABEL)
+    lines = quality_chart(collect(parse_contents(experiment), results), "tiny", LABEL)
     assert lines.words == "docs perplexity over sparsity; every line starts at the dense model."
     assert lines.height(300) == 300
 

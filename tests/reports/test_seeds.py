@@ -5,14 +5,15 @@ import pytest
 from scipy import stats
 
 from fusegpt.errors import ConfigError, UnknownNameError
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.seeds import over_seeds, seeds_text
+from fusegpt.results.contents import parse_contents
 
 
 @pytest.fixture
 def frame(results, experiment):
     """Three seeds: fusegpt is below its finetune twin by 1, 2 and 3; both follow the seed."""
-    one = collect(parse_experiment(experiment), results)
+    one = collect(parse_contents(experiment), results)
     seeds = []
     for seed, gap in enumerate((1.0, 2.0, 3.0)):
         copy = one.assign(seed=seed)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from fusegpt.artifacts import write_json
-from fusegpt.reports.collect import collect, evaluation_files, parse_experiment
+from fusegpt.reports.collect import collect, evaluation_files
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.page import write_page
 from fusegpt.reports.tables import text_table, write_csv
-from tests.reports.conftest import BLOCKS, evaluation
+from fusegpt.results.contents import parse_contents
+from tests.reports.conftest import BLOCKS, SLICED, evaluation, write_checkpoint
 
 RECIPE = {"name": "slicegpt", "seed": 0, "id": "slicegpt-00000004", "width": True}
 
@@ -23,9 +24,9 @@ def frame(results, experiment):
         content = evaluation(0, value)
         content["model"]["parameters"] = parameters
         write_json(results / "evaluations" / place / "docs.json", content)
-        notes = {"kind": "slice", "seconds": 12.5, "memory_gib": 2.0}
-        write_json(results / "slices" / place / "fusegpt.json", notes)
-    asked = parse_experiment(experiment)
+        notes = {**SLICED, "seconds": 12.5, "memory_gib": 2.0}
+        write_checkpoint(results / "slices" / place / "fusegpt.json", **notes)
+    asked = parse_contents(experiment)
     assert len(evaluation_files(asked, results)) == 1 + 4 * 2
     return collect(asked, results)
 

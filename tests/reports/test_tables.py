@@ -7,14 +7,15 @@ import pytest
 
 from fusegpt.errors import ArtifactError
 from fusegpt.reports import tables
-from fusegpt.reports.collect import collect, parse_experiment
+from fusegpt.reports.collect import collect
 from fusegpt.reports.grid import protocol_grid
 from fusegpt.reports.picture import write_svg
+from fusegpt.results.contents import parse_contents
 
 
 @pytest.fixture
 def frame(results, experiment):
-    return collect(parse_experiment(experiment), results)
+    return collect(parse_contents(experiment), results)
 
 
 def test_a_csv_reads_back_as_it_was_written(frame, tmp_path):
@@ -30,7 +31,7 @@ def test_a_warning_on_a_value_stays_with_it(results, experiment, tmp_path):
     result = json.loads(file.read_text())
     result["rows"][0]["note"] = "above the ideal 1.363: noise"
     file.write_text(json.dumps(result))
-    tables.write_csv(tmp_path / "t.csv", collect(parse_experiment(experiment), results))
+    tables.write_csv(tmp_path / "t.csv", collect(parse_contents(experiment), results))
     notes = tables.read_csv(tmp_path / "t.csv")["note"].tolist()
     assert notes.count("above the ideal 1.363: noise") == 1
     assert set(notes) == {"", "above the ideal 1.363: noise"}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fusegpt.errors import ArtifactError
-from fusegpt.results.history import read_history
+from fusegpt.results.history import Link, read_history
 from fusegpt.units import Unit
 from tests.results.conftest import REMOVED, write
 
@@ -40,7 +40,7 @@ def test_each_step_has_its_scores_and_rows(chain):
     assert first.scores.units[0].model_extra == {"deviation": 0.5}
     assert [row.loss for row in first.training.rows] == [0.5]
     (first.file.parent / "training.json").unlink()
-    assert first.training.rows == []
+    assert Link(first.file, first.record).training.rows == []
 
 
 def test_a_run_of_neighbours_is_one_step_that_removed_them_all(chain):

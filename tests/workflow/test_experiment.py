@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fusegpt.errors import ConfigError
-from fusegpt.reports.collect import parse_experiment
+from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.files import plan_of
 from tests.workflow.conftest import EVALUATION, configuration
@@ -148,7 +148,7 @@ def test_a_mixed_recipe_removes_twice_as_many_units_at_a_sparsity():
     described = made.describe("study")
     assert described["models"]["tiny"]["mixed_steps"] == {"0.5": 4}
     assert [run.get("granularity") for run in described["recipes"]] == [None, "mixed", "attention"]
-    assert parse_experiment(described)
+    assert parse_contents(described)
 
 
 def test_a_mixed_recipe_must_reach_its_own_last_step():
@@ -215,7 +215,7 @@ def test_an_evaluation_is_completed_with_defaults():
 
 
 def test_the_tables_verb_understands_the_description():
-    parse_experiment(plan(configuration()).describe("study"))
+    parse_contents(plan(configuration()).describe("study"))
 
 
 @pytest.mark.parametrize(

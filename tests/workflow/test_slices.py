@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
-from fusegpt.reports.collect import evaluation_files, parse_experiment
+from fusegpt.reports.collect import evaluation_files
+from fusegpt.results.contents import parse_contents
 from fusegpt.workflow import paths, slices
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.garbage import find
@@ -91,7 +92,7 @@ def test_a_fault_is_named_in_one_line(change, path, value, message):
 
 def test_a_table_reads_one_file_per_sparsity_and_the_dense_model():
     made = plan(width_study())
-    asked = parse_experiment(made.describe("study"))
+    asked = parse_contents(made.describe("study"))
 
     files = [file.as_posix() for file in evaluation_files(asked, Path("results"))]
 

@@ -23,14 +23,15 @@ __all__ = ["candidates", "device_lock"]
 logger = logging.getLogger(__name__)
 
 JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
-"""What a scheduler tells its jobs; a job's devices are numbered for this job alone."""
+"""Variables in which schedulers tell a job its number; devices are numbered within one job."""
 POLL_SECONDS = 0.5
 
 
 def candidates() -> list[str]:
     """Devices this process may choose from, as CUDA_VISIBLE_DEVICES names them.
 
-    What a scheduler gave to its job; else FUSEGPT_GPUS; else CUDA_VISIBLE_DEVICES; else all.
+    They are those that a scheduler gave to its job; without one, those in FUSEGPT_GPUS; without
+    that, those in CUDA_VISIBLE_DEVICES; and else all.
 
     Raises:
         ConfigError: There is none.
@@ -54,9 +55,9 @@ def device_lock(name: str, *, wait_seconds: float | None = None) -> Iterator[str
     The lock is a file lock: the kernel frees it when the process dies, however it dies.
 
     Args:
-        name: ``cuda`` takes a free device and waits if there is none. ``cpu`` and ``cuda:N``,
-            which says already which one, take none.
-        wait_seconds: How long to wait; None: until one is free.
+        name: ``cuda`` locks a free device and waits if there is none. ``cpu`` and ``cuda:N``
+            lock nothing: the second names its device already.
+        wait_seconds: The timeout; None: wait until a device is free.
 
     Yields:
         The device as CUDA_VISIBLE_DEVICES names it now; None if none was taken.
@@ -99,8 +100,8 @@ def _take(devices: list[str], wait_seconds: float | None) -> tuple[str, int]:
 
 
 def _lock_file(device: str) -> Path:
-    """The lock of a device: on this machine's own disk, per user and scheduler's job."""
-    chosen = os.environ.get("FUSEGPT_LEASES")
+    """The lock file of a device: on this machine's own disk, per user and scheduler's job."""
+    chosen = os.environ.get("FUSEGPT_LOCKS") or os.environ.get("FUSEGPT_LEASES")  # until 0.1
     folder = Path(chosen or Path(tempfile.gettempdir()) / f"fusegpt-{os.getuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in device)

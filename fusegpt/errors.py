@@ -15,7 +15,7 @@ __all__ = [
 
 
 class FuseGPTError(Exception):
-    """Something a user can cause and mend; printed as one line, without a traceback."""
+    """Something a user can cause and fix; printed as one line, without a traceback."""
 
     exit_code = 2
 

@@ -32,7 +32,8 @@ HEARTBEAT_SECONDS = 20.0
 SILENT_SECONDS = 120.0
 """A holder on another machine whose lock file is untouched for so long is dead."""
 POLL_SECONDS = 0.5
-SETTLE_SECONDS = 1.0
+TAKE_OVER_SECONDS = 1.0
+"""How long a lock taken from a silent holder must stay ours before it is accepted."""
 REMIND_SECONDS = 300.0
 
 
@@ -56,7 +57,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def holder(output: str | Path) -> str | None:
-    """Who writes ``output`` now, in words; None: nobody on this machine, as far as can be told."""
+    """Who writes ``output`` now, in words; None if nobody does, as far as can be told."""
     path = lock_path(output)
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -80,8 +81,8 @@ def sole_writer(
 
     Args:
         output: A file or directory that is going to be written.
-        job: Names everything the output depends on.
-        wait_seconds: How long to wait; None: as long as the holder lives.
+        job: Text that names everything the output depends on.
+        wait_seconds: The timeout; None: wait as long as the holder lives.
 
     Yields:
         What ``job`` the one waited for was doing; None when there was nobody.
@@ -142,7 +143,7 @@ def _try_once(
             return None, owner
         _write(path, descriptor, record)
         if takes_over:  # another machine may be doing the same; the last to write has it
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(TAKE_OVER_SECONDS)
             if _token(path) != record["token"]:
                 return None, owner
         keep = True
@@ -215,7 +216,7 @@ def _is_gone(owner: dict[str, Any]) -> bool:
 
 
 def _boot() -> str:
-    """What tells one start of one machine from another."""
+    """An identifier of this start of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -223,7 +224,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started, in ticks; None: there is none. Zombies are none."""
+    """When a process of this machine started, in ticks; None if there is none, or a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -50,7 +50,7 @@ def set_up_logging(verbosity: int = 0) -> None:
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from what it is for: independent of order of use, equal on every machine."""
+    """A 63-bit seed from what it is for; the same on every machine and in any order of use."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -99,7 +99,7 @@ def allow_remote_code(allowed: bool) -> None:
 
 
 def remote_code_is_allowed() -> bool:
-    """Whether the user said so, in the model's entry or on the command line."""
+    """Whether the user allowed it, in the model's entry or on the command line."""
     return _remote_code
 
 
@@ -151,7 +151,7 @@ class Timer:
     """``with Timer() as timer: ...``; ``timer.seconds`` counts while inside, then stands still.
 
     Args:
-        device: Whose queued work is waited for, on entry and on leaving; ``None``: nobody's.
+        device: The device whose queued work is waited for, on entry and on leaving; ``None``: none.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

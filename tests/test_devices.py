@@ -25,7 +25,7 @@ with device_lock("cuda"):
 def _two_gpus(tmp_path, monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("FUSEGPT_LEASES", str(tmp_path / "leases"))
+    monkeypatch.setenv("FUSEGPT_LOCKS", str(tmp_path / "locks"))
     monkeypatch.setenv("FUSEGPT_GPUS", "0,1")
 
 

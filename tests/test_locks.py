@@ -100,7 +100,7 @@ def test_a_holder_on_another_machine_counts_while_it_touches_its_lock(tmp_path):
 
 def test_a_silent_holder_on_another_machine_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "SILENT_SECONDS", 0.6)
-    monkeypatch.setattr(locks, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "TAKE_OVER_SECONDS", 0.05)
     write_record(tmp_path / "out")
 
     began = time.monotonic()

@@ -88,14 +88,14 @@ def fusegpt_command(trust_remote_code: bool, verbose: bool, quiet: bool) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit.
 
-    0: done. 1: the numbers went wrong. 2: something to mend. 75: another process holds the output
+    0: done. 1: the numbers went wrong. 2: something to fix. 75: another process holds the output
     or every GPU. 77: out of memory. 130: stopped.
     """
     sys.exit(run(fusegpt_command, arguments))
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
-    """Run a click command; print what a user can mend as one line and return the exit code."""
+    """Run a click command; print what a user can fix as one line and return the exit code."""
     try:
         code: Any = command.main(arguments, prog_name="fusegpt", standalone_mode=False)
     except FuseGPTError as error:

@@ -166,7 +166,7 @@ def _is_whole(verb: str, output: Path) -> bool:
 
 
 def _remove_leftovers(verb: str, output: Path) -> None:
-    """Delete what a killed writer left half-written; nobody else can be writing it now."""
+    """Delete what a killed process left half-written; nobody else can be writing it now."""
     inside = [path for name in WRITERS[verb] for path in output.glob(f"{name}.tmp-*")]
     beside = output.parent.glob(f"{glob.escape(output.name)}.tmp-*")
     for path in [*beside, *inside]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 RATES = frozenset({"A_log", "D", "dt_bias"})
-"""How state-space models call what decides how fast a state fades; no linear maps."""
+"""Names of the parameters of state-space models that set how fast a state fades."""
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Model:
         kept: Dense index of each remaining block, in order.
         num_blocks: Number of blocks of the dense model.
         removed: What was removed, in order.
-        source: Directory with the tokenizer and the config the model came from.
+        source: Directory that the model came from, with its tokenizer and config.
         fused: Weights with unfolded fusions, keyed ``blocks.<dense index>.<param>``.
         adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``;
             on the CPU.
@@ -51,11 +51,11 @@ class Model:
     fused: dict[str, FusedWeight] = field(default_factory=dict)
     adapter_state: dict[str, Tensor] = field(default_factory=dict)
     returns: int | None = field(default=None, repr=False)
-    """Length of the tuple a block returns, 0 for a bare tensor, None as long as nobody looked."""
+    """Length of the tuple that a block returns, 0 for a bare tensor, None as long as none ran."""
     checked: set[tuple[Any, ...]] = field(default_factory=set, repr=False)
-    """Sets of remaining units that the config is known to follow."""
+    """Sets of remaining units that passed the config round-trip check."""
     branches: dict[int, Branches | str] = field(default_factory=dict, repr=False)
-    """Attention and mlp of each block, or why it has none, once somebody looked."""
+    """Attention and mlp of each block that was probed, or why they cannot be told apart."""
 
     @classmethod
     def dense(cls, module: PreTrainedModel, source: Path | None = None) -> Model:
@@ -128,7 +128,7 @@ class Model:
         return self.block_list[self.position(index)]
 
     def matrices(self, index: int) -> dict[str, nn.Parameter]:
-        """What fusion pairs by name: linear maps, two or more axes (stacked experts have three)."""
+        """The matrices that fusion pairs by name; stacked experts have three axes."""
         return self._parameters(index, "matrix")
 
     def biases(self, index: int) -> dict[str, nn.Parameter]:
@@ -136,7 +136,7 @@ class Model:
         return self._parameters(index, "bias")
 
     def norms(self, index: int) -> dict[str, nn.Parameter]:
-        """The rest: norms, gates, sinks, convolution kernels, rates of recurrences (D23)."""
+        """All other parameters: norms, gates, sinks, convolutions, rates of recurrences (D23)."""
         return self._parameters(index, "rest")
 
     def _parameters(self, index: int, role: str) -> dict[str, nn.Parameter]:

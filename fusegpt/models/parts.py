@@ -12,9 +12,9 @@ class Sublayer:
     """The modules of one branch, by their names in the block.
 
     Attributes:
-        zero: Those whose output is added to the hidden states, with the length of the tuple they
-            return, 0 for a bare tensor.
-        passed: Those that only they read, likewise.
+        zero: Modules whose output is added to the hidden states, each with the length of the
+            tuple that it returns, 0 for a bare tensor.
+        passed: Modules that only those in ``zero`` read, each with the same number.
     """
 
     zero: dict[str, int] = field(default_factory=dict)
@@ -22,11 +22,11 @@ class Sublayer:
 
     @property
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all these modules."""
         return [*self.zero, *self.passed]
 
     def to_json(self) -> dict[str, dict[str, int]]:
-        """As it stands in a configuration."""
+        """The entry of this sublayer in a configuration."""
         return {"zero": dict(self.zero), "pass": dict(self.passed)}
 
 
@@ -35,8 +35,8 @@ class Branches:
     """Both branches of a block.
 
     Attributes:
-        sublayers: ``attention`` and ``mlp``; one that is removed already is not there.
-        sequential: Whether the mlp reads what the attention added; False in parallel blocks.
+        sublayers: ``attention`` and ``mlp``, without those that were removed already.
+        sequential: Whether the mlp reads what the attention added. In parallel blocks it does not.
     """
 
     sublayers: dict[str, Sublayer]

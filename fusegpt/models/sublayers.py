@@ -53,7 +53,7 @@ MODEL_TYPE = "fusegpt_sublayers"
 KEY = "removed_sublayers"
 KINDS = ("attention", "mlp")
 NUMBER_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
-"""What attentions call their place in the cache."""
+"""Names of the attribute in which an attention keeps its place in the cache."""
 
 
 class Removed(nn.Module):
@@ -76,7 +76,7 @@ class Removed(nn.Module):
         return (value, *[None] * (self.returns - 1)) if self.returns else value
 
     def extra_repr(self) -> str:
-        """What it returns."""
+        """Say what this module returns."""
         return "zeros" if self.zero else "its input"
 
 
@@ -93,7 +93,7 @@ def cache_places(kinds: Sequence[str], gone: Collection[int]) -> dict[int, int]:
     and is asked for its length at the first layer of a kind. Hence the remaining ones move up.
 
     Args:
-        kinds: Of each block's attention.
+        kinds: The kind of each block's attention.
         gone: Places of blocks without attention.
 
     Returns:
@@ -137,8 +137,8 @@ def sublayer_classes(model_type: str, architecture: str) -> tuple[Any, Any]:
     """Return the configuration and model class of an architecture with sublayers removed.
 
     Args:
-        model_type: Of the architecture, as transformers calls it.
-        architecture: Its model class.
+        model_type: The architecture's name for transformers, such as ``llama``.
+        architecture: The name of its model class.
 
     Raises:
         ValueError: transformers has no such class.

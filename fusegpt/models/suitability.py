@@ -31,7 +31,7 @@ class Finding:
     """What one check found.
 
     Attributes:
-        name: Of the check.
+        name: The name of the check.
         passed: Whether pruning can go on from here.
         text: What was found, or what does not hold.
     """

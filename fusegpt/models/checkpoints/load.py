@@ -42,7 +42,7 @@ def load(
     Args:
         path: A transformers directory; a checkpoint directory of ours (``fusegpt.json``); or a
             step's ``manifest.json`` or its directory, whose chain of deltas is followed.
-        dtype: Of all weights.
+        dtype: The dtype of all weights.
         device: Where to put the model.
         trust_remote_code: Run code that lies in the directory. None: only if the command line says
             ``--trust-remote-code``, as the workflow does for an entry with that key.

@@ -40,10 +40,10 @@ COPIED = (
     "NOTICE*",
     "USE_POLICY*",
 )
-"""What goes from the dense model's directory into a checkpoint byte by byte."""
+"""Files of the dense model's directory that are copied into a checkpoint."""
 
 ADAPTERS = ("fused/", "donor/")
-"""How tensors that are not weights are called in a delta."""
+"""How the names of tensors that are not weights begin in a delta."""
 
 
 def save(

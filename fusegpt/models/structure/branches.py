@@ -1,4 +1,4 @@
-"""A block's attention and mlp: found, switched off for a while, looked at from both sides."""
+"""The attention and mlp of a block: found, bypassed for a while, seen from both sides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 TOKENS = (2, 5)
-"""Shape of the batch that probes a model."""
+"""Batch size and length of the token ids that probe a model."""
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def around(
     Args:
         model: Unchanged.
         unit: A remaining attention or mlp.
-        call: Of its block.
+        call: How the model called its block.
         entering: What enters the block.
         leaving: What leaves it.
     """

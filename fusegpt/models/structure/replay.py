@@ -29,7 +29,7 @@ class Call:
 
     Attributes:
         args: Positional arguments; the hidden states' place holds None.
-        kwargs: Keyword arguments, likewise.
+        kwargs: Keyword arguments; the hidden states' place holds None here, too.
         hidden_key: Position or keyword of the hidden states; None when the model skipped
             the block (image blocks of some models, when there is no image).
     """
@@ -56,7 +56,7 @@ class Recording:
 
     Attributes:
         hidden_in: ``[batch, seq, hidden]`` entering the first recorded block.
-        calls: One per recorded block.
+        calls: One call per recorded block.
         hidden_out: ``[batch, seq, hidden]`` leaving the last recorded block.
         states: ``[batch, seq, hidden]`` entering each recorded block, when they were kept.
     """

@@ -1,6 +1,6 @@
-"""Which matrices of a block write straight into the hidden states that run through all blocks.
+"""The output projections of a block: matrices whose output is added to the residual stream.
 
-They are found by pushing: shift what a matrix puts out, and see where the same shift arrives.
+They are found by pushing: shift the output of a matrix, and see where the same shift arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 TOLERANCE = 0.05
-"""Of the arriving shift; 16-bit rounding stays below, a shift through a norm far above."""
+"""Greatest error of the arriving shift, relative to it; 16-bit rounding stays below, a shift that
+went through a norm is far above."""
 
 NEAR_ONE = 0.01
 """A factor this close to 1 is 1; in 16 bits it cannot be seen more exactly."""
@@ -36,12 +37,12 @@ NEAR_ONE = 0.01
 
 @dataclass(frozen=True)
 class OutputProjection:
-    """A matrix whose output is added to the hidden states.
+    """A residual-stream output projection: a matrix whose output is added to the hidden states.
 
     Attributes:
         name: ``blocks.<dense index>.<module inside the block>``.
         module: A linear layer, or the transposed kind of GPT-2.
-        factor: What the output is multiplied by on its way.
+        factor: The number that the output is multiplied by before it is added.
     """
 
     name: str
@@ -66,7 +67,7 @@ class OutputProjection:
 
 @torch.no_grad()
 def output_projections(model: Model, index: int, batch: Tensor) -> list[OutputProjection]:
-    """Return the matrices of a block that add to the hidden states, in order of execution.
+    """Return the output projections of a block, in order of execution.
 
     Args:
         model: Unchanged.
@@ -86,7 +87,7 @@ def output_projections(model: Model, index: int, batch: Tensor) -> list[OutputPr
 
 @torch.no_grad()
 def last_projection(model: Model, index: int, batch: Tensor) -> OutputProjection:
-    """Return the last matrix of a block, whose output goes unchanged into what leaves the block.
+    """Return the output projection whose output, unchanged, is the last addition of a block.
 
     Raises:
         ArchitectureError: There is none: a norm or a gate follows it, or experts share the work.

@@ -21,8 +21,8 @@ def give_bias(model: Model, name: str) -> None:
     """Make sure a bias exists, so that plain transformers will load it.
 
     Where the config has a switch that adds this bias, the switch is turned on and every bias it
-    adds starts at zero, which changes no output. The config round-trip check
-    decides which switch that is.
+    adds starts at zero, which changes no output. The config round-trip check decides which switch
+    that is.
 
     Args:
         model: Changed in place.

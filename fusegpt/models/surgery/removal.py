@@ -1,4 +1,4 @@
-"""Taking units out: for a while, or for good, with config and block numbers kept in step."""
+"""Taking units out: for a while or for good; the config and the block numbers follow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNT_NAMES = (
     "n_layers",
     "first_kv_shared_layer_idx",
 )
-"""What the module around the blocks calls their number (the last: of those before sharing)."""
+"""Names of counts of blocks that the modules above the blocks keep for themselves."""
 
 
 def remove(model: Model, *units: Unit) -> None:

@@ -15,21 +15,22 @@ from fusegpt.runtime import quiet
 __all__ = ["check_round_trip", "rebuilt"]
 
 IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
-"""Attributes that say how a model is used, not what it is."""
+"""Attributes that say how a model is used rather than what it is."""
 
 
 def check_round_trip(module: PreTrainedModel) -> None:
     """Build the model anew from its config, without memory, and compare.
 
-    Compared are module names and types, parameter shapes, and plain attributes
-    (numbers, strings, lists of them). This takes the
-    place of a list of supported architectures.
+    Compared are module names and types, parameter shapes, and plain attributes (numbers, strings,
+    lists of them). This takes the place of a list of supported architectures.
 
     Raises:
         ArchitectureError: They differ; the message names the first differences.
     """
-    twin = rebuilt(module)
-    differences = _modules(module, twin) or _parameters(module, twin) or _attributes(module, twin)
+    other = rebuilt(module)
+    differences = (
+        _modules(module, other) or _parameters(module, other) or _attributes(module, other)
+    )
     if differences:
         shown = "; ".join(differences[:3])
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -52,25 +53,25 @@ def rebuilt(module: PreTrainedModel) -> PreTrainedModel:
 
 def _reloaded(config: PretrainedConfig) -> PretrainedConfig:
     """The config as a reload would read it; the attention implementation is never written."""
-    twin = type(config).from_dict(copy.deepcopy(config.to_dict()))
-    twin._attn_implementation = config._attn_implementation
-    return twin
+    read = type(config).from_dict(copy.deepcopy(config.to_dict()))
+    read._attn_implementation = config._attn_implementation
+    return read
 
 
-def _modules(module: nn.Module, twin: nn.Module) -> list[str]:
+def _modules(module: nn.Module, other: nn.Module) -> list[str]:
     have = {name: type(child).__name__ for name, child in module.named_modules()}
-    built = {name: type(child).__name__ for name, child in twin.named_modules()}
+    built = {name: type(child).__name__ for name, child in other.named_modules()}
     return _compare(have, built)
 
 
-def _parameters(module: nn.Module, twin: nn.Module) -> list[str]:
+def _parameters(module: nn.Module, other: nn.Module) -> list[str]:
     have = {n: tuple(p.shape) for n, p in module.named_parameters(remove_duplicate=False)}
-    built = {n: tuple(p.shape) for n, p in twin.named_parameters(remove_duplicate=False)}
+    built = {n: tuple(p.shape) for n, p in other.named_parameters(remove_duplicate=False)}
     return _compare(have, built)
 
 
-def _attributes(module: nn.Module, twin: nn.Module) -> list[str]:
-    children = dict(twin.named_modules())
+def _attributes(module: nn.Module, other: nn.Module) -> list[str]:
+    children = dict(other.named_modules())
     found = []
     for name, child in module.named_modules():
         prefix = f"{name}." if name else ""

@@ -17,11 +17,12 @@ _FUNCTIONS = {
     "perplexity": "fusegpt.evaluation.perplexity",
     "prune": "fusegpt.pruning.loop",
     "publish": "fusegpt.pruning.publish",
-    "read_windows": "fusegpt.data.windows",
+    "read_windows": "fusegpt.data.window_files",
     "removals": "fusegpt.pruning.budget",
+    "sample": "fusegpt.data.sampling",
     "score_step": "fusegpt.pruning.step",
     "slice_model": "fusegpt.pruning.slicing",
-    "write_windows": "fusegpt.data.windows",
+    "write_windows": "fusegpt.data.window_files",
 }
 
 __all__ = ["__version__", *_FUNCTIONS]

@@ -46,7 +46,7 @@ def fuse(
     chosen = Recipe.read(recipe)
     record = read(scores, Scores)
 
-    from fusegpt.data.windows import read_windows
+    from fusegpt.data.window_files import read_windows
     from fusegpt.pruning.rerank import forget
     from fusegpt.pruning.step import fuse_step
     from fusegpt.pruning.trajectory import fingerprint, load_step, write_step

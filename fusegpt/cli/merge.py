@@ -27,7 +27,7 @@ def merge(
     checkpoint; --zeroed writes an equal one for programs that know only the base architecture.
     """
     from fusegpt.artifacts import sha256
-    from fusegpt.data.windows import read_windows
+    from fusegpt.data.window_files import read_windows
     from fusegpt.errors import DataError
     from fusegpt.pruning.finish import finish
     from fusegpt.pruning.publish import publish

@@ -53,7 +53,8 @@ def prune(
     if output.exists() and any(output.iterdir()):
         raise ArtifactError(f"{output}: must not exist or be empty; choose another output")
 
-    from fusegpt.data.windows import read_meta, read_windows
+    from fusegpt.data.window_files import read_windows
+    from fusegpt.data.windows import read_meta
     from fusegpt.pruning.loop import prune as prune_model
     from fusegpt.pruning.publish import publish
     from fusegpt.pruning.trajectory import load_step

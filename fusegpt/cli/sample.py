@@ -29,82 +29,11 @@ at_least_one = click.IntRange(min=1)
     help='The config\'s corpora: \'{"wikitext2": {"splits": {"train": FILE}}}\'.',
 )
 @click.option("--output", type=output_path, required=True, help="The parquet file to write.")
-def sample(
-    model: Path,
-    corpus: str,
-    split: str,
-    sequences: int | None,
-    rows: int | None,
-    length: int,
-    seed: int,
-    corpora: dict[str, Any],
-    output: Path,
-) -> None:
+def sample(model: Path, corpus: str, output: Path, **asked: Any) -> None:
     """Write seeded random windows of a corpus, for calibration or fine-tuning.
 
     A parquet file with a column ``image`` gives windows of image, question and answer.
     """
-    from fusegpt.artifacts import provenance
-    from fusegpt.data.tokens import fingerprint, load_tokenizer
-    from fusegpt.data.windows import write_windows as write
-    from fusegpt.runtime import Timer, peak_memory_gib
+    from fusegpt.data.sampling import sample as cut
 
-    if (sequences is None) == (rows is None):
-        raise click.UsageError("Give one of '--sequences' and '--rows'.")
-    tokenizer = load_tokenizer(model)
-    file = Path((corpora.get(corpus) or {}).get("splits", {}).get(split, corpus))
-    windows: Any
-    with Timer() as timer:
-        if file.suffix == ".parquet" and file.is_file() and _has_pictures(file):
-            from fusegpt.data.pictured import sample_questions
-            from fusegpt.data.pictured import write_pictured as write  # type: ignore[assignment]
-
-            windows, notes = sample_questions(model, file, sequences or 0, length, seed)
-            meta = {"corpus": corpus, "split": split, **notes}
-        else:
-            windows, meta = _cut(tokenizer, (corpus, split, corpora), sequences, rows, length, seed)
-    meta |= {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
-    meta |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
-    write(output, windows, meta)
-
-
-def _has_pictures(file: Path) -> bool:
-    from fusegpt.data.pictured import has_pictures
-
-    return has_pictures(file)
-
-
-def _cut(
-    tokenizer: Any,
-    source: tuple[str, str, dict[str, Any]],
-    sequences: int | None,
-    rows: int | None,
-    length: int,
-    seed: int,
-) -> tuple[Any, dict[str, Any]]:
-    """Windows of text, and what there is to note of them."""
-    from fusegpt.data.corpora import draw_rows, load_text
-    from fusegpt.data.tokens import encode
-    from fusegpt.data.windows import consecutive
-    from fusegpt.data.windows import sample as cut
-
-    text = load_text(*source)
-    if rows is not None:
-        text = draw_rows(text, rows, seed)
-    tokens = encode(tokenizer, text.text)
-    if sequences is None:
-        windows = consecutive(tokens, length)
-    else:
-        windows = cut(tokens, sequences, length, seed)
-    return windows, {
-        "corpus": text.name,
-        "split": text.split,
-        "variant": text.variant,
-        "source": text.source,
-        "documents": text.documents,
-        "join": text.join,
-        "tokens": len(tokens),
-        "sequences": len(windows),
-        **({} if rows is None else {"rows": rows}),
-        "length": length,
-    }
+    cut(model, corpus, output=output, **asked)

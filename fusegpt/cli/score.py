@@ -115,7 +115,7 @@ def _scored(
     output: Path,
     device: str,
 ) -> Scores:
-    from fusegpt.data.windows import read_windows
+    from fusegpt.data.window_files import read_windows
     from fusegpt.errors import ConfigError
     from fusegpt.pruning.step import score_step
     from fusegpt.pruning.trajectory import load_step

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fusegpt.artifacts import atomic_path
-from fusegpt.data.windows import META_KEY, draw
+from fusegpt.data.windows import draw
 from fusegpt.errors import DataError, first_line
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["Pictured", "has_pictures", "pictures_of", "sample_questions", "write_pictured"]
+__all__ = ["Pictured", "has_pictures", "sample_questions"]
 
 PLACE = "<image>"
 Extras = dict[str, Tensor]
@@ -89,9 +83,9 @@ def sample_questions(
     Args:
         directory: The model's directory: its processor.
         file: Parquet with the columns image (bytes inside), text or question, and answer.
-        sequences: How many.
-        length: Tokens of each.
-        seed: Of the draw.
+        sequences: Number of questions to draw.
+        length: Tokens of each sequence.
+        seed: Seed of the draw.
 
     Returns:
         The windows, and what there is to note of them.
@@ -118,42 +112,6 @@ def sample_questions(
         "length": length,
     }
     return Pictured.of(ids, [extra for _, extra in done]), notes
-
-
-def write_pictured(path: Path, windows: Pictured, meta: Mapping[str, Any]) -> None:
-    """Write windows with pictures as parquet, in one piece; ``read_windows`` takes it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, pa.Array] = {
-        "input_ids": pa.array(
-            windows.plain().numpy().astype(np.int32).tolist(), pa.list_(pa.int32())
-        )
-    }
-    extras: dict[str, Any] = {}
-    for name, first in windows.extras[0].items():
-        shapes = [list(extra[name].shape) for extra in windows.extras]
-        extras[name] = {"dtype": str(first.numpy().dtype), "shapes": shapes}
-        columns[name] = pa.array([extra[name].numpy().tobytes() for extra in windows.extras])
-    described = {META_KEY: json.dumps({**meta, "extras": extras}).encode()}
-    with atomic_path(Path(path)) as partial:
-        pq.write_table(pa.table(columns).replace_schema_metadata(described), partial)
-
-
-def pictures_of(path: Path, ids: Tensor, meta: Mapping[str, Any]) -> Pictured:
-    """Give ids read from a file of ``write_pictured`` their pictures back."""
-    import pyarrow.parquet as pq
-
-    described = meta["extras"]
-    table = pq.read_table(path, columns=list(described))
-    extras: list[Extras] = [{} for _ in range(len(ids))]
-    for name, about in described.items():
-        for extra, raw, shape in zip(
-            extras, table.column(name).to_pylist(), about["shapes"], strict=True
-        ):
-            values = np.frombuffer(raw, dtype=about["dtype"]).reshape(shape)
-            extra[name] = torch.from_numpy(values.copy())
-    return Pictured.of(ids, extras)
 
 
 def _process(

@@ -1,36 +1,36 @@
-"""Windows of token ids: random ones for calibration, consecutive ones for perplexity."""
+"""Windows of token ids: random ones for calibration, consecutive ones for perplexity.
+
+What a file of windows says of itself is read here, without torch; `window_files` has the rest.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError, DataError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "META_KEY",
+    "at_random",
     "batches",
     "consecutive",
     "draw",
     "is_windows_file",
     "read_meta",
-    "read_windows",
-    "sample",
-    "write_windows",
 ]
 
 META_KEY = b"fusegpt"
 
 
-def sample(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.ndarray:
+def at_random(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.ndarray:
     """Cut ``sequences`` windows at uniformly random places, with replacement.
 
     Window i starts at sha256("seed:i") modulo the number of places, so the first windows of a
@@ -38,7 +38,7 @@ def sample(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.
 
     Args:
         token_ids: The corpus, ``[tokens]`` integers.
-        sequences: Windows to cut, at least 1.
+        sequences: Number of windows, at least 1.
         length: Tokens per window, at least 1.
         seed: Any integer.
 
@@ -77,48 +77,6 @@ def consecutive(token_ids: np.ndarray, length: int, limit: int | None = None) ->
         )
     count = there if limit is None else limit
     return token_ids[: count * length].reshape(count, length).astype(np.int32)
-
-
-def write_windows(path: Path, ids: np.ndarray, meta: Mapping[str, Any]) -> None:
-    """Write ``[sequences, length]`` ids as parquet, in one piece, with ``meta`` in the schema."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    column = pa.array(list(np.asarray(ids, dtype=np.int32)), type=pa.list_(pa.int32()))
-    described = {META_KEY: json.dumps(dict(meta)).encode()}
-    table = pa.table({"input_ids": column}).replace_schema_metadata(described)
-    with atomic_path(Path(path)) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def read_windows(path: Path) -> Tensor:
-    """Read a file of ``write_windows``.
-
-    Returns:
-        ``[sequences, length]`` int64 on the CPU; with their pictures, where the file has some.
-
-    Raises:
-        ArtifactError: Missing, corrupt, no windows file, or rows of different lengths.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import torch
-
-    meta = read_meta(path)
-    try:
-        column = pq.read_table(path, columns=["input_ids"]).column("input_ids").combine_chunks()
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
-    lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) != 1:
-        raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
-    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    ids = torch.from_numpy(flat.reshape(len(column), lengths.pop()))
-    if "extras" not in meta:
-        return ids
-    from fusegpt.data.pictured import pictures_of
-
-    return pictures_of(path, ids, meta)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
-from fusegpt.data.windows import consecutive, is_windows_file, read_meta, read_windows
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import consecutive, is_windows_file, read_meta
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
 from fusegpt.evaluation.cuts import inside_documents, window_start
 from fusegpt.evaluation.items import fingerprint as items_fingerprint
@@ -28,7 +29,7 @@ from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 
-__all__ = ["Windows", "perplexity", "plan", "window_losses"]
+__all__ = ["Plan", "perplexity", "plan", "window_losses"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +38,19 @@ LOGITS_AT_ONCE = 1 << 25
 
 
 @dataclass(frozen=True)
-class Windows:
-    """What perplexity is measured on.
+class Plan:
+    """The windows that perplexity is measured on.
 
     Attributes:
         ids: ``[windows, length]`` int64 on the CPU.
-        protocol: What decides the number besides the model: corpus, split, variant, length, ...
+        protocol: All that decides the number besides the model: corpus, split, length, ...
     """
 
     ids: Tensor
     protocol: Mapping[str, Any]
 
 
-def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> Windows:
+def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> Plan:
     """Cut a corpus into the windows perplexity is measured on, before any weight is loaded.
 
     The documents are joined, tokenised at once and cut into consecutive windows that do not
@@ -97,10 +98,10 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> W
         "bos": bos,
         "tokenizer_sha256": digest,
     }
-    return Windows(torch.from_numpy(ids.astype(np.int64)), protocol)
+    return Plan(torch.from_numpy(ids.astype(np.int64)), protocol)
 
 
-def perplexity(model: Model, windows: Windows, *, batch_size: int = 4) -> list[dict[str, Any]]:
+def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict[str, Any]]:
     """Measure exp of the mean nats per token.
 
     A window's loss L_w is the mean cross-entropy of its length - 1 targets, and
@@ -223,7 +224,7 @@ def _items(ids: Tensor) -> str:
     return items_fingerprint(window.numpy().tobytes().hex() for window in ids)
 
 
-def _from_file(path: Path, digest: str, limit: int | None) -> Windows:
+def _from_file(path: Path, digest: str, limit: int | None) -> Plan:
     meta = read_meta(path)
     if meta.get("tokenizer_sha256") != digest:
         raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
@@ -233,7 +234,7 @@ def _from_file(path: Path, digest: str, limit: int | None) -> Windows:
     ids = ids[:limit]
     protocol = {key: value for key, value in meta.items() if key not in ("provenance", "sequences")}
     cut = {"cut": f"random, seed {meta.get('seed')}", "windows": len(ids), "bos": "stream"}
-    return Windows(ids, {**protocol, **cut})
+    return Plan(ids, {**protocol, **cut})
 
 
 def _check_length(directory: Path, length: int) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance, read_json, sha256
-from fusegpt.data.windows import batches, read_meta, read_windows
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fusegpt.cli import main
-from fusegpt.data.pictured import Pictured, sample_questions, write_pictured
-from fusegpt.data.windows import batches, read_meta, read_windows
+from fusegpt.data.pictured import Pictured, sample_questions
+from fusegpt.data.window_files import read_windows, write_windows
+from fusegpt.data.windows import batches, read_meta
 from fusegpt.errors import DataError
 
 LENGTH = 40
@@ -48,7 +49,7 @@ def test_methods_that_read_one_window_at_a_time_are_refused(windows):
 
 
 def test_a_file_gives_back_every_bit(windows, tmp_path):
-    write_pictured(tmp_path / "w.parquet", windows, {"corpus": "x"})
+    write_windows(tmp_path / "w.parquet", windows, {"corpus": "x"})
     again = read_windows(tmp_path / "w.parquet")
     assert torch.equal(again.plain(), windows.plain())
     one, other = again.inputs(), windows.inputs()

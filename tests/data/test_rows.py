@@ -7,7 +7,8 @@ import pytest
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.corpora import draw_rows, load_text
-from fusegpt.data.windows import read_meta, read_windows
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import read_meta
 from fusegpt.errors import DataError
 
 

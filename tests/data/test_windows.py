@@ -2,48 +2,43 @@ import numpy as np
 import pytest
 import torch
 
-from fusegpt.data.windows import (
-    batches,
-    consecutive,
-    is_windows_file,
-    read_meta,
-    read_windows,
-    sample,
-    write_windows,
-)
-from fusegpt.errors import ArtifactError, DataError
+import fusegpt
+from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.window_files import read_windows, write_windows
+from fusegpt.data.windows import at_random, batches, consecutive, is_windows_file, read_meta
+from fusegpt.errors import ArtifactError, ConfigError, DataError
 
 TOKENS = np.arange(1000, dtype=np.int32)
 
 
 def test_more_sequences_begin_with_the_fewer():
-    assert np.array_equal(sample(TOKENS, 3, 16, 7), sample(TOKENS, 9, 16, 7)[:3])
+    assert np.array_equal(at_random(TOKENS, 3, 16, 7), at_random(TOKENS, 9, 16, 7)[:3])
 
 
 def test_another_seed_cuts_elsewhere():
-    assert not np.array_equal(sample(TOKENS, 4, 16, 0), sample(TOKENS, 4, 16, 1))
+    assert not np.array_equal(at_random(TOKENS, 4, 16, 0), at_random(TOKENS, 4, 16, 1))
 
 
 def test_random_windows_are_contiguous_and_inside_the_corpus():
-    windows = sample(TOKENS, 200, 16, 0)
+    windows = at_random(TOKENS, 200, 16, 0)
     assert windows.dtype == np.int32
     assert (np.diff(windows, axis=1) == 1).all()
     assert windows.min() >= 0 and windows.max() < len(TOKENS)
 
 
 def test_random_windows_reach_both_ends():
-    starts = sample(TOKENS[:20], 500, 16, 0)[:, 0]
+    starts = at_random(TOKENS[:20], 500, 16, 0)[:, 0]
     assert set(starts.tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_the_draw_is_the_same_on_every_machine():
     # the first 8 bytes of sha256("0:0"), by sha256sum
-    assert sample(TOKENS, 1, 16, 0)[0, 0] == int("ac72368a586a18c1", 16) % 985
+    assert at_random(TOKENS, 1, 16, 0)[0, 0] == int("ac72368a586a18c1", 16) % 985
 
 
 def test_a_corpus_shorter_than_a_window_is_refused_with_both_numbers():
     with pytest.raises(DataError, match="10 tokens there, one window needs 16; lower the length"):
-        sample(TOKENS[:10], 1, 16, 0)
+        at_random(TOKENS[:10], 1, 16, 0)
 
 
 def test_consecutive_windows_drop_the_remainder():
@@ -58,7 +53,7 @@ def test_more_windows_than_there_are_is_refused_with_both_numbers():
 
 
 def test_windows_survive_their_file(tmp_path):
-    windows = sample(TOKENS, 5, 16, 0)
+    windows = at_random(TOKENS, 5, 16, 0)
     write_windows(tmp_path / "w.parquet", windows, {"corpus": "here", "seed": 0})
     back = read_windows(tmp_path / "w.parquet")
     assert back.dtype == torch.int64
@@ -69,13 +64,13 @@ def test_windows_survive_their_file(tmp_path):
 
 def test_equal_windows_make_equal_files(tmp_path):
     for name in ("a", "b"):
-        write_windows(tmp_path / name, sample(TOKENS, 5, 16, 0), {"seed": 0})
+        write_windows(tmp_path / name, at_random(TOKENS, 5, 16, 0), {"seed": 0})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_cut_off_file_is_named(tmp_path):
     path = tmp_path / "w.parquet"
-    write_windows(path, sample(TOKENS, 5, 16, 0), {})
+    write_windows(path, at_random(TOKENS, 5, 16, 0), {})
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ArtifactError, match=r"w\.parquet: not a readable parquet file"):
         read_windows(path)
@@ -95,3 +90,24 @@ def test_batches_keep_every_window_unless_told_otherwise():
     windows = torch.arange(10).view(5, 2)
     assert torch.equal(torch.cat(batches(windows, 2)), windows)
     assert [len(batch) for batch in batches(windows, 2, drop_last=True)] == [2, 2]
+
+
+def test_python_samples_what_the_verb_writes(tiny_llama_dir, tmp_path):
+    asked = {"length": 16, "sequences": 5, "seed": 3, "split": "test"}
+    windows = fusegpt.sample(tiny_llama_dir, "python_docs", **asked, output=tmp_path / "a.parquet")
+    assert windows.shape == (5, 16) and windows.dtype == torch.int64
+    flags = [part for key, value in asked.items() for part in (f"--{key}", str(value))]
+    verb = ["sample", "--model", str(tiny_llama_dir), "--corpus", "python_docs", *flags]
+    assert run(fusegpt_command, [*verb, "--output", str(tmp_path / "b.parquet")]) == 0
+    for name in ("a.parquet", "b.parquet"):
+        assert torch.equal(fusegpt.read_windows(tmp_path / name), windows)
+    one, other = (read_meta(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    measured = ("provenance", "seconds", "memory_gib")
+    assert list(one) == list(other)
+    assert all(one[key] == other[key] for key in one if key not in measured)
+
+
+@pytest.mark.parametrize(("given", "got"), [({}, "neither"), ({"rows": 1, "sequences": 1}, "both")])
+def test_sequences_and_rows_exclude_each_other(given, got, tiny_llama_dir):
+    with pytest.raises(ConfigError, match=f"sequences, rows: .* got {got}"):
+        fusegpt.sample(tiny_llama_dir, "python_docs", length=16, **given)

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
-from fusegpt.data.windows import read_meta, read_windows
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import read_meta
 
 
 def fusegpt(*arguments):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fusegpt.data.tokens import encode, load_tokenizer
-from fusegpt.data.windows import sample, write_windows
+from fusegpt.data.window_files import write_windows
+from fusegpt.data.windows import at_random
 from fusegpt.errors import (
     ArchitectureError,
     ArtifactError,
@@ -226,7 +227,7 @@ def write_sample(directory, path, **changes):
     from fusegpt.data.tokens import fingerprint
 
     tokenizer = load_tokenizer(directory)
-    ids = sample(encode(tokenizer, "now is better than never " * 99), 5, 32, 0)
+    ids = at_random(encode(tokenizer, "now is better than never " * 99), 5, 32, 0)
     meta = {"corpus": "zen", "split": "train", "length": 32, "seed": 0}
     meta |= {"tokenizer_sha256": fingerprint(tokenizer), **changes}
     write_windows(path, ids, meta)

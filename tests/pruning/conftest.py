@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fusegpt.data.windows import write_windows
+from fusegpt.data.window_files import write_windows
 from fusegpt.models.checkpoints.load import load
 from tests import tiny
 

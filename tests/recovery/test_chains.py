@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
-from fusegpt.data.windows import write_windows
+from fusegpt.data.window_files import write_windows
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from tests import tiny

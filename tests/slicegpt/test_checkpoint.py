@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusegpt.cli import fusegpt_command, run
-from fusegpt.data.windows import read_windows
+from fusegpt.data.window_files import read_windows
 from fusegpt.evaluation import inference
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.width import load_width

@@ -26,12 +26,15 @@ class Difference:
     """What a second model's value is more than a first one's, on the same items.
 
     Attributes:
-        task, metric: Of the row.
-        first, second: The two values.
+        task: Task of the compared row.
+        metric: Metric of the compared row.
+        first: Value of the first model.
+        second: Value of the second model.
         difference: second - first.
-        low, high: Bounds of the interval of the difference.
+        low: Lower bound of the interval of the difference.
+        high: Upper bound of the interval of the difference.
         better: Whether the second is better; None when the interval holds 0.
-        num_samples: Items.
+        num_samples: Number of items.
     """
 
     task: str
@@ -60,8 +63,8 @@ def compare(
     Args:
         first: A result of ``fusegpt evaluate``.
         second: Another, of the same evaluation.
-        confidence: Of each interval by itself; many comparisons at once need more.
-        seed: Of the draws.
+        confidence: Confidence of each interval by itself; many comparisons at once need more.
+        seed: Seed of the draws.
 
     Returns:
         One difference per common row that kept its items, in the first result's order.
@@ -123,40 +126,38 @@ def _interval(
     Args:
         strata: Each ``[2, items]``; resampled one by one, their means averaged.
         combine: From the mean of the items to the value.
-        confidence: Of the interval.
-        seed: Of the draws.
+        confidence: Confidence of the interval.
+        seed: Seed of the draws.
     """
     if all(np.array_equal(*pairs) for pairs in strata):
         return 0.0, 0.0
-    from scipy.stats import bootstrap
-
-    means = np.zeros((2, RESAMPLES))
-    for number, pairs in enumerate(strata):
-        for side, values in enumerate(_resampled_means(bootstrap, pairs, seed + number)):
-            means[side] += values / len(strata)
-    differences = combine(means[1]) - combine(means[0])  # [resamples]
+    means = [_resampled_means(pairs, seed + number) for number, pairs in enumerate(strata)]
+    first, second = combine(np.mean(means, axis=0))  # [resamples] each
     tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
+    low, high = np.quantile(second - first, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _resampled_means(
-    bootstrap: Callable[..., Any], pairs: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means of both sides in each resample, the same items on both: ``[resamples]`` each."""
-    sides = []
-    for values in pairs:
-        result = bootstrap(
-            (values,),
-            np.mean,
-            n_resamples=RESAMPLES,
-            batch=max(1, AT_ONCE // len(values)),
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(seed),  # equal seeds draw equal items
-        )
-        sides.append(result.bootstrap_distribution)
-    return sides[0], sides[1]
+def _resampled_means(pairs: np.ndarray, seed: int) -> np.ndarray:
+    """Means of both sides ``[2, items]`` in each resample, ``[2, resamples]``."""
+    if pairs.shape[1] == 1:  # the only item is always drawn
+        return np.repeat(pairs, RESAMPLES, axis=1)
+    from scipy.stats import bootstrap
+
+    def both(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+        return np.stack([first.mean(axis=axis), second.mean(axis=axis)])
+
+    result = bootstrap(
+        tuple(pairs),
+        both,
+        paired=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, AT_ONCE // pairs.shape[1]),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return result.bootstrap_distribution
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

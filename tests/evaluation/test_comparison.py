@@ -66,6 +66,24 @@ def test_a_mean_over_tasks_is_resampled_within_each():
     assert (found.low, found.high) == (0.5, 0.5)  # every item of the small task, always
 
 
+def test_a_single_item_is_always_drawn():
+    (found,) = compare(result([0.0]), result([1.0]))
+    assert (found.low, found.high, found.better) == (1, 1, True)
+    one, two = result([0, 0, 1], strata=[1, 2]), result([1, 0, 1], strata=[1, 2])
+    (found,) = compare(one, two)
+    assert (found.low, found.high) == (0.5, 0.5)
+
+
+def test_the_numbers_are_those_of_earlier_releases():
+    draw = np.random.default_rng(0)
+    first, second = draw.normal(size=(2, 12)).round(3)
+    strata = {"strata": [5, 7]}
+    (found,) = compare(result(first, **strata), result(second, **strata))
+    assert (found.low, found.high) == pytest.approx(
+        (-0.9451728571428568, 0.2097449999999999), abs=1e-12
+    )
+
+
 def test_the_same_seed_draws_the_same():
     one, two = result(correct(30, 10, 0)), result(correct(30, 15, 1))
     assert compare(one, two) == compare(one, two)

@@ -25,7 +25,7 @@ def dataset_file(repository: str, revision: str, name: str, advice: str = ADVICE
     Args:
         repository: Its name.
         revision: A commit.
-        name: Of the file.
+        name: Name of the file.
         advice: What to do without a hub; the end of the message.
 
     Raises:

@@ -173,7 +173,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _conclusions(response: str, marks: Sequence[str]) -> list[str]:
-    """Of each sentence what follows its last mark; of an answer without marks, all of it."""
+    """What follows the last mark of each sentence; all of an answer without marks."""
     found = []
     for sentence in re.split(r"[。\n]", response.strip("。 \n")):
         places = [sentence.rfind(mark) + len(mark) for mark in marks if mark in sentence]

@@ -34,12 +34,12 @@ class Part:
     """One task, its prompts ready.
 
     Attributes:
-        name: Of the task file.
+        name: Name of the task file.
         words: The token that stands for each class.
-        examples: To tune on.
-        validation: To choose the epoch by.
-        test: To measure on.
-        settings: How to tune.
+        examples: Prompts to tune on.
+        validation: Prompts to choose the epoch by.
+        test: Prompts to measure on.
+        settings: How the model is tuned.
         identity: All that decides the result besides the model.
     """
 
@@ -117,12 +117,12 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
 
     Args:
         model: In eval mode; tuned in memory and bit-unchanged on return.
-        part: Of a plan.
+        part: A part of a plan.
         batch_size: Prompts that are measured at once; it does not change the result beyond
             rounding.
 
     Returns:
-        As of ``zero_shot``; and ``about``: chance, majority, validation accuracy, the epoch that
+        The keys of `zero_shot`'s result; and ``about``: chance, majority, validation accuracy, the epoch that
         was kept, and the losses of the first and the last epoch.
 
     Raises:

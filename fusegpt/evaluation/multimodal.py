@@ -40,7 +40,7 @@ class Questions:
     """A task with its questions read, and how to ask.
 
     Attributes:
-        name: Of the task file.
+        name: Name of the task file.
         task: lm-eval's object.
         limit: Take the first so many questions; None: all.
         chat: Whether questions go through the processor's chat template.

@@ -41,8 +41,8 @@ def tuned(
     Args:
         model: In eval mode, so that nothing is dropped at random.
         words: Token of each class.
-        examples: To tune on.
-        validation: The epoch that is best on these is kept.
+        examples: Prompts to tune on.
+        validation: Prompts whose best epoch is kept.
         settings: How the model is tuned.
         label: Names the work in messages.
 

@@ -48,7 +48,7 @@ class Verbaliser:
     space, becomes the end of the prompt.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: The model's tokenizer.
         task: Its template and words.
         where: Names the task in messages.
 

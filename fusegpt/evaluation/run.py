@@ -31,11 +31,11 @@ def run(
 
     Args:
         evaluation: A line of the table.
-        plan: Of its planning function.
+        plan: What its planning function returned.
         load: Loads the model; called at most once, and not at all when every part is stored.
-        store: Of parts measured before; None: measure everything.
-        dtype: Of the weights; part of what a result is stored under.
-        device: Where the model is put, likewise.
+        store: Where measured parts are kept; None: measure everything.
+        dtype: Type of the weights; part of what a result is stored under.
+        device: Where the model is put; part of it, too.
 
     Returns:
         ``rows``; ``model``: num_blocks, kept, removed, parameters; ``seconds`` of measuring, those

@@ -26,7 +26,7 @@ class Summary:
     Attributes:
         members: Name as the user gave it to the tasks of lm-eval below it.
         groups: Name to the metrics that a group averages: True by items, False by tasks.
-        limit: Of items per task.
+        limit: Number of items per task; None: all.
     """
 
     members: Mapping[str, Sequence[str]]
@@ -128,7 +128,7 @@ def _frame(name: str, metric: str, value: float, result: Mapping[str, Any]) -> d
 
 
 def _unit(values: str | None) -> str:
-    """Of a metric whose items are right or wrong, a fraction."""
+    """A metric whose items are right or wrong is a fraction."""
     return "fraction" if values is not None and set(values) <= set("01 ") else ""
 
 

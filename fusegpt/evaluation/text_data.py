@@ -65,7 +65,7 @@ class Texts:
     """Texts with their classes.
 
     Attributes:
-        texts: Without space around them.
+        texts: The texts, without space around them.
         classes: Places of their labels among the task's words.
     """
 
@@ -132,7 +132,7 @@ def draw(
         texts: To draw from; a text that is there twice counts once.
         task: Its words.
         shots: Examples of each class.
-        seed: Of the draw, and of the examples' order.
+        seed: Seed of the draw and of the examples' order.
         avoid: Texts that must not be drawn: those of the test split.
         where: Names the task in messages.
 

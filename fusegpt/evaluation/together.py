@@ -79,9 +79,9 @@ def evaluate_together(
 
     Args:
         model: Its directory, or a step's manifest.
-        asked: All of one dtype.
+        asked: The evaluations asked for, all of one dtype.
         store: A folder that keeps what was measured; None: nothing is kept.
-        dtype: Of the weights.
+        dtype: Type of the weights.
         device: Where the model is put.
 
     Yields:

@@ -39,7 +39,7 @@ class Part:
     """One task, its items read.
 
     Attributes:
-        name: As lm-eval calls it.
+        name: The task's name in lm-eval.
         task: lm-eval's object.
         limit: Take the first so many items; None: all.
         identity: All that decides the result besides the model.
@@ -56,7 +56,7 @@ class Plan:
     """Tasks to measure one by one, and how their results become rows.
 
     Attributes:
-        parts: In the order of the settings.
+        parts: The tasks, in the order of the settings.
         summary: What makes rows of their results.
     """
 
@@ -109,7 +109,7 @@ def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, An
 
     Args:
         model: In eval mode; unchanged on return.
-        part: Of a plan.
+        part: A part of a plan.
         batch_size: Requests at once to begin with; halved by itself when memory runs out. It does
             not change the result beyond rounding.
 

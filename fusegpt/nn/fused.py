@@ -74,7 +74,7 @@ class FusedWeight(nn.Module):
     Args:
         base: ``[..., rows, cols]`` or, for a bias, ``[rows]``; not copied, never written.
         update_rank: Rank of ``B·A``; 0 leaves the update out, ``full`` frees every value.
-        dtype: Of the trainable factors.
+        dtype: Type of the trainable factors.
         generator: Seeds the Kaiming factors; on the CPU.
     """
 
@@ -108,7 +108,7 @@ class FusedWeight(nn.Module):
         Args:
             key: Names the donor; no dots. Donors shared by several weights keep one tensor.
             donor: Same shape as the base; frozen, not copied.
-            rank: Of the coefficient matrix.
+            rank: Rank of the coefficient matrix.
             generator: Seeds the Kaiming factor; on the CPU.
         """
         assert donor.shape == self.base.shape, (key, donor.shape, self.base.shape)

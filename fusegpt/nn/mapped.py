@@ -15,7 +15,7 @@ class MappedWeight(FusedWeight):
 
     Args:
         base: ``[out, in]``, or ``[in, out]`` when ``transposed``; frozen, not copied.
-        rank: Of the map ``[out, out]``.
+        rank: Rank of the map ``[out, out]``.
         transposed: Whether the matrix has a column per output.
         generator: Seeds the Kaiming factor; on the CPU.
     """

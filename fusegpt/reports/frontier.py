@@ -15,7 +15,8 @@ from fusegpt.results.point import DENSE
 __all__ = ["Axis", "frontier_chart", "speed_axis"]
 
 KEY = ["recipe", "recipe_id", "sparsity", "step"]
-SPEED_UPS = ("decode_speedup", "prefill_speedup")
+SPEED_UP = "_speedup"
+"""End of the name of every metric that is a measured speed over the dense model's."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,22 @@ class Axis:
 def speed_axis(rows: pd.DataFrame) -> Axis:
     """The measured speed-up over the dense model if there is one, else the parameters left.
 
-    A speed-up was measured with the dense model in turn, so the dense model has 1.
+    A speed-up was measured with the dense model in turn, so the dense model has 1. Of several
+    metrics the last counts, of several tasks the first.
 
     Args:
         rows: Rows of ``collect`` of one model.
     """
-    for metric in SPEED_UPS:
-        found = rows[rows["metric"] == metric]
-        if len(found):
-            label = with_labels(found)["label"].iloc[0]
-            first = found[with_labels(found)["label"] == label]
-            values = first[[*KEY, "value"]].rename(columns={"value": "cost"})
-            dense = rows[rows["recipe"] == DENSE][KEY].drop_duplicates().assign(cost=1.0)
-            what = metric.removesuffix("_speedup")
-            task = first["task"].iloc[0]
-            title = f"{what} speed, times the dense model's ({task})"
-            return Axis(title, True, pd.concat([dense, values]), True)
+    named = with_labels(rows[rows["metric"].str.endswith(SPEED_UP)])
+    if len(named):
+        metric = named["metric"].iloc[-1]
+        found = named[named["metric"] == metric]
+        first = found[found["label"] == found["label"].iloc[0]]
+        values = first[[*KEY, "value"]].rename(columns={"value": "cost"})
+        dense = rows[rows["recipe"] == DENSE][KEY].drop_duplicates().assign(cost=1.0)
+        what, task = metric.removesuffix(SPEED_UP), first["task"].iloc[0]
+        title = f"{what} speed, times the dense model's ({task})"
+        return Axis(title, True, pd.concat([dense, values]), True)
     values = rows[[*KEY, "parameters"]].drop_duplicates()
     values = values.assign(cost=values["parameters"] / 1e6)[[*KEY, "cost"]]
     return Axis("parameters left, millions", False, values, False)

@@ -45,6 +45,7 @@ TEXT_COLUMNS = (
 KEY = ["model", "sparsity", "step", "recipe"]
 FEW = 2
 COST_UNITS = ("tokens/s", "s", "ratio")
+"""Units of rows that say what a model costs; the other rows say how good it is."""
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:

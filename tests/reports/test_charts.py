@@ -67,6 +67,15 @@ def test_the_frontier_has_what_nothing_beats_in_quality_and_speed(frame):
     assert best == {("dense", 0), ("fusegpt", 2), ("fusegpt", 4)}
 
 
+def test_any_evaluations_speed_up_is_a_speed_and_the_last_metric_counts(frame):
+    fast = add_speed(frame, {2: 1.1, 4: 1.3})
+    ratios = fast[fast["metric"] == "decode_speedup"]
+    more = [ratios.assign(metric=name, value=7.0) for name in ("tuning_speedup", "x_speedup_ideal")]
+    axis = speed_axis(pd.concat([fast, *more], ignore_index=True))
+    assert axis.title == "tuning speed, times the dense model's (batch 1)"
+    assert set(axis.values["cost"]) == {1.0, 7.0}
+
+
 def test_without_measured_speed_the_parameters_stand_in_and_say_so(frame):
     axis = speed_axis(frame)
     assert not axis.measured and axis.title.startswith("parameters left")

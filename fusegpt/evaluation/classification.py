@@ -122,8 +122,8 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
             rounding.
 
     Returns:
-        The keys of `zero_shot`'s result; and ``about``: chance, majority, validation accuracy, the epoch that
-        was kept, and the losses of the first and the last epoch.
+        The keys of ``zero_shot``'s result; and ``about``: chance, majority, validation accuracy,
+        the epoch that was kept, and the losses of the first and the last epoch.
 
     Raises:
         NumericsError: A loss is NaN or infinite.

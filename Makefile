@@ -41,7 +41,7 @@ demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
 test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
 	$(BIN)/python -m pytest --index -n $(JOBS) --dist worksteal
 
-test-all: $(STAMP) ## also the slow ones: 20 kills of a real run, golden values of the real model
+test-all: $(STAMP) ## also the slow ones: all families, 20 kills of a real run, golden values of the real model
 	$(BIN)/python -m pytest --index --slow -n $(JOBS) --dist worksteal
 
 test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; installs Debian's packages)

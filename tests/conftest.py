@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 EXPORT_TOOLS = Path(os.environ.get("FUSEGPT_EXPORT_TOOLS") or ROOT / ".venv" / "export")
 OPTIONS = {
-    "slow": "takes longer than ten seconds",
+    "slow": "takes longer than ten seconds, or the same over all families",
     "index": "needs a Python package index",
     "network": "needs the model hub",
     "slurm": "starts a Slurm on this machine (make test-slurm)",

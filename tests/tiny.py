@@ -7,9 +7,11 @@ would hardly matter. Vision towers have 6 layers too, so that they could be take
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -397,6 +399,27 @@ IMAGE_TEXT: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]
 """Family -> (prefix, text config, vision config, the rest)."""
 
 FAMILIES = [*TEXT, *IMAGE_TEXT]
+
+REPRESENTATIVES = (
+    "llama",
+    "gpt2",  # learned positions, transposed weights, biases
+    "gpt_neox",  # attention and mlp side by side
+    "gemma3_text",  # local and global attention, norms after the sublayers
+    "deepseek_v3",  # latent attention, experts beside dense blocks
+    "qwen3_next",  # linear attention and experts
+    "mamba",  # no attention at all
+    "llava",
+    "mllama",  # blocks that text passes over
+)
+"""One family for each way a block can be built; with the others `make test-all` goes on."""
+
+
+def each(families: Iterable[str] = FAMILIES) -> list[Any]:
+    """Parameters of a test over families: those that are no representatives are slow."""
+    return [
+        name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow)
+        for name in families
+    ]
 
 
 def build(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:

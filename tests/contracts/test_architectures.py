@@ -21,7 +21,7 @@ from fusegpt.units import Unit
 from tests import tiny
 
 DROPPED = [Unit("block", 1), Unit("block", 4)]
-families = pytest.mark.parametrize("family", tiny.FAMILIES)
+families = pytest.mark.parametrize("family", tiny.each())
 
 
 class PassThrough(nn.Module):

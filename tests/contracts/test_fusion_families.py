@@ -82,7 +82,7 @@ def logits(model: Model) -> Tensor:
     return model.module(tiny.ids(), use_cache=False).logits
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.each())
 def test_a_step_scores_fuses_folds_saves_and_reloads(family, tmp_path):
     open_ended, folded = tiny.model(family), tiny.model(family)
     unit = selected(open_ended)

@@ -17,12 +17,15 @@ from fusegpt.cli.options import input_file, output_path
 @click.option("--output", type=output_path, help="Where a copy of the card goes.")
 def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -> None:
     """Write a checkpoint's README.md anew, with the results of evaluations."""
-    from fusegpt.artifacts import atomic_path, read_json
+    from fusegpt.artifacts import atomic_path
     from fusegpt.reports.card import card as write_card
+    from fusegpt.results.base import read
+    from fusegpt.results.layout import card_beside
+    from fusegpt.results.models import Evaluation, read_checkpoint
 
-    rows = [row for file in evaluations for row in read_json(file)["rows"]]
-    text = write_card(read_json(checkpoint), rows)
-    for file in (checkpoint.with_name("README.md"), output):
+    rows = [row for file in evaluations for row in read(file, Evaluation).rows]
+    text = write_card(read_checkpoint(checkpoint), rows)
+    for file in (card_beside(checkpoint), output):
         if file is not None:
             with atomic_path(file) as partial:
                 partial.write_text(text, encoding="utf-8")

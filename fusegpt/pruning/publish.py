@@ -74,7 +74,7 @@ def publish(
             **about_base(model),
         }
     )
-    save(model, output, extra=record.to_json(), card=card(record.to_json(), []), zeros=zeros)
+    save(model, output, extra=record.to_json(), card=card(record), zeros=zeros)
     return record
 
 

@@ -114,5 +114,5 @@ def publish_slice(
             **about_base(model),
         }
     )
-    save(model, output, extra=found.to_json(), card=card(found.to_json(), []))
+    save(model, output, extra=found.to_json(), card=card(found))
     return found

@@ -5,151 +5,146 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fusegpt.reports.front_matter import front_matter
-from fusegpt.reports.slice_card import slice_parts
-from fusegpt.reports.text import code, escaped
+from fusegpt.reports.text import code, escaped, ranges
+from fusegpt.results.models import Checkpoint, Row, Slice
 
 __all__ = ["card"]
 
 
-def card(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Write the README.md of a checkpoint, with the hub's front matter.
+def card(record: Checkpoint, rows: Sequence[Row] = ()) -> str:
+    """Write the README.md of a merged or a sliced model, with the hub's front matter.
 
     Args:
-        info: base_model, licence, num_blocks (of the dense model), kept (dense indices), removed
-            (units in order, each ``{"granularity", "index"}`` or an index), fused (index of a
-            block to the indices of what was fused into it), recipe (its settings, with name),
-            parameters; of a sliced model also kind ("slice"), hidden_size, width, head_width,
-            sparsity. What is missing is left out.
-        rows: Measured results: task, metric, value, unit, num_samples, protocol.
+        record: What ``fusegpt.json`` says of it.
+        rows: Measured results.
 
     Returns:
         The whole file as text.
     """
-    about = slice_parts if info.get("kind") == "slice" else _depth_parts
-    parts = [front_matter(info, rows), *about(info), _licence(info)]
-    parts += [_results(rows), _recipe(info), _limits(info)]
+    about = _sliced(record) if isinstance(record, Slice) else _pruned(record)
+    parts = [front_matter(record, rows), *about, _loading(record), _licence(record)]
+    parts += [_results(rows), _recipe(record), _limits(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _depth_parts(info: Mapping[str, Any]) -> list[str]:
-    return [_opening(info), _removal(info), _loading(info)]
-
-
-def _opening(info: Mapping[str, Any]) -> str:
-    base = info.get("base_model", "a language model")
-    name, total = str(base).rstrip("/").split("/")[-1], info["num_blocks"]
-    counts = Counter(_kind(unit) for unit in info["removed"])
-    removed = counts["block"]
-    title = f"{total - removed} of {total} blocks"
-    what = f"{removed} of {total} decoder blocks ({removed / total:.1%})"
-    if set(counts) - {"block"}:
-        sublayers = [f"{counts[kind]} of {total} {kind}s" for kind in sorted(counts)]
-        title = f"without {' and '.join(sublayers)}"
+def _pruned(record: Checkpoint) -> list[str]:
+    """Title and facts of a model without some of its blocks or sublayers."""
+    total = record.num_blocks
+    counts = Counter(unit.kind for unit in record.removed)
+    if set(counts) <= {"block"}:
+        title = f"{total - counts['block']} of {total} blocks"
+        what = f"{counts['block']} of {total} decoder blocks ({counts['block'] / total:.1%})"
+    else:
+        sublayers = {kind: f"{counts[kind]} of {total} {kind}s" for kind in sorted(counts)}
+        title = f"without {' and '.join(sublayers.values())}"
         what = " and ".join(
-            f"{counts[k]} of {total} {k}s ({counts[k] / total:.1%})" for k in sorted(counts)
+            f"{words} ({counts[kind] / total:.1%})" for kind, words in sublayers.items()
         )
-    lines = [
-        f"# {escaped(name)}, {title}",
-        "",
-        f"Depth-pruned from {code(base)}: {what} were removed one after another.",
-    ]
-    if info.get("parameters"):
-        lines[-1] += f" {info['parameters']:,} parameters remain."
-    return "\n".join(lines)
-
-
-def _licence(info: Mapping[str, Any]) -> str:
-    base = code(info.get("base_model", "a language model"))
-    if not info.get("licence"):
-        return (
-            f"## Licence\nThat of {base}, on which this checkpoint is based, is not on record; find"
-            " it before you use this checkpoint or pass it on."
-        )
-    return (
-        f"## Licence\n{escaped(info['licence'])}, that of {base}. This checkpoint is derived from"
-        " it, so its terms apply here too."
-    )
-
-
-def _kind(unit: Any) -> str:
-    return unit["granularity"] if isinstance(unit, Mapping) else "block"
-
-
-def _removal(info: Mapping[str, Any]) -> str:
-    lines = [
+    opening = f"Depth-pruned from {_base(record)}: {what} were removed."
+    facts = [
         "## What was removed",
         "Indices are positions in the dense model, counted from 0.",
         "",
-        f"- removed, in order: {_numbers([_unit(unit) for unit in info['removed']])}",
-        f"- kept: {_ranges(info['kept'])}",
+        f"- removed, in order: {', '.join(map(str, record.removed)) or 'none'}",
+        f"- remaining blocks: {ranges(record.kept) or 'none'}",
+        *(
+            f"- fused into {target if ' ' in target else f'block {target}'}:"
+            f" {', '.join(map(str, donors))}"
+            for target, donors in record.fused.items()
+            if donors
+        ),
     ]
-    fused = info.get("fused") or {}
-    lines += [
-        f"- {target if ' ' in str(target) else f'block {target}'} had fused into it:"
-        f" {_numbers(donors)}"
-        for target, donors in fused.items()
-        if donors
+    return [_titled(record, title, opening), "\n".join(facts)]
+
+
+def _sliced(record: Slice) -> list[str]:
+    """Title and facts of a model with a smaller hidden size."""
+    width, hidden = record.width, record.hidden_size
+    opening = (
+        f"Width-pruned from {_base(record)}: {hidden - width} of {hidden} dimensions of the hidden"
+        f" states ({1 - width / hidden:.1%}) were cut; every block remains."
+    )
+    head = "" if record.head_width is None else f"; before the head {record.head_width}"
+    facts = [
+        "## What was cut",
+        f"- hidden states: {width} of {hidden} dimensions{head}",
+        f"- asked for: a sparsity of {record.sparsity} of the hidden size",
+        f"- blocks: {len(record.kept)} of {record.num_blocks}",
     ]
-    return "\n".join(lines)
-
-
-def _unit(unit: Any) -> str:
-    return f"{unit['granularity']} {unit['index']}" if isinstance(unit, Mapping) else str(unit)
-
-
-def _numbers(values: Sequence[Any]) -> str:
-    return ", ".join(str(value) for value in values) or "none"
-
-
-def _ranges(values: Sequence[int]) -> str:
-    """``[1, 2, 3, 5]`` as ``1-3, 5``."""
-    runs: list[list[int]] = []
-    for value in sorted(int(value) for value in values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return _numbers([f"{low}-{high}" if high > low else str(low) for low, high in runs])
-
-
-def _loading(info: Mapping[str, Any]) -> str:
-    auto = info.get("auto_class", "AutoModelForCausalLM")
-    sublayers = any(_kind(unit) != "block" for unit in info["removed"])
-    needs = "An ordinary checkpoint; no code besides transformers is needed."
-    if sublayers and info.get("zeroed"):
-        needs += (
-            " Removed attentions and mlps are there, full of zeros: it computes the same as without"
-            " them, and saves neither time nor memory."
+    if record.kept_energy:
+        worst = min(record.kept_energy, key=record.kept_energy.__getitem__)
+        facts.append(
+            "- energy of the calibration signal that was kept: at least"
+            f" {record.kept_energy[worst]:.2%} ({worst})"
         )
-    elif sublayers:
+    return [_titled(record, f"width {width} of {hidden}", opening), "\n".join(facts)]
+
+
+def _titled(record: Checkpoint, title: str, opening: str) -> str:
+    if record.parameters:
+        opening += f" {record.parameters:,} parameters remain."
+    return f"# {escaped(record.base_name)}, {title}\n\n{opening}"
+
+
+def _base(record: Checkpoint) -> str:
+    return code(record.base_model or "a language model")
+
+
+def _licence(record: Checkpoint) -> str:
+    base = _base(record)
+    if not record.licence:
+        return (
+            f"## Licence\nThe licence of {base}, on which this checkpoint is based, is not on"
+            " record; find it before you use this checkpoint or pass it on."
+        )
+    return (
+        f"## Licence\n{escaped(record.licence)}, the licence of {base}. This checkpoint is derived"
+        " from it, so its terms apply here too."
+    )
+
+
+def _loading(record: Checkpoint) -> str:
+    """What must be installed and imported, and two lines that load the model."""
+    if record.needs is None:
+        needs = "An ordinary checkpoint; no code besides transformers is needed."
+        if record.zeroed:
+            needs += (
+                " Removed sublayers are still there, full of zeros: it computes the same as without"
+                " them, and saves neither time nor memory."
+            )
+    else:
         needs = (
-            "Some blocks have no attention or no mlp, which no class of transformers knows:"
-            " `pip install fusegpt`, and import its one module for that first. For programs that"
-            " know only the base architecture, `fusegpt merge --zeroed` writes an equal checkpoint"
-            " with zeros in these places."
+            "No class of transformers knows this structure. Install the package `fusegpt` from a"
+            " clone of its repository (`pip install .` inside it) or from a wheel built there (`pip"
+            " install fusegpt-*.whl`); it is on no package index. One import then teaches the Auto"
+            " classes."
         )
-    first = ["import fusegpt.models.sublayers  # makes the Auto classes know it"]
+        if any(unit.kind != "block" for unit in record.removed):
+            needs += (
+                " For programs that know only the base architecture, `fusegpt merge --zeroed`"
+                " writes an equal checkpoint with zeros in the removed sublayers."
+            )
     return "\n".join(
         [
             "## How to load",
             needs,
             "",
             "```python",
-            *(first if sublayers and not info.get("zeroed") else []),
-            f"from transformers import {auto}, AutoTokenizer",
+            *([] if record.needs is None else [record.needs]),
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'model = {auto}.from_pretrained("PATH")',
+            'model = AutoModelForCausalLM.from_pretrained("PATH")',
             'tokenizer = AutoTokenizer.from_pretrained("PATH")',
             "```",
         ]
     )
 
 
-def _results(rows: Sequence[Mapping[str, Any]]) -> str:
+def _results(rows: Sequence[Row]) -> str:
     if not rows:
         return "## Results\nNothing was measured when this checkpoint was written."
     lines = [
@@ -158,12 +153,10 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        protocol = row.get("protocol") or {}
-        text = ", ".join(
-            f"{key} {_plain(value)}" for key, value in protocol.items() if value is not None
+        protocol = ", ".join(
+            f"{key} {_plain(value)}" for key, value in row.protocol.items() if value is not None
         )
-        count = row.get("num_samples", "")
-        cells = [row["task"], row["metric"], f"{row['value']:.4g}", count, text]
+        cells = [row.task, row.metric, f"{row.value:.4g}", row.num_samples, protocol]
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     return "\n".join(lines)
 
@@ -174,25 +167,22 @@ def _plain(value: Any) -> str:
     return str(value) if words else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _recipe(info: Mapping[str, Any]) -> str:
-    recipe = info.get("recipe")
-    if not recipe:
+def _recipe(record: Checkpoint) -> str:
+    if not record.recipe:
         return ""
-    text = json.dumps(recipe, indent=1, default=str).replace("`", r"\u0060")
+    method = (
+        "SliceGPT (arXiv 2401.15024)" if isinstance(record, Slice) else "FuseGPT (arXiv 2411.14507)"
+    )
+    text = json.dumps(record.recipe, indent=1, default=str).replace("`", r"\u0060")
     return (
         "## How it was made\n"
-        f"The settings, complete with defaults; the method is that of {_method(info)}.\n"
+        f"The settings, complete with defaults; the method is that of {method}.\n"
         f"\n```json\n{text}\n```"
     )
 
 
-def _method(info: Mapping[str, Any]) -> str:
-    sliced = info.get("kind") == "slice"
-    return "SliceGPT (arXiv 2401.15024)" if sliced else "FuseGPT (arXiv 2411.14507)"
-
-
-def _limits(info: Mapping[str, Any]) -> str:
-    what = "Slicing widths" if info.get("kind") == "slice" else "Removing blocks"
+def _limits(record: Checkpoint) -> str:
+    what = "Cutting the hidden size" if isinstance(record, Slice) else "Removing blocks"
     return "\n".join(
         [
             "## Limits",

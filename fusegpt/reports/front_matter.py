@@ -3,59 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from fusegpt.results.models import Checkpoint, Row, Slice
+
 __all__ = ["front_matter"]
 
+TASK = "text-generation"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_SOURCE = re.compile(r"hub:([\w.-]+/[\w.-]+)@(\w+)/.*")
 
 
-def front_matter(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def front_matter(record: Checkpoint, rows: Sequence[Row]) -> str:
     """Write the YAML block between its lines of dashes.
 
     Args:
-        info: Facts about the checkpoint, as for `fusegpt.reports.card.card`.
+        record: What ``fusegpt.json`` says of the checkpoint.
         rows: Measured results, which the hub shows beside the card.
     """
-    sliced = info.get("kind") == "slice"
-    task = info.get("pipeline_tag", "text-generation")
-    base = str(info.get("base_model", ""))
+    kind = "width-pruning" if isinstance(record, Slice) else "depth-pruning"
+    tags = dict.fromkeys(("fusegpt", kind, "pruned", *filter(None, [record.recipe_name])))
+    base = record.base_model or ""
+    names = filter(None, [record.base_name, record.recipe_name])
     data = ModelCardData(
-        license=str(info["licence"]).lower() if info.get("licence") else None,
+        license=record.licence.lower() if record.licence else None,
         library_name="transformers",
-        pipeline_tag=task,
-        tags=["fusegpt", "slicegpt" if sliced else "depth-pruning", "pruned"],
+        pipeline_tag=TASK,
+        tags=list(tags),
         base_model=base if HUB_ID.fullmatch(base) else None,
-        model_name=_name(info) if rows else None,
-        eval_results=[_result(task, row) for row in rows] or None,
+        model_name=", ".join(names) if rows else None,
+        eval_results=[_result(row) for row in rows] or None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _name(info: Mapping[str, Any]) -> str:
-    """What the results are those of: the base model and the recipe."""
-    base = str(info.get("base_model", "a language model")).rstrip("/").split("/")[-1]
-    recipe = (info.get("recipe") or {}).get("name")
-    return f"{base}, {recipe}" if recipe else base
-
-
-def _result(task: str, row: Mapping[str, Any]) -> EvalResult:
+def _result(row: Row) -> EvalResult:
     """A row as the hub's own type; what is not on record is left out."""
-    protocol = row.get("protocol") or {}
-    source = HUB_SOURCE.fullmatch(str(protocol.get("source", "")))
+    source = HUB_SOURCE.fullmatch(str(row.protocol.get("source", "")))
     return EvalResult(
-        task_type=task,
-        dataset_type=source[1] if source else str(row["task"]),
-        dataset_name=str(row["task"]),
-        dataset_config=protocol.get("variant"),
-        dataset_split=protocol.get("split"),
+        task_type=TASK,
+        dataset_type=source[1] if source else row.task,
+        dataset_name=row.task,
+        dataset_config=row.protocol.get("variant"),
+        dataset_split=row.protocol.get("split"),
         dataset_revision=source[2] if source else None,
-        metric_type=str(row["metric"]),
-        metric_value=float(f"{row['value']:.6g}"),
-        metric_name=str(row["metric"]).replace("_", " "),
-        metric_args={key: value for key, value in protocol.items() if value is not None} or None,
+        metric_type=row.metric,
+        metric_value=float(f"{row.value:.6g}"),
+        metric_name=row.metric.replace("_", " "),
+        metric_args={k: value for k, value in row.protocol.items() if value is not None} or None,
     )

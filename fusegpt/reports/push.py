@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import yaml
 
-from fusegpt.artifacts import check_file, read_json
 from fusegpt.errors import ArtifactError, DataError, first_line
+from fusegpt.results import layout as at
+from fusegpt.results.models import Checkpoint, read_checkpoint
 
 __all__ = ["check_checkpoint", "push"]
 
 logger = logging.getLogger(__name__)
 
-CARD, RECORD = "README.md", "fusegpt.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 PLACE = '"PATH"'
 """What a card written before its repository is known says in its example."""
 
 
 def check_checkpoint(directory: str | Path) -> list[Path]:
-    """The files of a checkpoint that go to the hub; those and no others.
+    """Return the files of a checkpoint that go to the hub; those and no others.
 
     Args:
-        directory: Of `fusegpt merge` or `fusegpt prune`.
+        directory: What ``fusegpt merge``, ``fusegpt prune`` or ``fusegpt slice`` wrote.
 
     Raises:
         ArtifactError: It is no whole checkpoint, a file is not what the record says or could hold
             a pickle, or the card is missing or names no licence.
     """
     directory = Path(directory)
-    record = directory / RECORD
+    record = directory / at.CHECKPOINT
     if not record.is_file():
-        raise ArtifactError(f"{directory}: must be a checkpoint, {RECORD} is missing")
-    listed = read_json(record).get("files")
-    if not isinstance(listed, Mapping) or not listed:
+        raise ArtifactError(f"{directory}: must be a checkpoint, {record.name} is missing")
+    listed = read_checkpoint(record).files
+    if not listed:
         raise ArtifactError(f"{record}: must list its files; merge again with this version")
     if not any(name.endswith(".safetensors") for name in listed):
         raise ArtifactError(f"{record}: must list weights as safetensors, got {sorted(listed)}")
     for name in listed:
         if PurePosixPath(name).name != name or name.endswith(PICKLES):
             raise ArtifactError(f"{directory / name}: may hold a pickle, which is never uploaded")
-    _check_card(directory / CARD)
-    for name, about in listed.items():
-        check_file(directory / name, about)
-    return [directory / name for name in (*listed, CARD, RECORD)]
+    _check_card(at.card_beside(record))
+    for name, file in listed.items():
+        file.check(directory / name)
+    return [directory / name for name in (*listed, at.CARD, record.name)]
 
 
 def _check_card(card: Path) -> None:
@@ -80,7 +78,7 @@ def push(
     Args:
         directory: The checkpoint.
         repo_id: ``ORGANISATION/NAME`` or ``NAME``.
-        private: Of a repository that is made now; an older one stays as it is.
+        private: Whether a repository that is made now is private; an older one stays as it is.
         revision: The branch; None: ``main``.
 
     Returns:
@@ -102,7 +100,7 @@ def push(
         commit = api.create_commit(
             made.repo_id,
             [CommitOperationAdd(file.name, _content(file, made.repo_id)) for file in files],
-            commit_message=_message(read_json(Path(directory) / RECORD)),
+            commit_message=_message(read_checkpoint(Path(directory, at.CHECKPOINT))),
             revision=revision,
         )
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
@@ -114,15 +112,15 @@ def push(
 
 
 def _content(file: Path, repo_id: str) -> Path | bytes:
-    """The file, or the card with the repository's name in its example."""
-    if file.name != CARD:
+    """Return the file, or the card with the repository's name in its example."""
+    if file.name != at.CARD:
         return file
     return file.read_text(encoding="utf-8").replace(PLACE, f'"{repo_id}"').encode()
 
 
-def _message(record: Mapping[str, Any]) -> str:
-    name, removed = record.get("recipe_id") or "checkpoint", len(record.get("removed") or [])
-    return f"{name}: {removed} of {record['num_blocks']} removed" if removed else str(name)
+def _message(record: Checkpoint) -> str:
+    name, removed = record.recipe_id or "checkpoint", len(record.removed)
+    return f"{name}: {removed} of {record.num_blocks} removed" if removed else name
 
 
 def _reason(error: BaseException) -> str:

@@ -136,11 +136,22 @@ class Checkpoint(Record):
     revision: str | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
 
+    @property
+    def base_name(self) -> str:
+        """The dense model's name without the folder or the organisation that it is in."""
+        return (self.base_model or "a language model").rstrip("/").split("/")[-1]
+
+    @property
+    def recipe_name(self) -> str | None:
+        """The recipe's name, with which its id begins."""
+        return self.recipe_id and (self.recipe_id.rpartition("-")[0] or self.recipe_id)
+
 
 class Slice(Checkpoint):
-    """The same of a model whose hidden size was cut.
+    """A directory that transformers loads, of a model whose hidden size was cut.
 
     Attributes:
+        needs: What must be imported first; older records leave it out, and all have one form.
         sparsity: Fraction of the hidden size that was asked to go.
         hidden_size: Dimensions of the dense model's hidden states.
         width: Dimensions that remain between blocks.
@@ -149,6 +160,7 @@ class Slice(Checkpoint):
     """
 
     kind: Literal["slice"]
+    needs: str | None = "import fusegpt.slicegpt.modeling"
     sparsity: float
     hidden_size: int
     width: int

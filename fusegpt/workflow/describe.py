@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import count_parameters, weight_files
 from fusegpt.errors import ArtifactError
+from fusegpt.reports.text import ranges
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read_object
 from fusegpt.results.files import Provenance, Source
@@ -83,7 +83,7 @@ def as_text(about: Description) -> str:
         "width": f"{about.width} of {about.hidden_size} left" if about.width else None,
         "parameters": f"{about.parameters:,}" if about.parameters else None,
         "removed": ", ".join(map(_unit_name, about.removed)) or "nothing",
-        "kept": _ranges(about.kept),
+        "kept": ranges(about.kept),
         "fused": "; ".join(
             f"{', '.join(map(str, donors))} into {target}" for target, donors in about.fused.items()
         ),
@@ -181,17 +181,6 @@ def _recipe_line(about: Description) -> str | None:
 
 def _unit_name(unit: Unit) -> str:
     return str(unit.index) if unit.kind == "block" else str(unit)
-
-
-def _ranges(indices: Sequence[int]) -> str:
-    """``0-3, 5``: runs of neighbours written short."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _provenance_line(made: Provenance | None) -> str:

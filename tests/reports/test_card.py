@@ -1,8 +1,11 @@
 """The model card: front matter the hub reads, and what a reader needs."""
 
+from collections.abc import Sequence
+
 from huggingface_hub import ModelCard
 
 from fusegpt.reports.card import card
+from fusegpt.results.models import Row, as_checkpoint
 
 INFO = {
     "base_model": "org/base-30",
@@ -11,6 +14,7 @@ INFO = {
     "kept": [0, 1, 2, 5],
     "removed": [{"granularity": "block", "index": 4}, {"granularity": "block", "index": 3}],
     "fused": {"2": [4, 3], "5": [4]},
+    "recipe_id": "fusegpt-00000001",
     "recipe": {"name": "fusegpt", "recovery": {"method": "fusion"}},
     "parameters": 1234567,
 }
@@ -19,9 +23,27 @@ ROW = {
     "metric": "perplexity",
     "value": 31.4159,
     "unit": "1",
+    "higher_is_better": False,
     "num_samples": 20,
     "protocol": {"length": 512, "join": "\n|"},
 }
+
+
+SLICED = {
+    **INFO,
+    "kind": "slice",
+    "removed": [],
+    "kept": list(range(6)),
+    "fused": {},
+    "sparsity": 0.25,
+    "hidden_size": 64,
+    "width": 48,
+    "kept_energy": {"embedding": 0.995, "block 3 mlp": 0.98},
+}
+
+
+def card_of(info: dict, rows: Sequence[dict] = ()) -> str:
+    return card(as_checkpoint(info, "fusegpt.json"), [Row.model_validate(row) for row in rows])
 
 
 def front_matter(text: str) -> dict:
@@ -29,7 +51,7 @@ def front_matter(text: str) -> dict:
 
 
 def test_front_matter_names_licence_base_model_and_library():
-    front = front_matter(card(INFO))
+    front = front_matter(card_of(INFO))
     assert front["license"] == "apache-2.0"
     assert front["base_model"] == "org/base-30"
     assert front["library_name"] == "transformers"
@@ -38,33 +60,33 @@ def test_front_matter_names_licence_base_model_and_library():
 
 
 def test_a_local_base_model_is_told_but_not_linked_on_the_hub():
-    text = card({**INFO, "base_model": "/models/mine"})
+    text = card_of({**INFO, "base_model": "/models/mine"})
     assert "base_model" not in front_matter(text)
     assert "`/models/mine`" in text
 
 
 def test_the_licence_is_the_base_models_and_an_unknown_one_is_told():
-    assert "Apache-2.0, that of `org/base-30`" in card(INFO)
-    text = card({**INFO, "licence": None})
+    assert "Apache-2.0, the licence of `org/base-30`" in card_of(INFO)
+    text = card_of({**INFO, "licence": None})
     assert "license" not in front_matter(text) and "is not on record" in text
 
 
 def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
-    text = card(INFO)
+    text = card_of(INFO)
     assert "removed, in order: block 4, block 3" in text
-    assert "kept: 0-2, 5" in text
-    assert "block 2 had fused into it: 4, 3" in text
+    assert "remaining blocks: 0-2, 5" in text
+    assert "fused into block 2: 4, 3" in text
     assert "4 of 6 blocks" in text and "1,234,567 parameters" in text
 
 
 def test_results_come_with_their_protocol():
-    text = card(INFO, [ROW])
+    text = card_of(INFO, [ROW])
     assert r'| wikitext2 | perplexity | 31.42 | 20 | length 512, join "\\n\|" |' in text
-    assert "Nothing was measured" in card(INFO)
+    assert "Nothing was measured" in card_of(INFO)
 
 
 def test_the_recipe_stands_in_full():
-    assert '"method": "fusion"' in card(INFO)
+    assert '"method": "fusion"' in card_of(INFO)
 
 
 HUB_ROW = {
@@ -80,7 +102,7 @@ HUB_ROW = {
 
 
 def test_the_hub_reads_the_results_with_their_protocol_from_the_front_matter():
-    data = ModelCard(card(INFO, [ROW, HUB_ROW])).data
+    data = ModelCard(card_of(INFO, [ROW, HUB_ROW])).data
     assert data.model_name == "base-30, fusegpt"
     one, other = data.eval_results
     assert (one.dataset_name, one.metric_type, one.metric_value) == (
@@ -92,17 +114,51 @@ def test_the_hub_reads_the_results_with_their_protocol_from_the_front_matter():
     assert (other.dataset_type, other.dataset_revision) == ("Salesforce/wikitext", "b08601e")
     assert (other.dataset_config, other.dataset_split) == ("wikitext-2-raw-v1", "test")
     assert other.metric_value == 1.23457 and "cut" not in other.metric_args
-    assert "model-index" not in front_matter(card(INFO))
+    assert "model-index" not in front_matter(card_of(INFO))
 
 
 def test_foreign_words_show_as_they_are():
     row = {**ROW, "task": "<b>x</b> [a](b)\n| y"}
     info = {**INFO, "base_model": "org/`x`\n# no title", "licence": "*mine*\n---"}
     info["recipe"] = {"name": "```\n# no heading"}
-    text = card(info, [row])
+    text = card_of(info, [row])
     assert r"| \<b\>x\</b\> \[a\](b) \| y | perplexity |" in text
     assert "Depth-pruned from `org/'x' # no title`: " in text
-    assert r"\*mine\* ---, that of" in text
+    assert r"\*mine\* ---, the licence of" in text
     assert front_matter(text)["license"] == "*mine*\n---"
     starts = [line.partition(" ")[0] for line in text.splitlines()]
     assert starts.count("#") == 1 and sum(start.startswith("```") for start in starts) == 4
+
+
+def sublayers(**more) -> dict:
+    units = [{"granularity": kind, "index": 4} for kind in ("attention", "mlp")]
+    units.append({"granularity": "attention", "index": 2})
+    return {**INFO, "removed": units, "fused": {"attention 1": [2]}, **more}
+
+
+def test_an_ordinary_checkpoint_needs_nothing_but_transformers():
+    text = card_of(INFO)
+    assert "no code besides transformers is needed" in text and "pip install" not in text
+
+
+def test_a_card_without_sublayers_says_what_works_to_install_and_import():
+    text = card_of(sublayers(needs="import fusegpt.models.sublayers"))
+    assert "without 2 of 6 attentions and 1 of 6 mlps" in text
+    assert "fused into attention 1: 2" in text
+    assert "from a clone" in text and "a wheel" in text and "pip install fusegpt`" not in text
+    assert "```python\nimport fusegpt.models.sublayers\nfrom transformers" in text
+    assert "fusegpt merge --zeroed" in text
+
+
+def test_a_zeroed_checkpoint_says_that_it_saves_nothing():
+    text = card_of(sublayers(zeroed=True))
+    assert "full of zeros" in text and "import fusegpt" not in text
+
+
+def test_a_sliced_model_tells_its_width_and_what_to_import():
+    text = card_of(SLICED)
+    assert text.count("width 48 of 64") == 1 and "16 of 64 dimensions" in text and "25.0%" in text
+    assert "at least 98.00% (block 3 mlp)" in text and "blocks: 6 of 6" in text
+    assert "import fusegpt.slicegpt.modeling\nfrom transformers" in text
+    assert "from a clone" in text and "--zeroed" not in text
+    assert "width-pruning" in front_matter(text)["tags"]

@@ -10,9 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from fusegpt.artifacts import file_record, write_json
-from fusegpt.reports.card import card
 from tests.reports.hub import fake_hub
-from tests.reports.test_card import INFO, ROW
+from tests.reports.test_card import INFO, ROW, card_of
 
 
 @pytest.fixture
@@ -28,8 +27,8 @@ def checkpoint(tmp_path):
     save_file({"weight": np.arange(12.0)}, directory / "model.safetensors")
     write_json(directory / "config.json", {"model_type": "llama"})
     files = {file.name: file_record(file) for file in sorted(directory.iterdir())}
-    (directory / "README.md").write_text(card(INFO, [ROW]))
-    write_json(directory / "fusegpt.json", {**INFO, "recipe_id": "fusegpt-1", "files": files})
+    (directory / "README.md").write_text(card_of(INFO, [ROW]))
+    write_json(directory / "fusegpt.json", {**INFO, "files": files})
     (directory / "training.log").write_text("not part of it")
     return directory
 
@@ -59,7 +58,7 @@ def test_one_commit_holds_the_listed_files_the_card_and_the_record(hub, checkpoi
     asked = hub.made["someone/pruned"]
     assert asked.get("private") or asked.get("visibility") == "private", asked
     assert hub.tokens == {"Bearer hf_test"}
-    assert hub.messages == ["fusegpt-1: 2 of 6 removed"]
+    assert hub.messages == ["fusegpt-00000001: 2 of 6 removed"]
 
 
 def test_the_card_on_the_hub_names_its_own_place_and_keeps_results_and_licence(hub, checkpoint):
@@ -75,7 +74,7 @@ def spoil_card(checkpoint):
 
 
 def spoil_licence(checkpoint):
-    (checkpoint / "README.md").write_text(card({**INFO, "licence": None}, [ROW]))
+    (checkpoint / "README.md").write_text(card_of({**INFO, "licence": None}, [ROW]))
 
 
 def spoil_front_matter(checkpoint):
@@ -141,7 +140,7 @@ def test_a_refusal_of_the_hub_is_one_line(hub, checkpoint, refused, status, mess
 
 
 def test_a_card_without_results_is_published_with_a_warning(hub, checkpoint):
-    (checkpoint / "README.md").write_text(card(INFO))
+    (checkpoint / "README.md").write_text(card_of(INFO))
     ran = pushed(hub, checkpoint, "pruned")
     assert ran.returncode == 0 and "holds no results" in ran.stderr
     assert "/me/pruned/" in ran.stdout

@@ -14,13 +14,6 @@ SEQ = 16
 EXPERTS = {"mixtral", "qwen3_moe", "phimoe", "olmoe", "granitemoe", "gpt_oss", "glm4_moe", "dots1"}
 EXPERTS |= {"deepseek_v2", "deepseek_v3", "lfm2_moe"}
 RECURRENT = {"qwen3_next", "qwen3_5", "bamba", "granitemoehybrid", "mamba", "falcon_mamba", "lfm2"}
-USUAL = {"llama", "qwen3", "gemma2", "gpt2", "opt", "falcon", "bloom", "phi", "mixtral", "olmoe"}
-
-
-def families(names: set[str]) -> list:
-    """The usual ones, and the others marked slow: together they take a while."""
-    marks = {True: (), False: pytest.mark.slow}
-    return [pytest.param(name, marks=marks[name in USUAL]) for name in sorted(names)]
 
 
 def eager(family: str, **changes) -> Model:
@@ -53,7 +46,7 @@ def by_rule(model: Model) -> float:
     return forward_flops(model, model.kept, 2 * SEQ, SEQ) + forward_rule(0, width, 2 * SEQ, SEQ)
 
 
-@pytest.mark.parametrize("family", families(set(tiny.TEXT) - EXPERTS - RECURRENT))
+@pytest.mark.parametrize("family", tiny.each(sorted(set(tiny.TEXT) - EXPERTS - RECURRENT)))
 def test_a_forward_pass_costs_what_torch_counts(family):
     model = eager(family)
     assert by_rule(model) == of_blocks(model, counted(model))

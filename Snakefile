@@ -14,7 +14,7 @@ include: "rules/common.smk"
 # Before the rules: later, and outputs in a bucket would lose all constraints.
 wildcard_constraints:
     model=one_of(PLAN.models),
-    recipe=one_of([DENSE, *PLAN.recipes, *PLAN.slices]),
+    recipe=one_of([DENSE, *PLAN.recipes]),
     sparsity=one_of(slices.sparsities(PLAN)),
     windows=one_of(PLAN.windows),
     evaluation=one_of(PLAN.evaluations),

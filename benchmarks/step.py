@@ -31,6 +31,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.models.surgery.removal import skip
 from fusegpt.recovery.fusion import fusion
+from fusegpt.recovery.settings.group import Fusion
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
 
@@ -86,7 +87,7 @@ def fusing(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     windows = prompt_ids(model, options.windows, options.length)
     ranks = {"rank": options.rank, "lora_rank": options.rank}
     with Timer(model.device) as timer:
-        report = fusion(model, unit, windows, seed=0, epochs=options.epochs, **ranks)
+        report = fusion(model, unit, windows, Fusion(epochs=options.epochs, **ranks), seed=0)
     return {
         "seconds": round(timer.seconds, 3),
         "trainable_parameters": report.trainable_parameters,

@@ -22,6 +22,7 @@ __all__ = [
     "Passes",
     "Scoring",
     "Shape",
+    "Stage",
     "Work",
     "attention_width",
     "forward_rule",
@@ -114,6 +115,43 @@ class Passes:
     forward: float
     heads: float = 0
     backward: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One recovery or one slicing, as a method counts its work from it.
+
+    Attributes:
+        dense: Number of blocks of the dense model.
+        blocks: Number of blocks before the stage.
+        left: Number of blocks after it.
+        number: Number of removals up to it, its own included.
+        sequences: Number of windows that it reads.
+        length: Tokens of a window.
+        shape: Size of the model's blocks.
+    """
+
+    dense: int
+    blocks: int
+    left: int
+    number: int
+    sequences: int
+    length: int
+    shape: Shape
+
+    def forward(self, blocks: int, sequences: int) -> float:
+        """FLOPs of running windows through some blocks."""
+        size = (blocks * self.shape.values, blocks * self.shape.attended)
+        return forward_rule(*size, sequences * self.length, self.length)
+
+    def training(self, blocks: int, tokens: int, *, adapters: bool = False) -> float:
+        """FLOPs of training some blocks; ``adapters``: their matrices are frozen."""
+        size = (blocks * self.shape.values, blocks * self.shape.attended)
+        return training_rule(*size, tokens, self.length, adapters=adapters)
+
+    def heads(self, tokens: int) -> float:
+        """FLOPs of the logits of some tokens, forward and back."""
+        return 2 * head_rule(self.shape.vocab, self.shape.width, tokens)
 
 
 def total(works: Iterable[Work]) -> Work:

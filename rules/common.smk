@@ -195,7 +195,7 @@ def chains(contiguous):
         [
             name
             for name, recipe in PLAN.recipes.items()
-            if (recipe.selection == "contiguous") == contiguous
+            if not recipe.slices and (recipe.selection == "contiguous") == contiguous
         ]
     )
 
@@ -312,7 +312,7 @@ def recipe_settings(wildcards):
 
 def slice_settings(wildcards):
     """Likewise, of a recipe that slices widths."""
-    return json.dumps(PLAN.slices[wildcards.recipe].to_json())
+    return json.dumps(PLAN.recipes[wildcards.recipe].to_json())
 
 
 def windows_flags(wildcards):

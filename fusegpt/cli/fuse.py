@@ -38,12 +38,12 @@ def fuse(
     A killed run goes on from its last in-step checkpoint, or its last finished trial, when it is
     started again.
     """
-    from fusegpt.pruning.recipe import Recipe
+    from fusegpt.pruning.recipe import read_recipe
     from fusegpt.results import layout
     from fusegpt.results.base import read
     from fusegpt.results.records import Scores
 
-    chosen = Recipe.read(recipe)
+    chosen = read_recipe(recipe).that_removes()
     record = read(scores, Scores)
 
     from fusegpt.data.window_files import read_windows

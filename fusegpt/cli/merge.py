@@ -31,7 +31,7 @@ def merge(
     from fusegpt.errors import DataError
     from fusegpt.pruning.finish import finish
     from fusegpt.pruning.publish import publish
-    from fusegpt.pruning.recipe import Recipe
+    from fusegpt.pruning.recipe import read_recipe
     from fusegpt.pruning.trajectory import fingerprint, load_step
     from fusegpt.recovery.resume import Checkpoint
     from fusegpt.results import layout
@@ -40,7 +40,7 @@ def merge(
     from fusegpt.results.records import Removal
     from fusegpt.runtime import Timer, peak_memory_gib
 
-    chosen = Recipe.read(recipe)
+    chosen = read_recipe(recipe).that_removes()
     steps: list[Removal] = [*read_history(model).steps]
     made: dict[str, Any] = {"parent": Parent.of(model, output)}
     resume = layout.unfinished(output)

@@ -46,7 +46,7 @@ def prune(
     from fusegpt.pruning.recipe import load_recipe
 
     over = settings if dtype is None else {**settings, "dtype": dtype}
-    chosen = load_recipe(recipe, over, seed)
+    chosen = load_recipe(recipe, over, seed).that_removes()
     check_sparsity(sparsity, "--sparsity")
     if chosen.needs_windows and finetune is None:
         raise DataError(f"recipe {chosen.name!r} trains: give its windows with --finetune")

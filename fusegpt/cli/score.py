@@ -63,7 +63,7 @@ def score(
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
-    from fusegpt.pruning.recipe import Recipe, resolve
+    from fusegpt.pruning.recipe import read_recipe, resolve
 
     named = [recipe, recipe_settings]
     if any(named) and (metric is not None or settings or dtype is not None):
@@ -71,7 +71,7 @@ def score(
     if not any(named) and metric is None:
         raise click.UsageError("Missing option '--metric' (or '--recipe').")
     if recipe is not None:
-        chosen = Recipe.read(recipe)
+        chosen = read_recipe(recipe)
     elif recipe_settings is not None:
         content = dict(recipe_settings)
         chosen = resolve(content.pop("name", "by_hand"), content)
@@ -81,6 +81,7 @@ def score(
         chosen = resolve(
             "by_hand", {"importance": importance, "recovery": {"method": "none"}, **overrides}
         )
+    chosen.that_removes()
     if dense_scores is not None:
         record = _taken(dense_scores, chosen, model, output)
     elif calibration is None:

@@ -45,7 +45,7 @@ def slice_widths(
     """
     from fusegpt.errors import ArtifactError, ConfigError
     from fusegpt.pruning.budget import check_sparsity
-    from fusegpt.pruning.width import load_width, resolve_width
+    from fusegpt.pruning.recipe import load_recipe, resolve
 
     if (recipe is None) == (recipe_settings is None):
         raise click.UsageError("Give one of '--recipe' and '--recipe-settings'.")
@@ -55,10 +55,11 @@ def slice_widths(
         if "name" not in recipe_settings:
             raise ConfigError("--recipe-settings: name: is required")
         rest = {key: value for key, value in recipe_settings.items() if key != "name"}
-        chosen = resolve_width(recipe_settings["name"], rest, own=settings)
+        chosen = resolve(recipe_settings["name"], rest, own=settings)
     else:
         assert recipe is not None
-        chosen = load_width(recipe, settings)
+        chosen = load_recipe(recipe, own=settings)
+    chosen.that_slices()
     fraction = check_sparsity(sparsity, "--sparsity")
     if output.exists() and any(output.iterdir()):
         raise ArtifactError(f"{output}: must not exist or be empty; choose another output")

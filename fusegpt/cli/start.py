@@ -38,5 +38,5 @@ def start(
     settings = dict(recipe_settings)
     if "name" not in settings:
         raise ConfigError("--recipe-settings: name: is required")
-    recipe = resolve(settings.pop("name"), settings)
+    recipe = resolve(settings.pop("name"), settings).that_removes()
     write_start(output, model, recipe, num_blocks=num_blocks, recipe_file=recipe_output)

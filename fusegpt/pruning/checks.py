@@ -1,15 +1,18 @@
-"""Settings of a recipe that are right alone and wrong together."""
+"""Settings of a recipe that are right alone and wrong together.
+
+What one method refuses stands on its settings; here is what follows from what methods say of
+themselves.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
+from fusegpt.pruning.definition import Recipe
 from fusegpt.recovery import RECOVERIES
-
-if TYPE_CHECKING:
-    from fusegpt.pruning.recipe import Recipe
+from fusegpt.recovery.settings import RecoverySettings
 
 __all__ = ["check_together"]
 
@@ -17,47 +20,28 @@ __all__ = ["check_together"]
 def check_together(recipe: Recipe, where: str) -> None:
     """Refuse combinations that cannot work, before anything runs.
 
+    Args:
+        recipe: Removes units.
+        where: Name of the recipe in messages.
+
     Raises:
         ConfigError: One is there; the message says which and what would do.
     """
-    _check_data(recipe, where)
+    recipe.recovery.check(recipe, where)
+    recipe.importance.check(recipe, where)
+    _check_windows(recipe, where)
     _check_lengths(recipe, where)
-    _check_importance(recipe, where)
+    _check_reference(recipe, where)
     _check_selection(recipe, where)
-    _check_recovery(recipe, where)
+    _check_protection(recipe, where)
     _check_rerank(recipe, where)
     if recipe.granularity != "block":
         _check_sublayers(recipe, where)
 
 
-def _check_sublayers(recipe: Recipe, where: str) -> None:
-    if recipe.selection == "contiguous":
-        raise ConfigError(
-            f"{where}.selection: 'contiguous' takes runs of whole blocks; with granularity"
-            f" {recipe.granularity!r} it must be 'iterative' or 'one_shot'"
-        )
-    able = [name for name, entry in RECOVERIES.items() if entry.sublayers]
-    if recipe.method not in able:
-        raise ConfigError(
-            f"{where}.recovery: {recipe.method} replaces whole blocks; with granularity"
-            f" {recipe.granularity!r} it must be one of {', '.join(able)}"
-        )
-    if RECOVERIES[recipe.method].needs_before and recipe.recovery.get("teacher") == "original":
-        raise ConfigError(
-            f"{where}.recovery.teacher: {recipe.method} fits one sublayer at a time to the current"
-            " model; 'original' is for whole blocks"
-        )
-
-
-def _check_data(recipe: Recipe, where: str) -> None:
-    recovery = recipe.recovery
-    if recovery.get("loss") == "kl_batch" and recovery["batch_size"] < 2:
-        raise ConfigError(
-            f"{where}.recovery.batch_size: must be at least 2, got {recovery['batch_size']};"
-            " Eq. 7 normalises over the batch"
-        )
-    spec, batch = recipe.finetune, _batch_size(recipe)
-    if recipe.needs_windows and not spec.rows and spec.sequences < batch:
+def _check_windows(recipe: Recipe, where: str) -> None:
+    spec, batch = recipe.finetune, recipe.recovery.batch
+    if recipe.needs_windows and spec.rows is None and spec.sequences < batch:
         raise ConfigError(
             f"{where}.finetune.sequences: must fill one batch of {batch}, got {spec.sequences}"
         )
@@ -70,36 +54,38 @@ def _check_lengths(recipe: Recipe, where: str) -> None:
             f"{where}.calibration.length: must be at least 2, got {recipe.calibration.length};"
             f" {recipe.metric} is a loss of the next token"
         )
-    recovery = recipe.recovery
     judges = recipe.rerank is not None and recipe.rerank.by == "loss"
-    tunes = recipe.recovers_at_end or "holdout" in recovery or recovery.get("loss") == "next_token"
-    if (tunes or judges) and recipe.finetune.length < 2:
+    if (recipe.recovery.predicts_next_token or judges) and recipe.finetune.length < 2:
         raise ConfigError(
             f"{where}.finetune.length: must be at least 2, got {recipe.finetune.length};"
             f" {recipe.method} is judged by the loss of the next token"
         )
 
 
-def _check_importance(recipe: Recipe, where: str) -> None:
+def _check_reference(recipe: Recipe, where: str) -> None:
     compares = _metrics_that_take("original")
     if recipe.importance.reference == "original" and recipe.metric not in compares:
         raise ConfigError(
             f"{where}.importance.reference: {recipe.metric} compares with no other model;"
             f" 'original' is for {', '.join(compares)}"
         )
-    recipe.importance.check(recipe, where)
 
 
 def _check_selection(recipe: Recipe, where: str) -> None:
     if recipe.selection != "contiguous":
         return
+    if recipe.granularity != "block":
+        raise ConfigError(
+            f"{where}.selection: 'contiguous' takes runs of whole blocks; with granularity"
+            f" {recipe.granularity!r} it must be 'iterative' or 'one_shot'"
+        )
     scoring = _metrics_that_take("run")
     if recipe.metric not in scoring:
         raise ConfigError(
             f"{where}.selection: {recipe.metric} scores no runs of blocks; 'contiguous' is for"
             f" {', '.join(scoring)}"
         )
-    able = [name for name, entry in RECOVERIES.items() if entry.runs or entry.when == "end"]
+    able = _recoveries_that(lambda settings: settings.runs or settings.when == "end")
     if recipe.method not in able:
         raise ConfigError(
             f"{where}.selection: {recipe.method} recovers one block at a time; with 'contiguous'"
@@ -107,30 +93,11 @@ def _check_selection(recipe: Recipe, where: str) -> None:
         )
 
 
-def _check_recovery(recipe: Recipe, where: str) -> None:
-    protected, recovery = recipe.importance.protect_first, recipe.recovery
-    needs_before = RECOVERIES[recipe.method].needs_before or recovery.get("scale") == "channel"
-    if needs_before and not protected:
+def _check_protection(recipe: Recipe, where: str) -> None:
+    if recipe.recovery.needs_before and not recipe.importance.protect_first:
         raise ConfigError(
-            f"{where}.importance.protect_first: must be at least 1, got {protected};"
+            f"{where}.importance.protect_first: must be at least 1, got 0;"
             f" {recipe.method} folds into the block before the removed one"
-        )
-    idle = recovery.get("train_norms") and not recovery["lora_rank"]
-    if idle and recovery.get("donor") != "self":
-        raise ConfigError(
-            f"{where}.recovery.train_norms: needs a lora_rank above 0; norms get no coefficients,"
-            " since nothing is lent to them"
-        )
-    if recovery.get("loss") == "next_token" and recovery["teacher"] == "original":
-        raise ConfigError(
-            f"{where}.recovery.teacher: must be 'current' with loss 'next_token', which knows no"
-            " teacher"
-        )
-    spec = recipe.finetune
-    if "holdout" in recovery and not spec.rows and spec.sequences < 2:
-        raise ConfigError(
-            f"{where}.finetune.sequences: must be at least 2, got {spec.sequences};"
-            f" {recipe.method} compares on windows that it did not fit"
         )
 
 
@@ -143,33 +110,36 @@ def _check_rerank(recipe: Recipe, where: str) -> None:
             f"{where}.rerank: tries one unit at a time; with it the selection must be 'iterative'"
             " or 'one_shot', got 'contiguous'"
         )
-    if not recipe.needs_windows or recipe.recovers_at_end:
-        able = [
-            name
-            for name, entry in RECOVERIES.items()
-            if entry.needs_windows and entry.when == "step"
-        ]
+    able = _recoveries_that(lambda settings: settings.needs_windows and settings.when == "step")
+    if recipe.method not in able:
         raise ConfigError(
             f"{where}.rerank: tries the recovery of each step, which {recipe.method} has not; the"
             f" recovery must be one of {', '.join(able)}"
         )
-    batch, spec = _batch_size(recipe), recipe.finetune
+    batch, spec = recipe.recovery.batch, recipe.finetune
     if rerank.sequences < batch:
         raise ConfigError(
             f"{where}.rerank.sequences: must fill one batch of {batch}, got {rerank.sequences}"
         )
-    if not spec.rows and spec.sequences < rerank.sequences + rerank.judged:
+    if spec.rows is None and spec.sequences < rerank.sequences + rerank.judged:
         raise ConfigError(
             f"{where}.finetune.sequences: must be at least {rerank.sequences + rerank.judged},"
             f" rerank's sequences and judged, got {spec.sequences}"
         )
 
 
-def _batch_size(recipe: Recipe) -> int:
-    """Sequences that the recovery needs at once; a closed form has no batches."""
-    closed = recipe.recovery.get("fit") == "closed_form"
-    return 1 if closed else recipe.recovery.get("batch_size", 1)
+def _check_sublayers(recipe: Recipe, where: str) -> None:
+    able = _recoveries_that(lambda settings: settings.sublayers)
+    if recipe.method not in able:
+        raise ConfigError(
+            f"{where}.recovery: {recipe.method} replaces whole blocks; with granularity"
+            f" {recipe.granularity!r} it must be one of {', '.join(able)}"
+        )
 
 
 def _metrics_that_take(known: str) -> list[str]:
     return [name for name, entry in METRICS.items() if known in entry.schema.takes]
+
+
+def _recoveries_that(can: Callable[[type[RecoverySettings]], bool]) -> list[str]:
+    return [name for name, entry in RECOVERIES.items() if can(entry.schema)]

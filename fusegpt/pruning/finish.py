@@ -41,10 +41,9 @@ def finish(
     assert recipe.recovers_at_end, recipe.method
     if windows is None:
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
-    settings = {"seed": recipe.seed, **recipe.recovery_settings()}
     with Timer() as timer:
         recover = RECOVERIES[recipe.method].load()
-        report = recover(model, windows, checkpoint=checkpoint, **settings)
+        report = recover(model, windows, recipe.recovery, seed=recipe.seed, checkpoint=checkpoint)
     training = Training.model_validate({"rows": report.rows})
     logger.info(
         "%s of %d blocks: loss %.4g -> %.4g, %.0f s",

@@ -42,6 +42,7 @@ def prune(
         One record per step: the unit, its score, the group, losses, seconds. The last one has
         ``finish`` when the recovery comes at the end.
     """
+    recipe.that_removes()
     steps: list[PrunedStep] = []
     at_once = count if recipe.selection == "contiguous" else 1
     for _ in range(0, count, max(at_once, 1)):

@@ -96,12 +96,10 @@ def _try(
     before: Sequence[Tensor],
 ) -> Trial:
     """One candidate's trial, in a copy of the model."""
-    settings = recipe.trial().recovery_settings()
+    short, recover = recipe.trial(), RECOVERIES[recipe.method].load()
     with Timer() as timer:
         trial = copy.deepcopy(model, {id(model.adapter_state): model.adapter_state})
-        report = RECOVERIES[recipe.method].load()(
-            trial, row.unit, seen, seed=recipe.seed, **settings
-        )
+        report = recover(trial, row.unit, seen, short.recovery, seed=recipe.seed)
         result = _turn(trial, judged, before) if before else next_token_loss(trial, judged)
     training = Training.model_validate({"rows": report.rows})
     judging = forward_flops(trial, trial.kept, judged.numel(), judged.shape[1])

@@ -1,90 +1,127 @@
-"""The sections that every recipe has, whatever its methods."""
+"""The keys of a recipe file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from fusegpt.config import NonNegativeInt, PositiveInt, Strict, explain
-from fusegpt.errors import ConfigError
+from fusegpt.config import Dtype, NonNegativeInt, PositiveInt, Strict
+from fusegpt.units import Granularity
 
-__all__ = ["Calibration", "Rerank", "WindowsSpec", "rerank_of", "section_of"]
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "Rerank",
+    "Sections",
+    "WidthCalibration",
+    "WidthSections",
+    "WindowsSpec",
+]
+
+METHODS = {"importance": "metric", "recovery": "method", "width": "method"}
+"""Sections that name a method, and the key that does."""
 
 
 class WindowsSpec(Strict):
-    """Which windows of token ids to sample.
+    """Which windows of token ids to sample."""
 
-    Attributes:
-        corpus: A name from the configuration.
-        split: Of the corpus.
-        sequences: Windows; without effect when ``rows`` is given.
-        length: Tokens of one window.
-        batch_size: Sequences scored at once. Changes scores by rounding only.
-        seed: Of the draw; the recipe's seed when absent.
-        rows: Draw so many rows of the corpus, and take all windows that they fill.
-    """
-
-    corpus: str = "wikitext2"
-    split: str = "train"
-    sequences: PositiveInt = 1024
-    length: PositiveInt = 2048
-    batch_size: PositiveInt = 8
-    seed: NonNegativeInt | None = None
-    rows: PositiveInt | None = None
+    corpus: str = Field(default="wikitext2", description="Name of a corpus of the configuration.")
+    split: str = Field(default="train", description="Split of the corpus.")
+    sequences: PositiveInt = Field(
+        default=1024, description="Number of windows; without effect when rows is given."
+    )
+    length: PositiveInt = Field(default=2048, description="Tokens of one window.")
+    batch_size: PositiveInt = Field(
+        default=8, description="Sequences scored at once; changes scores by rounding only."
+    )
+    seed: NonNegativeInt | None = Field(
+        default=None, description="Seed of the draw; the recipe's seed when absent."
+    )
+    rows: PositiveInt | None = Field(
+        default=None,
+        description="Draw so many rows of the corpus, and take all windows that they fill.",
+    )
 
 
 class Calibration(WindowsSpec):
-    """The windows that blocks are scored on: the first 32 of the tuning windows (D12)."""
+    """The windows that units are scored on: the first 32 of the tuning windows (D12)."""
 
-    sequences: PositiveInt = 32
+    sequences: PositiveInt = Field(
+        default=32, description="Number of windows; without effect when rows is given."
+    )
+
+
+class WidthCalibration(WindowsSpec):
+    """The windows whose signals are analysed; published: 128 of 2048 tokens."""
+
+    sequences: PositiveInt = Field(
+        default=128, description="Number of windows; without effect when rows is given."
+    )
 
 
 class Rerank(Strict):
-    """Trying the best candidates shortly, and removing the one that recovers best (D41).
+    """Trying the best candidates shortly, and removing the one that recovers best (D41)."""
 
-    Attributes:
-        candidates: So many units with the lowest scores are tried; 1 tries nothing.
-        sequences: Fine-tuning windows of a trial, the first ones.
-        judged: Fine-tuning windows that a trial's result is judged on, those behind.
-        epochs: Of a trial, where the recovery has epochs.
-        group_size: Of a trial, where the recovery has a group.
-        by: ``cosine``: how far the last hidden states change direction from those before the
-            removal. ``loss``: mean loss of the next token.
-    """
-
-    candidates: PositiveInt = 8
-    sequences: PositiveInt = 32
-    judged: PositiveInt = 8
-    epochs: PositiveInt = 1
-    group_size: PositiveInt = 3
-    by: Literal["cosine", "loss"] = "cosine"
-
-
-def section_of(mapping: Mapping[str, Any] | None, key: str, where: str) -> Mapping[str, Any]:
-    """One table of a recipe's settings; ConfigError if it is something else."""
-    value = (mapping or {}).get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
-    return value
+    candidates: PositiveInt = Field(
+        default=8, description="Number of units with the lowest scores that are tried; 1: none."
+    )
+    sequences: PositiveInt = Field(
+        default=32, description="Fine-tuning windows of a trial, the first ones."
+    )
+    judged: PositiveInt = Field(
+        default=8, description="Fine-tuning windows that a trial is judged on, those behind."
+    )
+    epochs: PositiveInt = Field(
+        default=1, description="Epochs of a trial, where the recovery has epochs."
+    )
+    group_size: PositiveInt = Field(
+        default=3, description="Neighbours tuned in a trial, where the recovery has a group."
+    )
+    by: Literal["cosine", "loss"] = Field(
+        default="cosine",
+        description="Judge by how far the last hidden states change direction from those before"
+        " the removal, or by the mean loss of the next token.",
+    )
 
 
-def rerank_of(layers: Sequence[Mapping[str, Any] | None], where: str) -> Rerank | None:
-    """The section, if the recipe or its own settings in an experiment have it.
+class Sections(Strict):
+    """The keys of a recipe that removes units."""
 
-    Args:
-        layers: Settings of the recipe, of the experiment, and of the experiment for this recipe;
-            later ones are laid over.
-        where: Names the recipe in messages.
+    name: str
+    importance: dict[str, Any] = Field(description="The metric, and its settings.")
+    selection: Literal["iterative", "one_shot", "contiguous"] = Field(
+        default="iterative",
+        description="Score anew before each removal, or once; or take one run of neighbours of the"
+        " dense model, as long as needed.",
+    )
+    rerank: Rerank | None = Field(
+        default=None, description="Try the best candidates before one is removed; absent: do not."
+    )
+    granularity: Granularity = Field(
+        default="block",
+        description="Whole blocks, their attentions, their mlps, or both of these in one contest.",
+    )
+    recovery: dict[str, Any] = Field(description="The method, and its settings.")
+    calibration: Calibration = Field(
+        default=Calibration(), description="Windows that units are scored on."
+    )
+    finetune: WindowsSpec = Field(
+        default=WindowsSpec(), description="Windows that the model recovers on."
+    )
+    dtype: Dtype = Field(
+        default="bfloat16", description="Type of frozen weights and of computation."
+    )
+    seed: NonNegativeInt = Field(default=0, description="Seed of everything that is drawn.")
 
-    Raises:
-        ConfigError: A setting is unknown or out of range.
-    """
-    tables = [section_of(layer, "rerank", where) for layer in layers]
-    try:
-        found = Rerank.model_validate({k: v for table in tables for k, v in table.items()})
-    except ValidationError as error:
-        raise ConfigError(explain(error, f"{where}.rerank", Rerank)) from None
-    named = [layer["rerank"] for layer in (layers[0], layers[2]) if layer and "rerank" in layer]
-    return found if named and named[-1] is not None else None
+
+class WidthSections(Strict):
+    """The keys of a recipe that slices widths."""
+
+    name: str
+    width: dict[str, Any] = Field(description="The method, and its settings.")
+    calibration: WidthCalibration = Field(
+        default=WidthCalibration(), description="Windows whose signals are analysed."
+    )
+    dtype: Dtype = Field(default="bfloat16", description="Type of weights and of computation.")
+    seed: NonNegativeInt = Field(default=0, description="Seed of everything that is drawn.")

@@ -13,21 +13,21 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
 from fusegpt.pruning.publish import about_base
-from fusegpt.pruning.width import WidthRecipe
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.registry import Entry
 from fusegpt.reports.card import card
 from fusegpt.results import layout
 from fusegpt.results.files import Parent
 from fusegpt.results.models import Slice
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.slicegpt import WIDTHS
-from fusegpt.slicegpt.families import family_of
 
 __all__ = ["publish_slice", "slice_model"]
 
 
 def slice_model(
     path: Path,
-    recipe: WidthRecipe,
+    recipe: Recipe,
     sparsity: Decimal,
     calibration: Path,
     output: Path,
@@ -52,14 +52,14 @@ def slice_model(
         ArtifactError: A file is missing or corrupt, or the output is taken.
         ConfigError: Nothing would be left.
     """
-    if (path / layout.CONFIG).is_file():
-        family_of(read_json(path / layout.CONFIG), str(path))
+    method = WIDTHS[recipe.that_slices().width_method or ""]
+    if method.suits and (path / layout.CONFIG).is_file():
+        Entry(method.suits).load()(read_json(path / layout.CONFIG), str(path))
     windows, about = read_windows(calibration), read_meta(calibration)
     model = load(path, dtype=recipe.dtype, device=device)
     with Timer() as timer:
         pieces = batches(windows, recipe.calibration.batch_size)
-        method = WIDTHS[recipe.method].load()
-        sliced, record = method(model, pieces, sparsity, seed=recipe.seed, **recipe.settings())
+        sliced, record = method.load()(model, pieces, sparsity, recipe.width, seed=recipe.seed)
     made = {
         "inputs": {"calibration": sha256(calibration)},
         "parent": Parent.of(path, output),
@@ -72,7 +72,7 @@ def slice_model(
 
 def publish_slice(
     model: Model,
-    recipe: WidthRecipe,
+    recipe: Recipe,
     sparsity: Decimal | float,
     record: dict[str, Any],
     output: Path,

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fusegpt.config import runtime_parameters
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
@@ -22,6 +21,7 @@ from fusegpt.pruning.suits import check_suits
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.whole import NoRecovery
 from fusegpt.results.records import SPENT, Removal, Scores, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
@@ -134,15 +134,11 @@ def fuse_step(
         DataError: The recovery trains and there are no windows.
         NumericsError: A loss is NaN or infinite.
     """
-    units = scores.chosen
-    recovery = RECOVERIES["none" if recipe.recovers_at_end else recipe.method]
-    settings: dict[str, Any] = {"seed": recipe.seed}
-    if not recipe.recovers_at_end:
-        settings |= recipe.recovery_settings()
-    if recovery.needs_windows and windows is None:
+    units, later = scores.chosen, recipe.recovers_at_end
+    recover = RECOVERIES["none" if later else recipe.method].load()
+    settings = NoRecovery() if later else recipe.recovery
+    if settings.needs_windows and windows is None:
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
-    if "checkpoint" in runtime_parameters(recovery):
-        settings["checkpoint"] = checkpoint
     tried = None
     with Timer() as timer:
         if recipe.rerank is not None and recipe.rerank.candidates > 1:
@@ -150,7 +146,8 @@ def fuse_step(
             tried = rerank(model, recipe, scores, windows, checkpoint)
             units = [tried.chosen]
         gone = units[0] if len(units) == 1 else units
-        report = recovery.load()(model, gone, windows, **settings)
+        given = {"seed": recipe.seed, "checkpoint": checkpoint}
+        report = recover(model, gone, windows, settings, **given)
     record = _record(model, units, scores, report)
     if tried is not None:
         trials = {name: getattr(record, name) + getattr(tried, name) for name in SPENT[1:]}

@@ -1,56 +1,58 @@
 """Recoveries: what is done about a removed unit.
 
-Each is a function in a file of its own, and a line here. On entry the unit is still in the model,
-on return it is gone and the model is as good as the method makes it.
+Each is a function in a file of its own, and a line here that names it and the class of its
+settings. One that works at each step is ``recovery(model, unit, windows, settings, *, seed,
+checkpoint)``: on entry the unit is still in the model, on return it is gone and the model is as
+good as the method makes it. One that works at the end has no ``unit``.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from fusegpt.registry import Entry
+from fusegpt.methods import Method
+from fusegpt.recovery.settings import RecoverySettings
 
 __all__ = ["RECOVERIES", "Recovery"]
 
 
 @dataclass(frozen=True)
-class Recovery(Entry):
+class Recovery(Method[RecoverySettings]):
     """A line of ``RECOVERIES``.
 
     Attributes:
-        when: ``step``: after each removal. ``end``: once, after the last one.
-        needs_windows: Whether it needs windows of text to tune on.
-        runs: Whether it also takes a run of neighbouring units, removed at once.
-        needs_before: Whether it folds into the block before, so that the first cannot go.
-        sublayers: Whether it also works for attentions and mlps.
+        suits: ``"package.module:function"``, called with model, units, a batch and the settings
+            before the first score; it raises when the method can work on none of the units.
     """
 
-    when: Literal["step", "end"] = "step"
-    needs_windows: bool = True
-    runs: bool = False
-    needs_before: bool = False
-    sublayers: bool = False
+    suits: str | None = None
 
+
+_SETTINGS = "fusegpt.recovery.settings"
+_FOLDS = "fusegpt.recovery.suits:folds_before"
 
 RECOVERIES: dict[str, Recovery] = {
-    "none": Recovery("fusegpt.recovery.none:none", needs_windows=False, runs=True, sublayers=True),
-    "finetune": Recovery("fusegpt.recovery.finetune:finetune", sublayers=True),
-    "fusion": Recovery("fusegpt.recovery.fusion:fusion", sublayers=True),
+    "none": Recovery("fusegpt.recovery.none:none", f"{_SETTINGS}.whole:NoRecovery"),
+    "finetune": Recovery("fusegpt.recovery.finetune:finetune", f"{_SETTINGS}.group:Finetune"),
+    "fusion": Recovery("fusegpt.recovery.fusion:fusion", f"{_SETTINGS}.group:Fusion"),
     "additive_bias": Recovery(
         "fusegpt.recovery.additive_bias:additive_bias",
-        runs=True,
-        needs_before=True,
-        sublayers=True,
+        f"{_SETTINGS}.maps:AdditiveBias",
+        suits="fusegpt.recovery.additive_bias:suits",
     ),
     "low_rank": Recovery(
-        "fusegpt.recovery.low_rank:low_rank", runs=True, needs_before=True, sublayers=True
+        "fusegpt.recovery.low_rank:low_rank", f"{_SETTINGS}.maps:LowRank", suits=_FOLDS
     ),
     "least_squares": Recovery(
         "fusegpt.recovery.least_squares:least_squares",
-        runs=True,
-        needs_before=True,
-        sublayers=True,
+        f"{_SETTINGS}.maps:LeastSquares",
+        suits=_FOLDS,
     ),
-    "magnitude": Recovery("fusegpt.recovery.magnitude:magnitude", runs=True),
-    "streamline": Recovery("fusegpt.recovery.streamline:streamline", runs=True),
-    "lora": Recovery("fusegpt.recovery.lora:lora", when="end", sublayers=True),
+    "magnitude": Recovery(
+        "fusegpt.recovery.magnitude:magnitude",
+        f"{_SETTINGS}.maps:Magnitude",
+        suits="fusegpt.recovery.magnitude:suits",
+    ),
+    "streamline": Recovery(
+        "fusegpt.recovery.streamline:streamline", f"{_SETTINGS}.whole:Streamline"
+    ),
+    "lora": Recovery("fusegpt.recovery.lora:lora", f"{_SETTINGS}.whole:Lora"),
 }

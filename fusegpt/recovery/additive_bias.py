@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
-from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
+from fusegpt.models.checkpoints.load import load_structure
 from fusegpt.models.model import Model
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.nn.fused import FusedWeight
@@ -16,26 +15,23 @@ from fusegpt.recovery.gap import find_gap, projection_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.recovery.tuning import Plan, tune_group
+from fusegpt.recovery.settings.maps import AdditiveBias
+from fusegpt.recovery.suits import folds_before
+from fusegpt.recovery.tuning import tune_group
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
 
-__all__ = ["additive_bias"]
+__all__ = ["additive_bias", "suits"]
 
 
 def additive_bias(
     model: Model,
     unit: Unit | Sequence[Unit],
     windows: Tensor,
+    settings: AdditiveBias = AdditiveBias(),
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    fit: Literal["closed_form", "learned"] = "closed_form",
-    clip: NonNegativeFloat = 5.0,
-    holdout: Fraction = 0.25,
-    epochs: PositiveInt = 1,
-    batch_size: PositiveInt = 8,
-    learning_rate: LearningRate = 1e-2,
 ) -> RecoveryReport:
     """Remove a unit and add the mean of its update to a bias before it.
 
@@ -47,14 +43,9 @@ def additive_bias(
         model: Loses the unit, or run of blocks; the bias before it changes.
         unit: Still present, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
+        settings: Whether the bias is the mean, or learned by the shared loop.
         seed: Not used; nothing is drawn.
         checkpoint: For resuming inside the step.
-        fit: ``closed_form``: the mean. ``learned``: mean squared error by the shared loop.
-        clip: As many usual tokens a token counts at most, 0 for no limit; closed form only.
-        holdout: Part of the windows on which the closed form must beat plain removal.
-        epochs: Passes over the windows; learned only.
-        batch_size: Sequences of one batch; learned only.
-        learning_rate: Peak, along a cosine to zero; learned only.
 
     Raises:
         ArchitectureError: The model has no such bias and its config cannot ask for one.
@@ -64,15 +55,14 @@ def additive_bias(
     before, projection = projection_before(model, run, windows[:1], label)
     name = f"{projection.name}.bias"
     give_bias(model, name)
-    if fit == "closed_form":
-        fitted, held = split_holdout(windows, holdout)
+    if not settings.learned:
+        fitted, held = split_holdout(windows, settings.holdout)
         gap = find_gap(model, run, windows, "current", label)
-        shift = moments(gap, fitted, clip).update / projection.factor
+        shift = moments(gap, fitted, settings.clip).update / projection.factor
         new = model.parameter(name).detach().cpu().double() + shift
         return accept(
             model, run, {name: new.to(model.dtype)}, held, fitted, gap.flops(fitted), label
         )
-    plan = Plan.mse(epochs=epochs, batch_size=batch_size, rate=learning_rate, teacher="current")
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
         base = model.parameter(name).detach().clone()
@@ -84,9 +74,26 @@ def additive_bias(
         run,
         windows,
         build,
-        plan,
+        settings.tuning(),
         seed=seed,
         checkpoint=checkpoint,
         label=label,
         group=[before],
     )
+
+
+def suits(model: Model, units: Sequence[Unit], batch: Tensor, settings: AdditiveBias) -> None:
+    """Refuse a model that has no matrix to fold into, or whose config asks for no bias there.
+
+    Args:
+        model: Unchanged; the config is asked for a bias in a model without weights.
+        units: Remaining units of the recipe's granularity that the data run through.
+        batch: Token ids ``[batch, seq]``.
+        settings: Not used.
+
+    Raises:
+        ArchitectureError: The method can work on none of the units.
+    """
+    projection = folds_before(model, units, batch, settings)
+    if units[0].kind == "block" and model.source is not None:
+        give_bias(load_structure(model.source), f"{projection.name}.bias")

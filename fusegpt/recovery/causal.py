@@ -18,6 +18,7 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings import Tuning
 from fusegpt.recovery.training import Schedule
 from fusegpt.units import Unit
 
@@ -32,11 +33,8 @@ def tune_by_next_token(
     unit: Unit | Sequence[Unit],
     windows: Tensor,
     build: Callable[[Sequence[int]], Mapping[str, FusedWeight]],
+    tuning: Tuning,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    shuffle: bool,
     seed: int,
     checkpoint: Checkpoint | None,
     label: str,
@@ -48,11 +46,8 @@ def tune_by_next_token(
         unit: Still present.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the neighbour's fused weights.
-        epochs: Passes over the windows.
-        batch_size: Sequences of one optimiser step.
-        learning_rate: Peak, along a cosine to zero.
-        shuffle: Draw a new order of the batches for each epoch.
-        seed: Of that order.
+        tuning: Epochs, batches and learning rate.
+        seed: Seed of the order of batches.
         checkpoint: For resuming.
         label: Names the work in messages.
 
@@ -61,9 +56,9 @@ def tune_by_next_token(
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
-    if len(windows) < batch_size:
+    if len(windows) < tuning.batch_size:
         raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
+            f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
         )
     run = run_of(model, unit, label)
     gone = [one.index for one in run]
@@ -72,12 +67,12 @@ def tune_by_next_token(
         raise ArchitectureError(f"{label}: the data do not run through block {tuned}")
     weights = build([tuned])
     remove(model, *run)
-    pieces = batches(windows, batch_size, drop_last=True)
-    schedule = Schedule(epochs, len(pieces), shuffle, seed)
+    pieces = batches(windows, tuning.batch_size, drop_last=True)
+    schedule = Schedule(tuning.epochs, len(pieces), tuning.shuffle, seed)
     loss_of = batch_losses(model, pieces, AT_ONCE)
-    rates = (learning_rate, learning_rate)
+    rates = (tuning.learning_rate, tuning.learning_rate)
     rows = fit_weights(model, weights, loss_of, schedule, rates, checkpoint=checkpoint, label=label)
-    length, tokens = windows.shape[1], schedule.steps * batch_size * windows.shape[1]
+    length, tokens = windows.shape[1], schedule.steps * tuning.batch_size * windows.shape[1]
     place = model.position(tuned)
     spent = forward_flops(model, model.kept[:place], tokens, length)
     spent += training_flops(model, [tuned], tokens, length)

@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from fusegpt.recovery.closed_form import samples
 from fusegpt.recovery.gap import Gap
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.maps import LeastSquares
 from fusegpt.recovery.training import Schedule, train
 
 __all__ = ["cosine_map"]
@@ -19,10 +20,8 @@ __all__ = ["cosine_map"]
 def cosine_map(
     gap: Gap,
     windows: Tensor,
+    settings: LeastSquares,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
     checkpoint: Checkpoint | None,
     label: str,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -34,9 +33,7 @@ def cosine_map(
     Args:
         gap: Where.
         windows: Token ids ``[sequences, length]``; what they show is kept in main memory.
-        epochs: Passes over the windows.
-        batch_size: Sequences of one step of Adam.
-        learning_rate: Peak, along a cosine to zero.
+        settings: Epochs, batch size and learning rate of Adam.
         checkpoint: For resuming.
         label: Names the work in messages.
 
@@ -45,7 +42,7 @@ def cosine_map(
     """
     seen = [
         tuple(part.to(gap.source.dtype) for part in parts)
-        for parts in samples(gap, windows, batch_size)
+        for parts in samples(gap, windows, settings.cosine_batch_size)
     ]
     width, device = seen[0][0].shape[-1], gap.source.device
     change = nn.Parameter(torch.zeros(width, width, device=device))
@@ -56,9 +53,9 @@ def cosine_map(
 
     with torch.enable_grad():
         rows = train(
-            [([change], learning_rate)],
+            [([change], settings.cosine_learning_rate)],
             loss_of,
-            Schedule(epochs, len(seen)),
+            Schedule(settings.cosine_epochs, len(seen)),
             checkpoint=checkpoint,
             label=label,
         )

@@ -11,16 +11,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from torch import Tensor
 
-from fusegpt.config import Dtype, LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.models.model import Model
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.recovery.tuning import Plan, tune_group
+from fusegpt.recovery.settings.group import Fusion
+from fusegpt.recovery.tuning import tune_group
 from fusegpt.recovery.weights import donor_tensors, fused_weights
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
@@ -34,23 +33,10 @@ def fusion(
     model: Model,
     unit: Unit,
     windows: Tensor,
+    settings: Fusion = Fusion(),
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    group_size: PositiveInt = 7,
-    rank: PositiveInt = 128,
-    lora_rank: NonNegativeInt = 128,
-    donor: Literal["removed", "self", "shuffled", "random"] = "removed",
-    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine"] = "kl_batch",
-    teacher: Literal["current", "original"] = "current",
-    epochs: PositiveInt = 20,
-    batch_size: PositiveInt = 8,
-    learning_rate: LearningRate = 9.65e-6,
-    coefficient_learning_rate: LearningRate = 1e-3,
-    shuffle: bool = False,
-    train_norms: bool = False,
-    trainable_dtype: Dtype = "float32",
-    fold: Literal["each_step", "at_end"] = "each_step",
 ) -> RecoveryReport:
     """Remove a unit, fuse its weights into its neighbours and tune the group lightly.
 
@@ -64,51 +50,27 @@ def fusion(
         model: Loses the unit; its neighbours end fused and tuned.
         unit: Still present.
         windows: Token ids ``[sequences, length]`` int64.
-        seed: Of the factors and the order of batches.
+        settings: Ranks, donor, loss and schedule.
+        seed: Seed of the factors and of the order of batches.
         checkpoint: For resuming inside the step.
-        group_size: G, neighbours that receive the block.
-        rank: Of the coefficient matrices C_k.
-        lora_rank: Of B·A; 0 trains coefficients only.
-        donor: Whose weights W_k are: the removed block's, or a control of what they are worth:
-            the neighbour's own (``self``), the removed block's ``shuffled``, or ``random``.
-        loss: Between the group's hidden states; see ``fusegpt.nn.losses``.
-        teacher: The current model, or the original one against drift.
-        epochs: Passes over the windows.
-        batch_size: Sequences of one batch; Eq. 7 normalises over them.
-        learning_rate: Peak for B·A, along a cosine to zero.
-        coefficient_learning_rate: Peak for C_k, along the same cosine.
-        shuffle: Draw a new order of the batches for each epoch.
-        train_norms: Also tune the norms.
-        trainable_dtype: Of the factors; ``bfloat16`` reproduces the published dynamics.
-        fold: Fold everything into plain weights after each step, or let old terms go on training.
     """
-    plan = Plan(
-        group_size=group_size,
-        loss=loss,
-        teacher=teacher,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        coefficient_learning_rate=coefficient_learning_rate,
-        shuffle=shuffle,
-        fold=fold,
-    )
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
         weights = fused_weights(
             model,
             group,
-            update_rank=lora_rank,
-            train_norms=train_norms,
-            dtype=trainable_dtype,
+            update_rank=settings.lora_rank,
+            train_norms=settings.train_norms,
+            dtype=settings.trainable_dtype,
             seed=seed,
             step=len(model.removed),
             kind=unit.kind,
         )
-        lent = {} if donor == "self" else donor_tensors(model, unit, donor, seed=seed)
+        own, rank = settings.donor == "self", settings.rank
+        lent = {} if own else donor_tensors(model, unit, settings.donor, seed=seed)
         for name, weight in weights.items():
             parameter_name = name.split(".", 2)[2]
-            tensor = weight.base if donor == "self" else lent.get(parameter_name)
+            tensor = weight.base if own else lent.get(parameter_name)
             if tensor is not None and tensor.shape == weight.base.shape:
                 draw = generator(seed, len(model.removed), name, "coefficients")
                 weight.add_donor(str(unit.index), tensor, rank=rank, generator=draw)
@@ -116,8 +78,9 @@ def fusion(
         return weights
 
     label = f"fusion of {unit} into its neighbours"
+    tuning = settings.tuning()
     report = tune_group(
-        model, unit, windows, build, plan, seed=seed, checkpoint=checkpoint, label=label
+        model, unit, windows, build, tuning, seed=seed, checkpoint=checkpoint, label=label
     )
     return dataclasses.replace(report, fused_into=report.group)
 

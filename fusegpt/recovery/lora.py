@@ -12,7 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fusegpt.config import LearningRate, PositiveFloat, PositiveInt
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.models.flops import head_flops, training_flops
@@ -20,6 +19,7 @@ from fusegpt.models.model import Model
 from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.whole import Lora
 from fusegpt.recovery.training import Schedule, train
 from fusegpt.runtime import generator
 
@@ -31,16 +31,10 @@ logger = logging.getLogger(__name__)
 def lora(
     model: Model,
     windows: Tensor,
+    settings: Lora = Lora(),
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    lora_rank: PositiveInt = 8,
-    lora_alpha: PositiveFloat = 16.0,
-    epochs: PositiveInt = 2,
-    batch_size: PositiveInt = 64,
-    micro_batch_size: PositiveInt = 8,
-    learning_rate: LearningRate = 1e-4,
-    shuffle: bool = False,
 ) -> RecoveryReport:
     """Train a low-rank update of every linear layer of every block, and merge it.
 
@@ -50,32 +44,27 @@ def lora(
     Args:
         model: Ends with the update merged into plain weights; its blocks stay.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
-        seed: Of the factors and the order of batches.
+        settings: Rank and weight of the update, and how it is trained.
+        seed: Seed of the factors and of the order of batches.
         checkpoint: For resuming.
-        lora_rank: Of B·A.
-        lora_alpha: The update is multiplied by this over the rank.
-        epochs: Passes over the windows.
-        batch_size: Sequences of one optimiser step.
-        micro_batch_size: Sequences that run at once; changes results by rounding only.
-        learning_rate: Peak, along a cosine to zero.
-        shuffle: Draw a new order of the batches for each epoch.
 
     Raises:
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
+    batch_size, epochs = settings.batch_size, settings.epochs
     if len(windows) < batch_size:
         raise DataError(
             f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
         )
     pieces = batches(windows, batch_size, drop_last=True)
-    adapted = _adapted(model, lora_rank, lora_alpha, seed)
+    adapted = _adapted(model, settings, seed)
     factors = [p for p in adapted.parameters() if p.requires_grad]
-    loss_of = batch_losses(model, pieces, micro_batch_size)
+    loss_of = batch_losses(model, pieces, settings.micro_batch_size)
     before = _total(loss_of, len(pieces))
-    schedule = Schedule(epochs, len(pieces), shuffle, seed)
+    schedule = Schedule(epochs, len(pieces), settings.shuffle, seed)
     rows = train(
-        [(factors, learning_rate)],
+        [(factors, settings.learning_rate)],
         loss_of,
         schedule,
         checkpoint=checkpoint,
@@ -101,7 +90,7 @@ def lora(
     )
 
 
-def _adapted(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
+def _adapted(model: Model, settings: Lora, seed: int) -> PeftModel:
     """Wrap every linear layer of the blocks; the factors start from the seed alone."""
     blocks = {id(module) for block in model.blocks for module in block.modules()}
     linear = {
@@ -111,8 +100,8 @@ def _adapted(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
     }
     transposed = any(isinstance(module, Conv1D) for module in linear.values())
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules=list(linear),
         fan_in_fan_out=transposed,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
 from fusegpt.models.model import Model
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.mapped import MappedWeight
@@ -17,7 +15,8 @@ from fusegpt.recovery.gap import find_gap, projection_before
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.recovery.tuning import Plan, tune_group
+from fusegpt.recovery.settings.maps import LowRank
+from fusegpt.recovery.tuning import tune_group
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
 
@@ -28,18 +27,10 @@ def low_rank(
     model: Model,
     unit: Unit | Sequence[Unit],
     windows: Tensor,
+    settings: LowRank = LowRank(),
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    fit: Literal["closed_form", "learned"] = "closed_form",
-    rank: PositiveInt = 64,
-    teacher: Literal["current", "original"] = "current",
-    ridge: NonNegativeFloat = 0.1,
-    clip: NonNegativeFloat = 5.0,
-    holdout: Fraction = 0.25,
-    epochs: PositiveInt = 1,
-    batch_size: PositiveInt = 8,
-    learning_rate: LearningRate = 1e-3,
 ) -> RecoveryReport:
     """Remove a unit and add a low-rank map of what the matrix before it adds.
 
@@ -52,41 +43,33 @@ def low_rank(
         model: Loses the unit, or run of blocks; the matrix before it changes.
         unit: Still present, and not in the first block.
         windows: Token ids ``[sequences, length]`` int64.
-        seed: Of the learned factors; the closed form draws nothing.
+        settings: How the map is found; ``ridge`` is λ in mean squared features of A.
+        seed: Seed of the learned factors; the closed form draws nothing.
         checkpoint: For resuming inside the step.
-        fit: How the map is found.
-        rank: Of the map.
-        teacher: ``current``, or ``original`` against drift.
-        ridge: λ in mean squared features of A; closed form only.
-        clip: As many usual tokens a token counts at most, 0 for no limit; closed form only.
-        holdout: Part of the windows on which the closed form must beat plain removal.
-        epochs: Passes over the windows; learned only.
-        batch_size: Sequences of one batch; learned only.
-        learning_rate: Peak, along a cosine to zero; learned only.
     """
     run = run_of(model, unit, "low_rank")
     label = f"low-rank map for {', '.join(map(str, run))}"
-    if fit == "closed_form":
-        fitted, held = split_holdout(windows, holdout)
-        gap = find_gap(model, run, windows, teacher, label)
-        change = truncate(ridge_map(moments(gap, fitted, clip), ridge), rank)
+    if not settings.learned:
+        fitted, held = split_holdout(windows, settings.holdout)
+        gap = find_gap(model, run, windows, settings.teacher, label)
+        whole = ridge_map(moments(gap, fitted, settings.clip), settings.ridge)
+        change = truncate(whole, settings.rank)
         return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
     before, projection = projection_before(model, run, windows[:1], label)
-    plan = Plan.mse(epochs=epochs, batch_size=batch_size, rate=learning_rate, teacher=teacher)
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
         name = f"{projection.name}.weight"
         draw = generator(seed, len(model.removed), name, "map")
         base = projection.weight.detach().clone()
-        weight = MappedWeight(base, rank=rank, transposed=projection.transposed, generator=draw)
-        return {name: weight}
+        transposed, rank = projection.transposed, settings.rank
+        return {name: MappedWeight(base, rank=rank, transposed=transposed, generator=draw)}
 
     return tune_group(
         model,
         run,
         windows,
         build,
-        plan,
+        settings.tuning(),
         seed=seed,
         checkpoint=checkpoint,
         label=label,

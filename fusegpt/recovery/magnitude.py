@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fusegpt.config import Fraction
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
@@ -17,19 +15,22 @@ from fusegpt.recovery.closed_form import BATCH, accept, fold, moments, split_hol
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.group import run_of
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.maps import Magnitude
+from fusegpt.recovery.suits import first_that_works, folds_before
 from fusegpt.units import Unit
 
-__all__ = ["growth", "magnitude"]
+__all__ = ["growth", "magnitude", "suits"]
 
 
 def magnitude(
     model: Model,
     unit: Unit | Sequence[Unit],
     windows: Tensor,
+    settings: Magnitude = Magnitude(),
     *,
     seed: int,
-    scale: Literal["stream", "channel"] = "stream",
-    holdout: Fraction = 0.25,
+    checkpoint: Checkpoint | None = None,
 ) -> RecoveryReport:
     """Remove a block and rescale by what it made the hidden states grow; nothing is trained.
 
@@ -44,17 +45,17 @@ def magnitude(
         model: Loses the block, or run of blocks; blocks behind it, or the one before, change.
         unit: Still present; not the first for ``channel``.
         windows: Token ids ``[sequences, length]`` int64.
+        settings: What is rescaled.
         seed: Not used; nothing is drawn.
-        scale: What is rescaled.
-        holdout: Part of the windows, the last, on which the result must beat plain removal.
+        checkpoint: Not used; there is nothing to resume.
 
     Raises:
         ArchitectureError: The rescale does not fold into this model.
     """
     run = run_of(model, unit, "magnitude")
     label = f"rescale for {', '.join(map(str, run))}"
-    fitted, held = split_holdout(windows, holdout)
-    if scale == "channel":
+    fitted, held = split_holdout(windows, settings.holdout)
+    if settings.scale == "channel":
         gap = find_gap(model, run, windows, "current", label)
         sums = moments(gap, fitted, 0)
         change = sums.cross.diagonal() / sums.gram.diagonal().clamp_min(1e-300)
@@ -76,8 +77,8 @@ def growth(model: Model, first: int, last: int, windows: Tensor) -> float:
 
     Args:
         model: Unchanged.
-        first: Position among the remaining ones blocks.
-        last: Likewise, inclusive.
+        first: Position of the first block among the remaining ones.
+        last: Position of the last block, inclusive.
         windows: Token ids ``[sequences, length]``.
     """
     total = 0.0
@@ -86,3 +87,22 @@ def growth(model: Model, first: int, last: int, windows: Tensor) -> float:
         ratio = seen.hidden_out.double().norm(dim=-1) / seen.hidden_in.double().norm(dim=-1)
         total += ratio.sum().item()
     return total / windows.numel()
+
+
+def suits(model: Model, units: Sequence[Unit], batch: Tensor, settings: Magnitude) -> None:
+    """Refuse a model that has no matrix to fold into, or whose streams cannot be rescaled.
+
+    Args:
+        model: Unchanged.
+        units: Remaining blocks that the data run through.
+        batch: Token ids ``[batch, seq]``.
+        settings: What is rescaled.
+
+    Raises:
+        ArchitectureError: The method can work on none of the units.
+    """
+    if settings.scale == "channel":
+        folds_before(model, units, batch, settings)
+        return
+    check_head(model, batch)
+    first_that_works(units, lambda unit: rescaled_projections(model, unit.index, batch, 1.0))

@@ -9,13 +9,21 @@ from torch import Tensor
 from fusegpt.models.model import Model
 from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.whole import NoRecovery
 from fusegpt.units import Unit
 
 __all__ = ["none"]
 
 
 def none(
-    model: Model, unit: Unit | Sequence[Unit], windows: Tensor | None = None, *, seed: int
+    model: Model,
+    unit: Unit | Sequence[Unit],
+    windows: Tensor | None = None,
+    settings: NoRecovery = NoRecovery(),
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> RecoveryReport:
     """Remove the unit, or a run of units, for good.
 
@@ -23,7 +31,9 @@ def none(
         model: Loses them.
         unit: Still present.
         windows: Not used.
+        settings: There are none.
         seed: Not used.
+        checkpoint: Not used.
     """
     remove(model, *([unit] if isinstance(unit, Unit) else unit))
     return RecoveryReport()

@@ -22,45 +22,13 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings import Tuning
 from fusegpt.recovery.training import Schedule
 from fusegpt.units import Unit
 
-__all__ = ["Example", "Plan", "tune_group"]
+__all__ = ["Example", "tune_group"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a group is tuned; the settings that every group recovery shares.
-
-    Attributes:
-        group_size: G, neighbours around the removed block.
-        loss: A key of ``LOSSES``.
-        teacher: Whose hidden states are the target: the ``current`` or the ``original`` model.
-        epochs: Passes over the windows.
-        batch_size: Sequences of one batch; the batch-axis loss depends on it.
-        learning_rate: Of everything but coefficients.
-        coefficient_learning_rate: Of coefficients.
-        shuffle: Draw a new order of the batches for each epoch.
-        fold: ``each_step`` leaves plain weights; ``at_end`` keeps the factors training.
-    """
-
-    group_size: int
-    loss: str
-    teacher: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    coefficient_learning_rate: float
-    shuffle: bool
-    fold: str
-
-    @classmethod
-    def mse(cls, *, epochs: int, batch_size: int, rate: float, teacher: str) -> Plan:
-        """The plan of a neighbour that learns one thing by mean squared error."""
-        rates = {"learning_rate": rate, "coefficient_learning_rate": rate}
-        return cls(1, "mse", teacher, epochs, batch_size, **rates, shuffle=False, fold="each_step")
 
 
 @dataclass
@@ -86,7 +54,7 @@ def tune_group(
     unit: Unit | Sequence[Unit],
     windows: Tensor,
     build: Build,
-    plan: Plan,
+    tuning: Tuning,
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
@@ -104,8 +72,8 @@ def tune_group(
         unit: Still present, or several blocks that follow each other.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         build: Makes the fused weights of a group, by parameter name. Called before the removal.
-        plan: How to tune.
-        seed: Of the order of batches.
+        tuning: How to tune.
+        seed: Seed of the order of batches.
         checkpoint: For resuming.
         label: Names the work in messages.
         group: Dense indices of the blocks that are tuned; None: the neighbours (Eq. 4).
@@ -116,20 +84,22 @@ def tune_group(
         NumericsError: A loss is NaN or infinite.
     """
     run = run_of(model, unit, label)
-    group = group_of(model, run, plan.group_size) if group is None else group
+    group = group_of(model, run, tuning.group_size) if group is None else group
     ends = sorted({*group, *(one.index for one in run)})
     span = model.kept[model.position(ends[0]) : model.position(ends[-1]) + 1]
     student = [index for index in span if Unit("block", index) not in run]
-    found = _examples(model, span, student, windows, plan)
+    found = _examples(model, span, student, windows, tuning)
     weights = build(_reached(group, dict(zip(student, found[0].calls, strict=True)), label))
     last = model.position(span[-1])
     spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
     remove(model, *run)
-    schedule = Schedule(plan.epochs, len(found), plan.shuffle, seed)
-    tokens = sum(example.hidden_in[..., 0].numel() for example in found) * plan.epochs
+    schedule = Schedule(tuning.epochs, len(found), tuning.shuffle, seed)
+    tokens = sum(example.hidden_in[..., 0].numel() for example in found) * tuning.epochs
     spent += training_flops(model, student, tokens, windows.shape[1])
-    rows = _fit(model, student, weights, found, schedule, plan, checkpoint=checkpoint, label=label)
-    if plan.fold == "at_end":
+    rows = _fit(
+        model, student, weights, found, schedule, tuning, checkpoint=checkpoint, label=label
+    )
+    if tuning.fold == "at_end":
         model.fused.update(weights)
     return RecoveryReport(
         changed=list(weights),
@@ -144,17 +114,17 @@ def tune_group(
 
 @torch.no_grad()
 def _examples(
-    model: Model, span: Sequence[int], student: Sequence[int], windows: Tensor, plan: Plan
+    model: Model, span: Sequence[int], student: Sequence[int], windows: Tensor, tuning: Tuning
 ) -> list[Example]:
     """Record what enters the span and what should leave it, batch by batch, on the CPU."""
-    if len(windows) < plan.batch_size:
+    if len(windows) < tuning.batch_size:
         raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {plan.batch_size}"
+            f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
         )
     first, last = model.position(span[0]), model.position(span[-1])
-    original = None if plan.teacher == "current" else load_original(model)
+    original = None if tuning.teacher == "current" else load_original(model)
     found: list[Example] = []
-    for batch in split(windows, plan.batch_size, drop_last=True):
+    for batch in split(windows, tuning.batch_size, drop_last=True):
         recording = record(model, batch, first, last)
         target = recording.hidden_out
         if original is not None:
@@ -184,14 +154,14 @@ def _fit(
     weights: Mapping[str, FusedWeight],
     found: Sequence[Example],
     schedule: Schedule,
-    plan: Plan,
+    tuning: Tuning,
     *,
     checkpoint: Checkpoint | None,
     label: str,
 ) -> list[dict[str, object]]:
     """Train the factors on the hidden states that leave the group."""
     blocks = [model.block(index) for index in student]
-    measure = LOSSES[plan.loss]
+    measure = LOSSES[tuning.loss]
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
@@ -203,7 +173,7 @@ def _fit(
         weights,
         loss_of,
         schedule,
-        (plan.learning_rate, plan.coefficient_learning_rate),
+        (tuning.learning_rate, tuning.coefficient_learning_rate or tuning.learning_rate),
         checkpoint=checkpoint,
         label=label,
     )

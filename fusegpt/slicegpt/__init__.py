@@ -6,11 +6,32 @@ A sliced checkpoint needs one import before plain transformers can load it:
 
 from __future__ import annotations
 
-from fusegpt.registry import Entry
+from dataclasses import dataclass
 
-__all__ = ["WIDTHS"]
+from fusegpt.methods import Method
+from fusegpt.slicegpt.settings import WidthSettings
 
-WIDTHS: dict[str, Entry] = {
-    "slicegpt": Entry("fusegpt.slicegpt.rotation:slicegpt"),
+__all__ = ["WIDTHS", "Width"]
+
+
+@dataclass(frozen=True)
+class Width(Method[WidthSettings]):
+    """A line of ``WIDTHS``.
+
+    Attributes:
+        suits: ``"package.module:function"``, called with the contents of ``config.json`` and the
+            model's place for messages, before weights are loaded; it raises when the method
+            cannot slice the model.
+    """
+
+    suits: str | None = None
+
+
+WIDTHS: dict[str, Width] = {
+    "slicegpt": Width(
+        "fusegpt.slicegpt.rotation:slicegpt",
+        "fusegpt.slicegpt.settings:SliceGpt",
+        suits="fusegpt.slicegpt.families:family_of",
+    ),
 }
-"""``<name>(model, batches, sparsity, *, seed, settings...) -> (Model, record)``."""
+"""``<name>(model, batches, sparsity, settings, *, seed) -> (Model, record)``."""

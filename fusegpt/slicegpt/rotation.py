@@ -7,13 +7,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusegpt.config import PositiveInt
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record
@@ -27,6 +26,7 @@ from fusegpt.slicegpt.modeling import (
     set_shortcut,
     set_weight,
 )
+from fusegpt.slicegpt.settings import SliceGpt
 from fusegpt.slicegpt.width import sliced_width
 
 __all__ = ["basis", "slicegpt"]
@@ -39,12 +39,9 @@ def slicegpt(
     model: Model,
     batches: Sequence[Tensor],
     sparsity: Decimal | float | str,
+    settings: SliceGpt = SliceGpt(),
     *,
     seed: int,
-    round_interval: PositiveInt = 8,
-    orientation: Literal["random", "pca"] = "random",
-    signal: Literal["residual", "normed"] = "residual",
-    slice_head: bool = False,
 ) -> tuple[Model, dict[str, Any]]:
     """Slice every hidden size of a model to ``(1 - sparsity)`` of it.
 
@@ -59,13 +56,8 @@ def slicegpt(
         model: Dense, or without some blocks. Its module is used up: do not touch it afterwards.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         sparsity: Fraction of the hidden size, in [0, 1); 0 rotates and cuts nothing.
-        seed: Of the random orientation.
-        round_interval: What the sliced size is a multiple of, rounded down.
-        orientation: ``random`` turns the kept components among each other, which changes no
-            output but spreads large values; ``pca`` leaves them sorted.
-        signal: Take components of the stream itself, as the released code does, or of what the
-            norm makes of it (``normed``), as in Eq. 8.
-        slice_head: Also slice what enters the last norm and the head; released: not.
+        settings: Which signal is looked at, how components lie, and what is sliced.
+        seed: Seed of the random orientation.
 
     Returns:
         The sliced model, and a record: hidden_size, width, head_width, and of each signal the
@@ -79,11 +71,11 @@ def slicegpt(
     inner = model.module
     family = family_of(inner.config.to_dict(), type(inner).__name__)
     hidden = int(inner.config.hidden_size)
-    width = sliced_width(hidden, sparsity, round_interval)
-    head_width = width if slice_head else hidden
+    width = sliced_width(hidden, sparsity, settings.round_interval)
+    head_width = width if settings.slice_head else hidden
     stream = _Stream.begin(model, family, batches)
     fuse_norms(inner)
-    wanted = _Bases(seed, orientation, signal, PlainNorm(hidden, _eps(inner, family)))
+    wanted = _Bases(seed, settings, PlainNorm(hidden, _eps(inner, family)))
     blocks = inner.get_submodule(family.decoder).layers
     into = wanted.find(stream.states, width, "embeddings")
     for name in family.embeddings:
@@ -149,16 +141,15 @@ class _Bases:
     """
 
     seed: int
-    orientation: str
-    signal: str
+    settings: SliceGpt
     norm: nn.Module
     kept: dict[str, float] = field(default_factory=dict)
 
     def find(self, states: Sequence[Tensor], width: int, name: str) -> Tensor:
         """The basis ``[hidden, width]`` of a signal, float64."""
-        signals = states if self.signal == "residual" else [self.norm(x) for x in states]
+        signals = states if self.settings.signal == "residual" else [self.norm(x) for x in states]
         found, self.kept[name] = basis(signals, width, name)
-        if self.orientation == "random":
+        if self.settings.orientation == "random":
             found = found @ _random_rotation(width, self.seed, name).to(found.device)
         return found
 

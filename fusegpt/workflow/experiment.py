@@ -16,9 +16,8 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
+from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
-from fusegpt.pruning.recipe import Recipe
-from fusegpt.pruning.width import WidthRecipe
 from fusegpt.registry import lookup, suggestion
 from fusegpt.workflow.members import (
     DENSE,
@@ -30,7 +29,6 @@ from fusegpt.workflow.members import (
 )
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
 from fusegpt.workflow.windows import (
-    Role,
     Windows,
     all_windows,
     check_split,
@@ -51,8 +49,7 @@ class Plan:
     Attributes:
         models, tasks, evaluations, experiments: Of the configuration, by name.
         corpora: Likewise, also those that no entry changes.
-        recipes: By id; ``dense`` is not among them.
-        slices: Recipes that slice widths, by id; they have no steps (``fusegpt.workflow.slices``).
+        recipes: By id, of depth and of width; ``dense`` is not among them.
         members: Experiment to its recipes, ``dense`` included.
         windows: By id.
     """
@@ -63,14 +60,17 @@ class Plan:
     evaluations: Mapping[str, Evaluation]
     experiments: Mapping[str, Experiment]
     recipes: Mapping[str, Recipe]
-    slices: Mapping[str, WidthRecipe]
     members: Mapping[str, tuple[Member, ...]]
     windows: Mapping[str, Windows]
 
     def windows_of(self, recipe_id: str, role: Role) -> Windows:
         """The windows a recipe reads."""
-        recipe = self.recipes.get(recipe_id) or self.slices[recipe_id]
-        return windows_of(recipe, role, self.corpora)
+        return windows_of(self.recipes[recipe_id], role, self.corpora)
+
+    @functools.cached_property
+    def slices(self) -> dict[str, Recipe]:
+        """Recipes that slice widths, by id; they have no steps (``fusegpt.workflow.slices``)."""
+        return {name: recipe for name, recipe in self.recipes.items() if recipe.slices}
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
@@ -201,7 +201,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
     }
     available = available_recipes(checked.recipes, recipes)
-    resolved: dict[str, Recipe | WidthRecipe] = {}
+    resolved: dict[str, Recipe] = {}
     members: dict[str, tuple[Member, ...]] = {}
     for name, experiment in checked.experiments.items():
         check_names(name, experiment, checked, available)
@@ -214,8 +214,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         checked.tasks,
         evaluations,
         checked.experiments,
-        {name: recipe for name, recipe in resolved.items() if isinstance(recipe, Recipe)},
-        {name: recipe for name, recipe in resolved.items() if isinstance(recipe, WidthRecipe)},
+        resolved,
         members,
         windows,
     )
@@ -223,7 +222,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         for used in experiment.models:
             for member in plan.members[name]:
                 last = max(plan.steps(name, used, member.id).values())
-                if last and member.id in plan.recipes:
+                if last and member.id != DENSE and member.id not in plan.slices:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)
     return plan

@@ -10,7 +10,7 @@ from typing import Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, FuseGPTError
-from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.recipe import Recipe, read_recipe
 from fusegpt.work import Work
 from fusegpt.workflow.cost import score_work
 from fusegpt.workflow.cost_recovery import fuse_work
@@ -58,7 +58,7 @@ class Measured:
 
     def _read_run(self, run: Path, model: str, device: str) -> None:
         try:
-            recipe = Recipe.read(run / "recipe.json")
+            recipe = read_recipe(run / "recipe.json")
         except FuseGPTError:
             return
         for file, rule in (
@@ -102,8 +102,7 @@ def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | No
 
 
 def _method(rule: str, recipe: Recipe) -> tuple[str, ...]:
-    settings = recipe.recovery
-    own = (recipe.metric,) if rule == "score" else (recipe.method, str(settings.get("group_size")))
+    own = (recipe.metric,) if rule == "score" else (recipe.method, recipe.recovery.pace)
     return (*own, recipe.dtype)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
-from fusegpt.pruning.width import WidthRecipe, is_width, resolve_width
 from fusegpt.registry import lookup
 from fusegpt.workflow.schema import Configuration, Experiment
 
@@ -72,7 +71,7 @@ def _look_up(table: Mapping[str, Any], entry: str, kind: str, where: str) -> Non
 def members_of(
     experiment: Experiment,
     available: Mapping[str, Any],
-    resolved: dict[str, Recipe | WidthRecipe],
+    resolved: dict[str, Recipe],
 ) -> tuple[Member, ...]:
     """An experiment's recipes, once per seed; ``resolved`` gains them."""
     members = []
@@ -83,9 +82,8 @@ def members_of(
         own, settings = experiment.recipe_settings.get(name), available[name]
         if isinstance(settings, Path):
             _, settings = recipe_settings(settings)
-        complete = resolve_width if is_width(settings) else resolve
         for seed in experiment.seeds:
-            recipe = complete(name, settings, experiment.settings, seed, own)
+            recipe = resolve(name, settings, experiment.settings, seed, own)
             resolved[recipe.id] = recipe
             members.append(Member(name, seed, recipe.id))
     return tuple(members)

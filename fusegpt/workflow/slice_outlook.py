@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from fusegpt.pruning.width import WidthRecipe
-from fusegpt.work import Shape, Work, forward_rule, total
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.work import Shape, Stage, Work, total
 from fusegpt.workflow import slices
+from fusegpt.workflow.cost import drawn
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
 
 __all__ = ["slice_lines", "slice_rows", "slice_work"]
 
 
-def slice_work(recipe: WidthRecipe, num_blocks: int, shape: Shape | None) -> Work:
-    """Of slicing at one sparsity: one pass over all windows.
+def slice_work(
+    recipe: Recipe, num_blocks: int, shape: Shape | None, sequences: int | None = None
+) -> Work:
+    """Work of slicing at one sparsity; ``sequences``: windows of a file sampled by rows."""
+    assert recipe.width is not None, recipe.name
+    number, known = drawn(recipe, "calibration", sequences), shape or Shape(**EMPTY)
+    blocks = (num_blocks, num_blocks, num_blocks, 0)
+    work = recipe.width.work(Stage(*blocks, number or 0, recipe.calibration.length, known))
+    if number is None:
+        return replace(work, tokens=None, flops=None)
+    return work if shape is not None else replace(work, flops=None)
 
-    FLOPs are those at dense size, which is at most what the sliced blocks take; what finding
-    components takes is not counted. ``None`` where rows are drawn: nobody knows what they fill.
-    """
-    windows = recipe.windows("calibration")
-    if windows.rows is not None:
-        return Work(passes=num_blocks, tokens=None, flops=None)
-    tokens, flops = windows.sequences * windows.length, None
-    if shape is not None:
-        size = (num_blocks * shape.values, num_blocks * shape.attended)
-        flops = forward_rule(*size, tokens, windows.length)
-    return Work(passes=num_blocks, tokens=tokens, flops=flops)
+
+EMPTY = {"values": 0, "sides": 0, "width": 0}
 
 
 def slice_rows(

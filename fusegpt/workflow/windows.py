@@ -6,17 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fusegpt.errors import ConfigError
-from fusegpt.pruning.recipe import Recipe
-from fusegpt.pruning.width import WidthRecipe
+from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.registry import lookup
 from fusegpt.workflow.schema import Corpus
 
-__all__ = ["Role", "Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
-
-Role = Literal["calibration", "finetune"]
+__all__ = ["Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,7 @@ class Windows:
     rows: int | None = None
 
 
-def all_windows(
-    recipes: Mapping[str, Recipe | WidthRecipe], corpora: Mapping[str, Corpus]
-) -> dict[str, Windows]:
+def all_windows(recipes: Mapping[str, Recipe], corpora: Mapping[str, Corpus]) -> dict[str, Windows]:
     """Every recipe's windows, by id.
 
     Raises:
@@ -49,9 +44,7 @@ def all_windows(
     """
     found = {}
     for recipe in recipes.values():
-        roles: list[Role] = ["calibration"]
-        roles += ["finetune"] if recipe.needs_windows else []
-        for role in roles:
+        for role in recipe.roles:
             spec = recipe.windows(role)
             check_split(spec.corpus, spec.split, f"recipes.{recipe.name}.{role}", corpora)
             windows = windows_of(recipe, role, corpora)
@@ -60,7 +53,7 @@ def all_windows(
 
 
 def windows_of(
-    recipe: Recipe | WidthRecipe,
+    recipe: Recipe,
     role: Role,
     corpora: Mapping[str, Corpus],
 ) -> Windows:

@@ -19,6 +19,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.reached import reached
 from fusegpt.models.surgery.removal import skip
 from fusegpt.recovery.fusion import fusion
+from fusegpt.recovery.settings.group import Fusion
 from fusegpt.runtime import quiet
 from fusegpt.units import Unit
 from tests import tiny
@@ -89,8 +90,8 @@ def test_a_step_scores_fuses_folds_saves_and_reloads(family, tmp_path):
     donor = copy.deepcopy(open_ended.block(unit.index))
     dense = {index: copy.deepcopy(open_ended.block(index)) for index in open_ended.kept}
 
-    report = fusion(open_ended, unit, WINDOWS, seed=0, fold="at_end", **SETTINGS)
-    fusion(folded, unit, WINDOWS, seed=0, fold="each_step", **SETTINGS)
+    report = fusion(open_ended, unit, WINDOWS, Fusion(fold="at_end", **SETTINGS), seed=0)
+    fusion(folded, unit, WINDOWS, Fusion(fold="each_step", **SETTINGS), seed=0)
 
     assert open_ended.removed == [unit] and len(open_ended.kept) == 5
     assert report.rows and all(row["loss"] >= 0 for row in report.rows)
@@ -124,7 +125,7 @@ def test_a_step_scores_fuses_folds_saves_and_reloads(family, tmp_path):
 def test_a_donor_of_another_kind_lends_what_matches_and_the_log_says_so_once(caplog):
     model = tiny.model("qwen3_next")  # linear, linear, full attention, twice
     with caplog.at_level("INFO", logger="fusegpt.recovery.fusion"):
-        fusion(model, Unit("block", 5), WINDOWS, seed=0, fold="at_end", **SETTINGS)
+        fusion(model, Unit("block", 5), WINDOWS, Fusion(fold="at_end", **SETTINGS), seed=0)
 
     alone = [name for name, weight in model.fused.items() if not weight.donors]
     assert {name.split(".")[1] for name in alone} == {"3", "4"}  # linear attention
@@ -152,7 +153,7 @@ def test_blocks_that_text_passes_over_stay_as_they_are(caplog):
     assert reached(model, WINDOWS) == {0, 1, 3, 4}
 
     with caplog.at_level("INFO", logger="fusegpt.recovery.tuning"):
-        report = fusion(model, Unit("block", 1), WINDOWS, seed=0, **SETTINGS)
+        report = fusion(model, Unit("block", 1), WINDOWS, Fusion(**SETTINGS), seed=0)
 
     assert 2 in report.group and not any(n.startswith("blocks.2.") for n in report.changed)
     assert all(torch.equal(model.block(2).state_dict()[name], before[name]) for name in before)
@@ -162,5 +163,9 @@ def test_blocks_that_text_passes_over_stay_as_they_are(caplog):
 def test_a_group_of_blocks_that_text_passes_over_is_refused():
     with pytest.raises(ArchitectureError, match=r"the data run through none of blocks \[2\]"):
         fusion(
-            tiny.model("mllama"), Unit("block", 3), WINDOWS, seed=0, **SETTINGS | {"group_size": 1}
+            tiny.model("mllama"),
+            Unit("block", 3),
+            WINDOWS,
+            Fusion(**SETTINGS | {"group_size": 1}),
+            seed=0,
         )

@@ -7,7 +7,6 @@ import itertools
 import pytest
 import torch
 
-from fusegpt.config import defaults
 from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import RECOVERIES
 from fusegpt.units import Unit
@@ -18,7 +17,7 @@ SMALL = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 3, "batch_size": 
 RATES = {"learning_rate": 3e-3, "coefficient_learning_rate": 1e-2}
 
 
-@pytest.fixture(params=[name for name, entry in RECOVERIES.items() if entry.when == "step"])
+@pytest.fixture(params=[name for name, entry in RECOVERIES.items() if entry.schema.when == "step"])
 def recovery(request):
     return request.param
 
@@ -26,17 +25,17 @@ def recovery(request):
 SUBLAYERS = [
     pytest.param(name, Unit(kind, 2), id=f"{name}-{kind}")
     for name, kind in itertools.product(RECOVERIES, ["attention", "mlp"])
-    if RECOVERIES[name].when == "step" and RECOVERIES[name].sublayers
+    if RECOVERIES[name].schema.when == "step" and RECOVERIES[name].schema.sublayers
 ]
-halves = pytest.mark.parametrize("name, unit", SUBLAYERS)
+sublayers = pytest.mark.parametrize("name, unit", SUBLAYERS)
 
 
 def recover(name, model, *, unit=UNIT, seed=0, **changes):
     entry = RECOVERIES[name]
-    known = defaults(entry)
-    settings = {**SMALL, **RATES, **changes}
-    settings = {key: value for key, value in settings.items() if key in known}
-    return entry.load()(model, unit, tiny.ids(8, 10), seed=seed, **settings)
+    given = {**SMALL, **RATES, **changes}
+    known = entry.schema.model_fields
+    settings = entry.schema(**{key: value for key, value in given.items() if key in known})
+    return entry.load()(model, unit, tiny.ids(8, 10), settings, seed=seed)
 
 
 def state(model):
@@ -88,18 +87,14 @@ def test_no_global_random_state_is_touched(recovery):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_published_parameters_are_keyword_only(recovery):
-    parameters = inspect.signature(RECOVERIES[recovery].load()).parameters.values()
-    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == [
-        "model",
-        "unit",
-        "windows",
-    ]
+def test_it_takes_its_settings_and_what_the_run_knows(recovery):
+    parameters = inspect.signature(RECOVERIES[recovery].load()).parameters
+    assert list(parameters) == ["model", "unit", "windows", "settings", "seed", "checkpoint"]
+    assert parameters["settings"].default == RECOVERIES[recovery].schema()
 
 
 def test_training_starts_from_the_plain_removal(recovery):
-    known = defaults(RECOVERIES[recovery])
-    if "learning_rate" not in known:
+    if "learning_rate" not in RECOVERIES[recovery].schema.model_fields:
         pytest.skip("nothing is trained")
     model, plain = tiny.model("llama"), tiny.model("llama")
     rates = {name: 1e-30 for name in ("learning_rate", "coefficient_learning_rate")}
@@ -109,7 +104,7 @@ def test_training_starts_from_the_plain_removal(recovery):
 
 
 def test_a_run_of_blocks_goes_at_once(recovery):
-    if not RECOVERIES[recovery].runs:
+    if not RECOVERIES[recovery].schema.runs:
         pytest.skip("one block at a time")
     model = tiny.model("llama")
     report = recover(recovery, model, unit=[UNIT, Unit("block", 3)])
@@ -118,7 +113,7 @@ def test_a_run_of_blocks_goes_at_once(recovery):
     assert torch.isfinite(model.module(tiny.ids()).logits).all()
 
 
-@halves
+@sublayers
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_a_sublayer_goes_and_what_is_named_is_all_that_changed(name, unit, family):
     model = tiny.model(family)
@@ -138,7 +133,7 @@ def test_a_sublayer_goes_and_what_is_named_is_all_that_changed(name, unit, famil
     assert torch.isfinite(model.module(tiny.ids()).logits).all()
 
 
-@halves
+@sublayers
 def test_a_sublayers_recovery_is_reproduced_and_never_ends_worse(name, unit):
     one, other = tiny.model("llama"), tiny.model("llama")
     report, _ = recover(name, one, unit=unit, seed=3), recover(name, other, unit=unit, seed=3)
@@ -148,9 +143,9 @@ def test_a_sublayers_recovery_is_reproduced_and_never_ends_worse(name, unit):
     assert final <= first
 
 
-@halves
+@sublayers
 def test_a_sublayers_training_starts_from_the_plain_removal(name, unit):
-    if "learning_rate" not in defaults(RECOVERIES[name]):
+    if "learning_rate" not in RECOVERIES[name].schema.model_fields:
         pytest.skip("nothing is trained")
     model, plain = tiny.model("llama"), tiny.model("llama")
     rates = {rate: 1e-30 for rate in ("learning_rate", "coefficient_learning_rate")}

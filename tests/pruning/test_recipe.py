@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fusegpt.errors import ConfigError, UnknownNameError
-from fusegpt.pruning.recipe import Recipe, load_recipe, recipe_names, recipe_settings, resolve
+from fusegpt.pruning.recipe import load_recipe, read_recipe, recipe_names, recipe_settings, resolve
+from fusegpt.recovery.settings.whole import NoRecovery
 
 FUSION = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "fusion"}}
 
@@ -20,12 +21,12 @@ def test_every_recipe_file_is_valid(name):
 
 def test_the_defaults_of_fusegpt_are_the_published_values():
     recovery = load_recipe("fusegpt").recovery
-    assert recovery["group_size"] == 7
-    assert recovery["rank"] == recovery["lora_rank"] == 128
-    assert recovery["epochs"] == 20
-    assert recovery["batch_size"] == 8
-    assert recovery["learning_rate"] == 9.65e-6
-    assert recovery["coefficient_learning_rate"] == 1e-3
+    assert recovery.group_size == 7
+    assert recovery.rank == recovery.lora_rank == 128
+    assert recovery.epochs == 20
+    assert recovery.batch_size == 8
+    assert recovery.learning_rate == 9.65e-6
+    assert recovery.coefficient_learning_rate == 1e-3
     assert load_recipe("fusegpt").calibration.sequences == 32
     assert load_recipe("fusegpt").finetune.sequences == 1024
 
@@ -64,8 +65,8 @@ def test_fine_tuning_data_does_not_change_the_id_of_a_recipe_that_does_not_train
 
 def test_overrides_go_to_the_methods_that_have_them():
     plain = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "none"}}
-    assert resolve("a", plain, {"recovery": {"rank": 4}}).recovery == {"method": "none"}
-    assert resolve("a", FUSION, {"recovery": {"rank": 4}}).recovery["rank"] == 4
+    assert resolve("a", plain, {"recovery": {"rank": 4}}).recovery == NoRecovery()
+    assert resolve("a", FUSION, {"recovery": {"rank": 4}}).recovery.rank == 4
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_recipes_own_settings_lie_over_those_of_the_experiment_and_must_fit_it
     overrides = {"finetune": {"length": 64}, "recovery": {"epochs": 3, "lora_rank": 32}}
     own = {"finetune": {"sequences": 16}, "recovery": {"lora_rank": 64}}
     twin = load_recipe("macro_influence_finetune_equal", overrides, own=own)
-    assert (twin.recovery["epochs"], twin.recovery["lora_rank"]) == (3, 64)
+    assert (twin.recovery.epochs, twin.recovery.lora_rank) == (3, 64)
     assert (twin.finetune.length, twin.finetune.sequences) == (64, 16)
     with pytest.raises(ConfigError, match=r"macro_influence_finetune_equal.recovery.*donor"):
         load_recipe("macro_influence_finetune_equal", own={"recovery": {"donor": "self"}})
@@ -119,7 +120,7 @@ def test_a_recipe_file_is_read_and_a_complete_record_gives_the_same_id(tmp_path)
     recipe = load_recipe(file)
     record = tmp_path / "recipe.json"
     record.write_text(json.dumps(recipe.to_json()))
-    assert Recipe.read(record).id == recipe.id
+    assert read_recipe(record).id == recipe.id
     file.write_text("recovery: [")
     with pytest.raises(ConfigError, match="not a YAML file"):
         load_recipe(file)

@@ -6,6 +6,7 @@ from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.pruning.recipe import load_recipe
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
+from fusegpt.recovery.settings.group import Finetune, Fusion
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -16,8 +17,8 @@ BUDGET = {"group_size": 3, "epochs": 2, "batch_size": 4}
 def test_the_twin_of_fusion_trains_as_many_numbers_for_as_many_steps():
     windows = tiny.ids(8, 10)
     reports = [
-        fusion(tiny.model("llama"), UNIT, windows, seed=0, rank=4, lora_rank=4, **BUDGET),
-        finetune(tiny.model("llama"), UNIT, windows, seed=0, lora_rank=8, **BUDGET),
+        fusion(tiny.model("llama"), UNIT, windows, Fusion(rank=4, lora_rank=4, **BUDGET), seed=0),
+        finetune(tiny.model("llama"), UNIT, windows, Finetune(lora_rank=8, **BUDGET), seed=0),
     ]
     one, other = reports
     assert one.trainable_parameters == other.trainable_parameters > 0
@@ -56,11 +57,8 @@ def test_coefficients_alone_train_without_an_update():
         model,
         UNIT,
         tiny.ids(8, 10),
+        Fusion(rank=4, lora_rank=0, **{**BUDGET, "batch_size": 8}, **rates),
         seed=0,
-        rank=4,
-        lora_rank=0,
-        **{**BUDGET, "batch_size": 8},
-        **rates,
     )
     blocks = [model.block(index) for index in report.group]
     shapes = [p.shape for block in blocks for p in block.parameters() if p.dim() >= 2]

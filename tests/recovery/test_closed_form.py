@@ -19,6 +19,7 @@ from fusegpt.recovery.closed_form import fold, moments, ridge_map
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.least_squares import least_squares
 from fusegpt.recovery.low_rank import low_rank, truncate
+from fusegpt.recovery.settings.maps import AdditiveBias, LeastSquares, LowRank
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -72,7 +73,7 @@ def test_least_squares_equals_numpys(ridge, windows, always_folds):
     added, missing = states(model.module, windows[:12], (1, 2))
     change = by_numpy(added, missing, ridge)
     weight = model.parameter(DOWN).clone()
-    report = least_squares(model, UNIT, windows, seed=0, ridge=ridge, clip=0)
+    report = least_squares(model, UNIT, windows, LeastSquares(ridge=ridge, clip=0), seed=0)
     expected = weight + torch.from_numpy(change.T) @ weight
     torch.testing.assert_close(model.parameter(DOWN), expected, rtol=1e-7, atol=1e-8)
     assert report.changed == [DOWN] and report.rows[-1]["folded"]
@@ -110,7 +111,7 @@ def test_low_rank_equals_numpys_ridge_cut_by_its_singular_values(rank, windows, 
     left, values, right = np.linalg.svd(by_numpy(added, missing, 0.1))
     change = (left[:, :rank] * values[:rank]) @ right[:rank]
     weight = model.parameter(DOWN).clone()
-    low_rank(model, UNIT, windows, seed=0, rank=rank, ridge=0.1, clip=0)
+    low_rank(model, UNIT, windows, LowRank(rank=rank, ridge=0.1, clip=0), seed=0)
     expected = weight + torch.from_numpy(change.T) @ weight
     torch.testing.assert_close(model.parameter(DOWN), expected, rtol=1e-7, atol=1e-8)
     assert torch.linalg.matrix_rank(truncate(torch.from_numpy(change), rank)) == rank
@@ -120,7 +121,7 @@ def test_a_learned_map_starts_from_plain_removal_and_lowers_its_loss(windows):
     model = tiny.model("llama", dtype=torch.float64)
     _, missing = states(model.module, windows, (1, 2))
     settings = {"fit": "learned", "rank": 4, "batch_size": 16, "epochs": 9, "learning_rate": 1e-2}
-    report = low_rank(model, UNIT, windows, seed=0, **settings)
+    report = low_rank(model, UNIT, windows, LowRank(**settings), seed=0)
     assert report.rows[0]["loss"] == pytest.approx((missing**2).mean(), rel=1e-9)
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]
     assert report.trainable_parameters == 2 * 32 * 4
@@ -132,7 +133,7 @@ def test_a_run_of_blocks_is_emulated_by_one_map(windows, always_folds):
     added, missing = states(model.module, windows[:12], (1, 2, 3))
     weight = model.parameter(DOWN).clone()
     run = [Unit("block", 3), UNIT]
-    least_squares(model, run, windows, seed=0, ridge=0.1, clip=0)
+    least_squares(model, run, windows, LeastSquares(ridge=0.1, clip=0), seed=0)
     expected = weight + torch.from_numpy(by_numpy(added, missing, 0.1).T) @ weight
     torch.testing.assert_close(model.parameter(DOWN), expected, rtol=1e-7, atol=1e-8)
     assert model.kept == [0, 1, 4, 5]
@@ -144,8 +145,8 @@ def test_the_original_teacher_maps_the_whole_gap_anew(windows, always_folds, tmp
     whole = copy.deepcopy(model)
     for index in (3, 2):
         settings = {"teacher": "original", "ridge": 0.1}
-        least_squares(model, Unit("block", index), windows, seed=0, **settings)
-    least_squares(whole, [UNIT, Unit("block", 3)], windows, seed=0, ridge=0.1)
+        least_squares(model, Unit("block", index), windows, LeastSquares(**settings), seed=0)
+    least_squares(whole, [UNIT, Unit("block", 3)], windows, LeastSquares(ridge=0.1), seed=0)
     found, expected = model.parameter(DOWN), whole.parameter(DOWN)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -172,7 +173,7 @@ def test_one_huge_token_does_not_decide_a_clipped_fit(windows):
 def test_a_fit_that_does_not_help_is_not_folded(windows):
     model = tiny.model("llama")
     weight = model.parameter(DOWN).clone()
-    report = least_squares(model, UNIT, windows, seed=0, ridge=0.0, clip=0)
+    report = least_squares(model, UNIT, windows, LeastSquares(ridge=0.0, clip=0), seed=0)
     first, last = report.rows
     assert not last["folded"] and last["fitted_loss"] > first["loss"] == last["loss"]
     assert torch.equal(model.parameter(DOWN), weight)
@@ -183,7 +184,7 @@ def test_a_bias_adds_the_mean_update_and_loads_in_plain_transformers(
 ):
     model = tiny.model("llama", dtype=torch.float64)
     _, missing = states(model.module, windows[:12], (1, 2))
-    report = additive_bias(model, UNIT, windows, seed=0, clip=0)
+    report = additive_bias(model, UNIT, windows, AdditiveBias(clip=0), seed=0)
     bias = model.parameter("blocks.1.mlp.down_proj.bias")
     np.testing.assert_allclose(bias.numpy(), missing.mean(0), rtol=1e-9)
     assert report.changed == ["blocks.1.mlp.down_proj.bias"] and model.module.config.mlp_bias
@@ -199,7 +200,7 @@ def test_a_learned_bias_approaches_the_mean_update(windows):
     mean = moments(gap, windows, 0).update
     start = model.parameter("blocks.1.mlp.c_proj.bias").clone()
     settings = {"fit": "learned", "epochs": 60, "batch_size": 16, "learning_rate": 0.05}
-    report = additive_bias(model, UNIT, windows, seed=0, **settings)
+    report = additive_bias(model, UNIT, windows, AdditiveBias(**settings), seed=0)
     moved = model.parameter("blocks.1.mlp.c_proj.bias") - start
     assert (moved - mean).norm() < 0.1 * mean.norm()
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]

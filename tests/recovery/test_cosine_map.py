@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.least_squares import least_squares
+from fusegpt.recovery.settings.maps import LeastSquares
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -38,7 +39,9 @@ def test_the_folded_map_turns_the_states_less(family, weight, gone, always_folds
     model = tiny.model(family)
     dense = copy.deepcopy(model)
     run = [Unit("block", index) for index in gone]
-    report = least_squares(model, run if len(run) > 1 else run[0], windows, seed=0, **SETTINGS)
+    report = least_squares(
+        model, run if len(run) > 1 else run[0], windows, LeastSquares(**SETTINGS), seed=0
+    )
 
     target = leaving(dense, gone[-1], windows[:12])
     plain, folded = (leaving(one, 1, windows[:12]) for one in (dense, model))
@@ -61,6 +64,8 @@ def test_text_that_was_held_out_decides_whether_it_is_folded(monkeypatch):
     monkeypatch.setattr(closed_form, "next_token_loss", lambda *_: next(losses))
     model = tiny.model("llama")
     before = model.block(1).mlp.down_proj.weight.clone()
-    report = least_squares(model, Unit("block", 2), tiny.ids(8, 12), seed=0, **SETTINGS)
+    report = least_squares(
+        model, Unit("block", 2), tiny.ids(8, 12), LeastSquares(**SETTINGS), seed=0
+    )
     assert report.rows[1]["folded"] is False
     assert torch.equal(model.block(1).mlp.down_proj.weight, before)

@@ -8,6 +8,7 @@ import torch
 from fusegpt.errors import DataError
 from fusegpt.recovery.lora import lora
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.whole import Lora
 from tests import tiny
 
 SETTINGS = {"lora_rank": 4, "epochs": 3, "batch_size": 4, "learning_rate": 1e-2}
@@ -26,7 +27,7 @@ def weights(model):
 def test_it_lowers_the_loss_and_leaves_a_plain_model(family, windows):
     model = tiny.model(family)
     before = weights(model)
-    report = lora(model, windows, seed=0, **SETTINGS)
+    report = lora(model, windows, Lora(**SETTINGS), seed=0)
     after = weights(model)
     assert list(after) == list(before)
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]
@@ -41,7 +42,7 @@ def test_the_first_loss_is_the_plain_models_next_token_loss(windows):
     model = tiny.model("llama")
     logits = model.module(windows[:4]).logits[:, :-1]
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:4, 1:].flatten())
-    report = lora(model, windows, seed=0, **SETTINGS)
+    report = lora(model, windows, Lora(**SETTINGS), seed=0)
     assert report.rows[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
     assert (report.optimizer_steps, report.tokens) == (6, 3 * 8 * 10)
 
@@ -49,7 +50,7 @@ def test_the_first_loss_is_the_plain_models_next_token_loss(windows):
 def test_micro_batches_change_rounding_only(windows):
     models = [tiny.model("llama", dtype=torch.float64) for _ in range(2)]
     for model, size in zip(models, (4, 1), strict=True):
-        lora(model, windows, seed=0, **SETTINGS, micro_batch_size=size)
+        lora(model, windows, Lora(**SETTINGS, micro_batch_size=size), seed=0)
     one, other = map(weights, models)
     for name in one:  # the factors are float32
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
@@ -61,7 +62,7 @@ def test_a_seed_gives_the_same_bits_and_another_seed_others(windows):
     runs = []
     for seed in (0, 0, 1):
         model = tiny.model("llama")
-        lora(model, windows, seed=seed, **SETTINGS)
+        lora(model, windows, Lora(**SETTINGS), seed=seed)
         runs.append(weights(model))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(runs[0][n], runs[1][n]) for n in runs[0])
@@ -70,7 +71,7 @@ def test_a_seed_gives_the_same_bits_and_another_seed_others(windows):
 
 def test_a_killed_run_ends_with_the_same_bits(windows, tmp_path):
     whole = tiny.model("llama")
-    lora(whole, windows, seed=0, **SETTINGS)
+    lora(whole, windows, Lora(**SETTINGS), seed=0)
 
     class Killed(Exception):
         pass
@@ -84,19 +85,19 @@ def test_a_killed_run_ends_with_the_same_bits(windows, tmp_path):
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
         dying = Dying(file, "x", every_seconds=0)
-        lora(tiny.model("llama"), windows, seed=0, checkpoint=dying, **SETTINGS)
+        lora(tiny.model("llama"), windows, Lora(**SETTINGS), seed=0, checkpoint=dying)
     resumed = tiny.model("llama")
-    lora(resumed, windows, seed=0, checkpoint=Checkpoint(file, "x"), **SETTINGS)
+    lora(resumed, windows, Lora(**SETTINGS), seed=0, checkpoint=Checkpoint(file, "x"))
     assert all(torch.equal(v, weights(resumed)[n]) for n, v in weights(whole).items())
 
 
 def test_a_rise_of_the_loss_is_undone(windows):
     model = tiny.model("llama")
     before = copy.deepcopy(weights(model))
-    lora(model, windows, seed=0, **{**SETTINGS, "epochs": 1, "learning_rate": 3.0})
+    lora(model, windows, Lora(**{**SETTINGS, "epochs": 1, "learning_rate": 3.0}), seed=0)
     assert all(torch.equal(v, weights(model)[n]) for n, v in before.items())
 
 
 def test_too_few_windows_are_refused(windows):
     with pytest.raises(DataError, match="3 sequences do not fill one batch of 4"):
-        lora(tiny.model("llama"), windows[:3], seed=0, **SETTINGS)
+        lora(tiny.model("llama"), windows[:3], Lora(**SETTINGS), seed=0)

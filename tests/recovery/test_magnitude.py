@@ -11,6 +11,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.magnitude import growth, magnitude
+from fusegpt.recovery.settings.maps import Magnitude
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -56,7 +57,7 @@ def test_the_channel_scale_is_the_best_factor_of_each_feature(windows):
     model = tiny.model("llama", dtype=torch.float64)
     name = "blocks.1.mlp.down_proj.weight"
     weight = model.parameter(name).clone()
-    magnitude(model, UNIT, windows, seed=0, scale="channel")
+    magnitude(model, UNIT, windows, Magnitude(scale="channel"), seed=0)
     ratio = model.parameter(name) / weight
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
     reference = tiny.model("llama", dtype=torch.float64)

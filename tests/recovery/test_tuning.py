@@ -12,6 +12,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.group import Finetune, Fusion
 from fusegpt.results.unfinished import read_unfinished
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
@@ -20,6 +21,7 @@ from tests import tiny
 UNIT = Unit("block", 2)
 BUDGET = {"group_size": 3, "lora_rank": 4, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
 FUSION = {**BUDGET, "rank": 5, "coefficient_learning_rate": 3e-2}
+EXACT = {"trainable_dtype": "float64"}
 
 
 @pytest.fixture
@@ -111,7 +113,8 @@ def test_fusion_equals_an_independent_autograd_implementation_in_float64(family,
         for bias in [*model.biases(index).values(), *reference.biases(index).values()]:
             bias.data.copy_(torch.linspace(-1, 1, bias.numel()) * (index + 1) / 6)
     probe = copy.deepcopy(model)
-    fusion(probe, UNIT, windows, seed=0, fold="at_end", trainable_dtype="float64", **FUSION)
+    kept = Fusion(fold="at_end", **FUSION).model_copy(update=EXACT)
+    fusion(probe, UNIT, windows, kept, seed=0)
 
     def start(name):
         out, width = probe.fused[name].base.shape
@@ -125,7 +128,7 @@ def test_fusion_equals_an_independent_autograd_implementation_in_float64(family,
         return factors
 
     expected, losses = independent_fusion(reference, windows, start)
-    report = fusion(model, UNIT, windows, seed=0, trainable_dtype="float64", **FUSION)
+    report = fusion(model, UNIT, windows, Fusion(**FUSION).model_copy(update=EXACT), seed=0)
     assert [row["loss"] for row in report.rows] == pytest.approx(losses, rel=1e-9)
     for name, (weight, bias) in expected.items():
         found = model.parameter(f"{name}.weight")
@@ -136,16 +139,15 @@ def test_fusion_equals_an_independent_autograd_implementation_in_float64(family,
 
 @pytest.mark.parametrize("recover", [finetune, fusion])
 def test_training_starts_from_plain_removal_and_lowers_the_loss(recover, windows):
-    settings = FUSION if recover is fusion else BUDGET
+    settings = Fusion(**FUSION) if recover is fusion else Finetune(**BUDGET)
     model = tiny.model("llama")
     plain = copy.deepcopy(model)
-    report = recover(model, UNIT, windows, seed=0, **{**settings, "epochs": 6})
+    report = recover(model, UNIT, windows, settings.model_copy(update={"epochs": 6}), seed=0)
     remove(plain, UNIT)
-    first = {**settings, "epochs": 1, "learning_rate": 1e-30}
-    if recover is fusion:
-        first["coefficient_learning_rate"] = 1e-30
+    rates = {"learning_rate": 1e-30, "coefficient_learning_rate": 1e-30}
+    first = settings.model_copy(update={"epochs": 1, **rates})
     still = tiny.model("llama")
-    start = recover(still, UNIT, windows, seed=0, **first)
+    start = recover(still, UNIT, windows, first, seed=0)
     assert report.rows[0]["loss"] == start.rows[0]["loss"]
     for name, value in still.module.state_dict().items():
         torch.testing.assert_close(value, plain.module.state_dict()[name], rtol=0, atol=1e-20)
@@ -157,7 +159,8 @@ def test_only_the_groups_matrices_change(recover, windows):
     model = tiny.model("llama")
     plain = tiny.model("llama")
     remove(plain, UNIT)
-    report = recover(model, UNIT, windows, seed=0, **(FUSION if recover is fusion else BUDGET))
+    settings = Fusion(**FUSION) if recover is fusion else Finetune(**BUDGET)
+    report = recover(model, UNIT, windows, settings, seed=0)
     assert report.group == [0, 1, 3]
     for index in model.kept:
         for name, parameter in model.block(index).named_parameters():
@@ -174,7 +177,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(windows):
     runs = []
     for seed in (0, 0, 1):
         model = tiny.model("llama")
-        fusion(model, UNIT, windows, seed=seed, **FUSION)
+        fusion(model, UNIT, windows, Fusion(**FUSION), seed=seed)
         runs.append(weights(model))
     assert all(torch.equal(runs[0][n], runs[1][n]) for n in runs[0])
     assert not all(torch.equal(runs[0][n], runs[2][n]) for n in runs[0])
@@ -185,7 +188,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(windows):
 def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     settings = {**FUSION, "epochs": 4, "shuffle": shuffle}
     whole = tiny.model("llama")
-    expected = fusion(whole, UNIT, windows, seed=0, **settings)
+    expected = fusion(whole, UNIT, windows, Fusion(**settings), seed=0)
 
     class Killed(Exception):
         pass
@@ -199,11 +202,13 @@ def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
         dying = Dying(file, "x", every_seconds=0)
-        fusion(tiny.model("llama"), UNIT, windows, seed=0, checkpoint=dying, **settings)
+        fusion(tiny.model("llama"), UNIT, windows, Fusion(**settings), seed=0, checkpoint=dying)
     left = read_unfinished(file)
     assert (len(left.rows), left.steps) == (stop + 1, len(expected.rows))
     resumed = tiny.model("llama")
-    report = fusion(resumed, UNIT, windows, seed=0, checkpoint=Checkpoint(file, "x"), **settings)
+    report = fusion(
+        resumed, UNIT, windows, Fusion(**settings), seed=0, checkpoint=Checkpoint(file, "x")
+    )
     assert report.rows == expected.rows
     assert all(torch.equal(v, weights(resumed)[n]) for n, v in weights(whole).items())
 
@@ -212,10 +217,10 @@ def test_a_checkpoint_of_other_settings_is_ignored(windows, tmp_path):
     file = tmp_path / "resume.safetensors"
     other = {**FUSION, "learning_rate": 0.5}
     checkpoint = Checkpoint(file, "other", every_seconds=0)
-    fusion(tiny.model("llama"), UNIT, windows, seed=0, checkpoint=checkpoint, **other)
+    fusion(tiny.model("llama"), UNIT, windows, Fusion(**other), seed=0, checkpoint=checkpoint)
     expected, found = tiny.model("llama"), tiny.model("llama")
-    fusion(expected, UNIT, windows, seed=0, **FUSION)
-    fusion(found, UNIT, windows, seed=0, checkpoint=Checkpoint(file, "mine"), **FUSION)
+    fusion(expected, UNIT, windows, Fusion(**FUSION), seed=0)
+    fusion(found, UNIT, windows, Fusion(**FUSION), seed=0, checkpoint=Checkpoint(file, "mine"))
     assert all(torch.equal(v, weights(found)[n]) for n, v in weights(expected).items())
 
 
@@ -223,12 +228,12 @@ def test_a_loss_that_becomes_nan_stops_with_the_step(windows):
     model = tiny.model("llama")
     settings = {**FUSION, "learning_rate": 1e30, "coefficient_learning_rate": 1e30}
     with pytest.raises(NumericsError, match=r"fusion of block 2 .*: loss is .* at step \d"):
-        fusion(model, UNIT, windows, seed=0, **settings)
+        fusion(model, UNIT, windows, Fusion(**settings), seed=0)
 
 
 def test_too_few_windows_for_a_batch_are_refused(windows):
     with pytest.raises(DataError, match="3 sequences do not fill one batch of 4"):
-        fusion(tiny.model("llama"), UNIT, windows[:3], seed=0, **FUSION)
+        fusion(tiny.model("llama"), UNIT, windows[:3], Fusion(**FUSION), seed=0)
 
 
 @pytest.mark.parametrize("donor", ["removed", "self", "shuffled", "random"])
@@ -236,7 +241,11 @@ def test_too_few_windows_for_a_batch_are_refused(windows):
 def test_every_donor_and_loss_trains(donor, loss, windows):
     model = tiny.model("llama")
     report = fusion(
-        model, UNIT, windows, seed=0, **{**FUSION, "donor": donor, "loss": loss, "epochs": 4}
+        model,
+        UNIT,
+        windows,
+        Fusion(**{**FUSION, "donor": donor, "loss": loss, "epochs": 4}),
+        seed=0,
     )
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]
 
@@ -246,10 +255,12 @@ def test_the_original_teacher_is_the_dense_model(windows, tiny_llama_dir):
 
     settings = {**FUSION, "teacher": "original", "batch_size": 4}
     model = load(tiny_llama_dir, dtype="float32")
-    first = fusion(model, UNIT, windows, seed=0, **settings)
+    first = fusion(model, UNIT, windows, Fusion(**settings), seed=0)
     current = load(tiny_llama_dir, dtype="float32")
-    same = fusion(current, UNIT, windows, seed=0, **{**settings, "teacher": "current"})
+    same = fusion(current, UNIT, windows, Fusion(**{**settings, "teacher": "current"}), seed=0)
     assert first.rows == same.rows  # nothing was removed before: both teachers are dense
-    second = fusion(model, Unit("block", 3), windows, seed=0, **settings)
-    other = fusion(current, Unit("block", 3), windows, seed=0, **{**settings, "teacher": "current"})
+    second = fusion(model, Unit("block", 3), windows, Fusion(**settings), seed=0)
+    other = fusion(
+        current, Unit("block", 3), windows, Fusion(**{**settings, "teacher": "current"}), seed=0
+    )
     assert second.rows[0]["loss"] != other.rows[0]["loss"]

@@ -99,7 +99,7 @@ def test_the_experiments_curves_are_what_their_recipes_say(name):
             for at, recipe in places.items():
                 found = named[recipe]
                 if axis in settings:
-                    assert found.recovery[settings[axis]] == at
+                    assert getattr(found.recovery, settings[axis]) == at
                 elif found is not None:
                     role = "finetune" if found.needs_windows else "calibration"
                     assert found.windows(role).sequences == at

@@ -13,7 +13,7 @@ from fusegpt.cli import fusegpt_command, run
 from fusegpt.data.window_files import read_windows
 from fusegpt.evaluation import inference
 from fusegpt.models.checkpoints.load import load
-from fusegpt.pruning.width import load_width
+from fusegpt.pruning.recipe import load_recipe
 from fusegpt.slicegpt.rotation import slicegpt
 from fusegpt.workflow.describe import as_text, describe
 
@@ -98,7 +98,7 @@ def test_its_records_say_how_it_was_made(sliced_dirs, tiny_llama_dir):
 
     assert notes["kind"] == "slice" and notes["sparsity"] == 0.25
     assert str(tiny_llama_dir) not in (sliced_dirs["float32"] / "config.json").read_text()
-    assert notes["recipe_id"] == load_width("slicegpt", notes_settings(notes)).id
+    assert notes["recipe_id"] == load_recipe("slicegpt", own=notes_settings(notes)).id
     assert notes["inputs"]["calibration"] and notes["provenance"]["libraries"]["torch"]
     assert "import fusegpt.slicegpt.modeling" in card and "24 of 32 dimensions" in card
     assert "no code besides transformers is needed" not in card and "2401.15024" in card

@@ -10,6 +10,7 @@ from fusegpt.models.surgery.removal import Unit, remove
 from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.slicegpt.rotation import basis
 from fusegpt.slicegpt.rotation import slicegpt as slice_it
+from fusegpt.slicegpt.settings import SliceGpt
 from tests import tiny
 from tests.slicegpt import naive
 
@@ -28,8 +29,8 @@ FAMILIES = {
 CALIBRATION = [tiny.ids(4, 16, seed=1), tiny.ids(2, 16, seed=2)]
 
 
-def slicegpt(model, batches, sparsity, seed=0, **settings):
-    return slice_it(model, batches, sparsity, seed=seed, **settings)
+def slicegpt(model, batches, sparsity, settings=SliceGpt(), seed=0):
+    return slice_it(model, batches, sparsity, settings, seed=seed)
 
 
 def model(family: str, **changes):
@@ -52,7 +53,7 @@ def test_rotating_without_slicing_changes_no_logit(family, signal):
     dense = model(family)
     expected = dense.module(tiny.ids()).logits
 
-    rotated, record = slicegpt(dense, CALIBRATION, 0, signal=signal)
+    rotated, record = slicegpt(dense, CALIBRATION, 0, SliceGpt(signal=signal))
 
     assert far(rotated.module(tiny.ids()).logits, expected) < FAMILIES[family]
     assert record["width"] == record["head_width"] == tiny.HIDDEN
@@ -67,7 +68,7 @@ def test_slicing_is_a_projection_of_every_signal(family, most, slice_head):
     expected = naive.logits(dense.module, tiny.ids(2, 16), whole, 24, slice_head=slice_head)
     unsliced = dense.module(tiny.ids(2, 16)).logits
 
-    sliced, record = slicegpt(dense, CALIBRATION, 0.25, slice_head=slice_head)
+    sliced, record = slicegpt(dense, CALIBRATION, 0.25, SliceGpt(slice_head=slice_head))
 
     got = sliced.module(tiny.ids(2, 16)).logits
     assert far(got, expected) < most
@@ -78,12 +79,12 @@ def test_slicing_is_a_projection_of_every_signal(family, most, slice_head):
 @pytest.mark.parametrize("family", ["llama", "phi", "opt"])
 def test_orientation_and_batches_change_nothing(family):
     logits = [
-        slicegpt(model(family), batches, 0.25, **settings)[0].module(tiny.ids()).logits
-        for batches, settings in (
-            (CALIBRATION, {}),
-            (CALIBRATION, {"orientation": "pca"}),
-            (CALIBRATION, {"seed": 1}),
-            (list(torch.cat(CALIBRATION).split(1)), {}),
+        slicegpt(model(family), batches, 0.25, settings, seed)[0].module(tiny.ids()).logits
+        for batches, settings, seed in (
+            (CALIBRATION, SliceGpt(), 0),
+            (CALIBRATION, SliceGpt(orientation="pca"), 0),
+            (CALIBRATION, SliceGpt(), 1),
+            (list(torch.cat(CALIBRATION).split(1)), SliceGpt(), 0),
         )
     ]
     assert all(far(other, logits[0]) < 1e-6 for other in logits[1:])

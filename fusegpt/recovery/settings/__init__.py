@@ -1,0 +1,8 @@
+"""Settings of the recoveries: one class each, a file for each family, none of which needs torch."""
+
+from fusegpt.recovery.settings.base import (
+    RecoverySettings,
+    Tuning,
+)
+
+__all__ = ["RecoverySettings", "Tuning"]

@@ -83,69 +83,98 @@ NOT_RUN = {
 }
 """How commands begin that no test runs, and why."""
 
+PROGRAM = [sys.executable, "-c", "from fusegpt.cli import main; main()"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 BY_HAND = ("fetch", "sample", "score", "prune", "evaluate", "info")
 
 
-def readme(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text()
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text()
     return [block for found, block in FENCE.findall(text) if found == language]
 
 
 @pytest.fixture(scope="module")
 def lines():
-    """The commands of README's section "By hand", in order."""
+    """The commands of README's section "On the command line", in order."""
     found = [words for name, words in commands() if name == "README.md"]
     return [words for words in found if words[0] == "fusegpt" and words[1] in BY_HAND]
 
 
-def test_the_readmes_commands_and_python_run_as_they_stand(lines, tiny_llama_dir, tmp_path):
+def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path):
     assert tuple(words[1] for words in lines) == BY_HAND
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-c", "from fusegpt.cli import main; main()"]
-    python = [sys.executable, "-c", readme("python")[0]]
     small = {"smollm2-135m": str(tiny_llama_dir)}  # the one thing that differs
-    for words in [*([*program, *line[1:]] for line in lines), python]:
-        line = [small.get(word, word) for word in words]
-        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    for words in lines:
+        done = subprocess.run(
+            [*PROGRAM, *(small.get(word, word) for word in words[1:])],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, (words, done.stderr[-2000:])
     evaluated = json.loads((tmp_path / "work/pruned.json").read_text())
     assert evaluated["rows"][0]["metric"] == "perplexity"
-    for folder in ("pruned", "pruned-from-python"):
-        assert json.loads((tmp_path / f"work/{folder}/fusegpt.json").read_text())["removed"]
+    record = json.loads((tmp_path / "work/pruned/fusegpt.json").read_text())
+    assert len(record["removed"]) == 1
+    assert (record["recipe"]["dtype"], record["recipe"]["recovery"]["rank"]) == ("float32", 16)
 
 
-def test_the_readmes_sweep_is_the_one_whose_output_it_shows(tmp_path):
-    (text,) = readme("yaml")
+def test_the_readmes_python_prunes_and_loads_with_plain_transformers(tiny_llama_dir, tmp_path):
+    (code,) = blocks("README.md", "python")
+    small = code.replace('"smollm2-135m"', repr(str(tiny_llama_dir)))
+    assert small != code
+    lines = [line for line in code.splitlines() if line and not re.match("import|from", line)]
+    assert len(lines) == 6
+
+    after = "print(pruned.config.num_hidden_layers, type(pruned).__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{small}\n{after}"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["3", "transformers.models.llama.modeling_llama"]
+
+
+def test_the_sweep_that_was_killed_is_the_one_whose_output_is_shown(tmp_path):
+    (text,) = (block for block in blocks("docs/workflow.md", "yaml") if "study:" in block)
     (tmp_path / "study.yaml").write_text(text)
     made = plan_of([str(tmp_path / "study.yaml")])
     (recipe,) = made.recipes
-    shown = "".join(block for block in readme("text") if "SLURM" not in block)
+    shown = "".join(blocks("docs/workflow.md", "text"))
     assert set(re.findall(r"\bfusegpt-[0-9a-f]{8}\b", shown)) == {recipe}
     assert made.steps("study", "smollm2-135m") == {"0.03": 1, "0.06": 2}
 
 
-PLANNED = sorted(
-    {
-        tuple(words)
-        for _, words in commands()
-        if words[0] == "snakemake" and not {"--unlock", "--report"} & set(words)
-    }
-)
+def starts_snakemake(words: list[str]) -> bool:
+    run = words[0] == "snakemake" or words[:2] == ["fusegpt", "run"]
+    return run and not {"--unlock", "--report"} & set(words)
 
 
-@pytest.mark.parametrize("words", PLANNED, ids=lambda words: " ".join(words[3:])[:60])
-def test_a_line_of_snakemake_can_be_planned(words, tmp_path):
+PLANNED = sorted({tuple(words) for _, words in commands() if starts_snakemake(words)})
+
+
+@pytest.mark.parametrize("words", PLANNED, ids=lambda words: " ".join(words)[-60:])
+def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path):
     if "slurm" in " ".join(words) and not importlib.util.find_spec(
         "snakemake_executor_plugin_slurm"
     ):
         pytest.skip("snakemake-executor-plugin-slurm is not installed")
     (tmp_path / "my-data.yaml").write_text("tasks: {}\n")
-    (tmp_path / "study.yaml").write_text(readme("yaml")[0])
+    (tmp_path / "study.yaml").write_text(blocks("README.md", "yaml")[0])
     for name in ("config", "examples", "rules", "Snakefile"):
         (tmp_path / name).symlink_to(ROOT / name)
-    line = [sys.executable, "-m", *words[:1], "--snakefile", str(ROOT / "Snakefile"), "-n"]
-    line += ["--quiet", "rules", *words[1:]]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if words[0] == "fusegpt":
+        line = [*PROGRAM, "run", "--dry-run", *words[2:]]
+    else:
+        own = [] if {"-s", "--snakefile"} & set(words) else ["-s", str(ROOT / "Snakefile")]
+        line = [sys.executable, "-m", "snakemake", *own, "-n", "--quiet", "rules", *words[1:]]
+    done = subprocess.run(
+        line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
 
 

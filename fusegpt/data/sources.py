@@ -124,7 +124,8 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
     appears in one piece.
 
     Args:
-        source: A spec string, or an entry of the config's ``models``.
+        source: A name in the shipped ``config.yaml``, a directory, a spec string, or an entry of
+            the config's ``models``.
         output: The directory to make.
 
     Returns:
@@ -134,7 +135,7 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
         ConfigError: The entry is malformed, or says another number of blocks.
         ArtifactError: The source cannot be had, has another checksum, or holds no safetensors.
     """
-    checked = parse_source(source)
+    checked = parse_source(find_entry(source) if isinstance(source, str) else source)
     if checked.source.startswith("made:"):
         raise ConfigError(
             f"model.source: must be something to fetch, got {checked.source!r}; the rule of your"

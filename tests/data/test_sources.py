@@ -156,3 +156,8 @@ def test_names_come_from_the_shipped_config():
     assert parse_source(find_entry("smollm2-135m")).base_model.startswith("HuggingFaceTB/")
     with pytest.raises(UnknownNameError, match="unknown model 'smollm2'; did you mean"):
         find_entry("smollm2")
+
+
+def test_a_misspelt_name_is_refused_with_the_closest(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown model 'smolm2-135m'; did you mean"):
+        fetch("smolm2-135m", tmp_path / "m")

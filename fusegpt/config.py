@@ -1,10 +1,7 @@
-"""Settings: types, schemas read from signatures, and the one place that words a bad setting."""
+"""Settings: their types, and the one place that words a bad setting."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +11,7 @@ import pydantic
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from fusegpt.errors import ConfigError
-from fusegpt.registry import Entry, suggestion
+from fusegpt.registry import suggestion
 
 __all__ = [
     "Dtype",
@@ -27,18 +23,9 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Strict",
-    "bind",
     "builtin_config_dir",
-    "defaults",
     "explain",
-    "runtime_parameters",
-    "settings_schema",
 ]
-
-RUNTIME = frozenset(
-    {"seed", "progress", "checkpoint", "device", "report", "run", "original", "details"}
-)
-"""Keyword-only parameters that belong to the run and are no settings, but a seed with a default."""
 
 
 def _number(value: Any) -> Any:
@@ -67,56 +54,6 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-@functools.cache
-def settings_schema(entry: Entry) -> type[BaseModel]:
-    """Read the settings of a function from its signature, without importing its module.
-
-    Settings are the keyword-only parameters that have a default and are not in ``RUNTIME``; a seed
-    that has a default is one too. Their annotations are looked up in this module, so they use the
-    types defined or imported here.
-
-    Raises:
-        AssertionError: The function is missing or annotated with a type unknown here.
-    """
-    arguments = _function(entry).args
-    fields: dict[str, Any] = {}
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if default is None or argument.arg in RUNTIME - {"seed"}:
-            continue
-        assert argument.annotation is not None, f"{entry.target}: {argument.arg} has no annotation"
-        fields[argument.arg] = (_evaluate(argument.annotation, entry), _evaluate(default, entry))
-    return pydantic.create_model(entry.name, __base__=Strict, **fields)
-
-
-@functools.cache
-def runtime_parameters(entry: Entry) -> frozenset[str]:
-    """Which of ``RUNTIME`` a function takes; read like its settings."""
-    return RUNTIME & {argument.arg for argument in _function(entry).args.kwonlyargs}
-
-
-def defaults(entry: Entry) -> dict[str, Any]:
-    """Every setting of a function with its default value."""
-    return settings_schema(entry)().model_dump()
-
-
-def bind(entry: Entry, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check ``settings`` against a function's signature and fill in its defaults.
-
-    Args:
-        entry: A line of a table.
-        settings: The user's; what is missing gets its default.
-        where: What the settings are called in the user's file, e.g. ``recipes.fusegpt.recovery``.
-
-    Raises:
-        ConfigError: A key is unknown or a value is not allowed; every fault in one line.
-    """
-    schema = settings_schema(entry)
-    try:
-        return schema.model_validate(dict(settings)).model_dump()
-    except ValidationError as error:
-        raise ConfigError(explain(error, where, schema)) from None
-
-
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
     """Word a pydantic error as ``where.key: must be ..., got ...``, faults joined by ``; ``."""
     return "; ".join(_explain_one(fault, where, schema) for fault in error.errors())
@@ -130,24 +67,6 @@ def builtin_config_dir() -> Path:
     package = Path(__file__).resolve().parent
     clone = package.parent / "config"
     return clone if (clone / "recipes").is_dir() else package / "builtin" / "config"
-
-
-def _function(entry: Entry) -> ast.FunctionDef:
-    spec = importlib.util.find_spec(entry.module)
-    assert spec is not None and spec.origin is not None, f"{entry.target}: no such module"
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == entry.name:
-            return node
-    raise AssertionError(f"{entry.target}: no such function at the top of its module")
-
-
-def _evaluate(node: ast.expr, entry: Entry) -> Any:
-    expression = compile(ast.Expression(node), entry.module, "eval")
-    try:
-        return eval(expression, dict(globals()))
-    except NameError as error:
-        raise AssertionError(f"{entry.target}: {error}; define it in fusegpt.config") from None
 
 
 _RULES = {

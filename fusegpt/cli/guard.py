@@ -50,15 +50,15 @@ WRITERS: dict[str, tuple[str, ...]] = {
 NOTES = ("source.json", "fusegpt.json", "manifest.json")
 LOWER = {
     "score": "lower calibration.batch_size (changes scores by rounding only) or calibration.length",
-    "fuse": "lower finetune.length, recovery.rank or recovery.batch_size, or choose another"
-    " device; training changes nothing by itself, since each of these changes the result",
-    "prune": "lower finetune.length, recovery.rank or calibration.batch_size, or choose another"
-    " device",
+    "fuse": "lower {recovery}, or choose another device; nothing is lowered by itself, since each"
+    " of these changes the result",
+    "merge": "lower {recovery}, or choose another device",
+    "prune": "lower {recovery}, or calibration.batch_size, or choose another device",
     "slice": "lower calibration.batch_size (changes results by rounding only) or"
     " calibration.sequences, or choose another device",
     "evaluate": "lower the length, or choose another device",
 }
-"""What a user can turn down when a verb runs out of memory."""
+"""What a user can turn down when a verb runs out of memory; the recipe's recovery adds its own."""
 
 
 def guarded(verb: str, command: click.Command) -> click.Command:
@@ -79,16 +79,28 @@ def guarded(verb: str, command: click.Command) -> click.Command:
                 return None
             for output in outputs:
                 _remove_leftovers(verb, output)
-            with device_lock(str(given.get("device", "cpu"))):
-                return inner(**given)
+            try:
+                with device_lock(str(given.get("device", "cpu"))):
+                    return inner(**given)
+            except (RuntimeError, MemoryError) as error:
+                known = in_words(verb, error, given.get("recipe"))
+                if known is None:
+                    raise
+                raise known from error
 
     result = copy.copy(command)
     result.callback = callback
     return result
 
 
-def in_words(verb: str | None, error: BaseException) -> FuseGPTError | None:
-    """An out-of-memory error of a library as one of ours; None: it is something else."""
+def in_words(verb: str | None, error: BaseException, recipe: Any = None) -> FuseGPTError | None:
+    """Return an out-of-memory error of a library as one of ours; None: it is something else.
+
+    Args:
+        verb: What was running.
+        error: As it was raised.
+        recipe: Name or file of the recipe that it ran with, if it had one.
+    """
     text = " ".join(str(error).split())
     torch_class = type(error).__name__ == "OutOfMemoryError" and "torch" in sys.modules
     if not (torch_class or isinstance(error, MemoryError) or "can't allocate memory" in text):
@@ -104,7 +116,20 @@ def in_words(verb: str | None, error: BaseException) -> FuseGPTError | None:
     if free:
         parts.append(f"{free[1]} are free")
     advice = LOWER.get(verb or "", "use a machine with more memory")
+    *names, last = _lowered_by(recipe)
+    advice = advice.format(recovery=f"{', '.join(names)} or {last}" if names else last)
     return OutOfMemory(f"{verb or 'fusegpt'}: {', '.join(parts)}; {advice}")
+
+
+def _lowered_by(recipe: Any) -> list[str]:
+    """What of a recipe's recovery takes memory; nothing of it where the recipe cannot be read."""
+    from fusegpt.pruning.recipe import read_recipe
+
+    try:
+        own = () if recipe is None else read_recipe(recipe).recovery.lowers_memory
+    except FuseGPTError:
+        own = ()
+    return ["finetune.length", *(f"recovery.{name}" for name in own)]
 
 
 def _lock_timeout() -> float | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fusegpt.cli import VERBS, fusegpt_command, run
-from fusegpt.cli.guard import WRITERS, guarded
+from fusegpt.cli.guard import WRITERS, guarded, in_words
 from fusegpt.cli.options import output_path
 from fusegpt.locks import lock_path, sole_writer
 
@@ -129,7 +129,7 @@ CPU = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate
             "fuse",
             torch.OutOfMemoryError(CUDA),
             "fusegpt: fuse: out of memory on GPU 0 (139.80 GiB), 20.00 GiB more were needed,"
-            " 3.10 GiB are free; lower finetune.length, recovery.rank or recovery.batch_size",
+            " 3.10 GiB are free; lower finetune.length, or choose another device",
         ),
         (
             "score",
@@ -137,7 +137,7 @@ CPU = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate
             "fusegpt: score: out of memory on this machine, 8 bytes more were needed;"
             " lower calibration.batch_size",
         ),
-        ("merge", MemoryError(), "fusegpt: merge: out of memory on this machine; use a machine"),
+        ("sample", MemoryError(), "fusegpt: sample: out of memory on this machine; use a machine"),
     ],
 )
 def test_out_of_memory_is_one_line_and_77(verb, error, said, tmp_path, monkeypatch, capsys):
@@ -147,6 +147,21 @@ def test_out_of_memory_is_one_line_and_77(verb, error, said, tmp_path, monkeypat
     monkeypatch.setattr("fusegpt.registry.Entry.load", lambda self: plain(fail))
     assert run(fusegpt_command, [verb, "--output", str(tmp_path / "out")]) == 77
     assert capsys.readouterr().err.strip().startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            "fusegpt",
+            "lower finetune.length, recovery.group_size, recovery.rank, recovery.lora_rank or"
+            " recovery.batch_size, or choose another device",
+        ),
+        ("macro_influence", "lower finetune.length, or choose another device"),
+    ],
+)
+def test_what_lowers_memory_is_what_the_recipes_recovery_says(recipe, said):
+    assert said in str(in_words("fuse", MemoryError(), recipe))
 
 
 def test_another_runtime_error_keeps_its_trace(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pydantic import Field
 from fusegpt.config import NonNegativeInt, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike
-from fusegpt.recovery.settings.base import GroupTuned, Tuning
+from fusegpt.recovery.settings.families import GroupTuned, Tuning
 from fusegpt.recovery.settings.types import (
     BatchSize,
     Epochs,

@@ -10,7 +10,7 @@ from pydantic import Field
 from fusegpt.config import LearningRate, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike
-from fusegpt.recovery.settings.base import ClosedForm, ClosedOrLearned, Tuning
+from fusegpt.recovery.settings.families import ClosedForm, ClosedOrLearned, Tuning
 from fusegpt.recovery.settings.types import (
     BatchSize,
     Clip,

@@ -9,7 +9,8 @@ from pydantic import Field
 from fusegpt.config import PositiveFloat, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike
-from fusegpt.recovery.settings.base import RecoverySettings, TunedByLoop, Tuning
+from fusegpt.recovery.settings.base import RecoverySettings
+from fusegpt.recovery.settings.families import TunedByLoop, Tuning
 from fusegpt.recovery.settings.types import BatchSize, Epochs, PeakRate, Shuffle, Teacher
 from fusegpt.work import Stage, Work
 

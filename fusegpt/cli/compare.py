@@ -25,23 +25,24 @@ __all__ = ["compare"]
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of each interval by itself.",
+    help="Confidence of each interval by itself.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--output", type=output_path, help="A JSON file to write too.")
 def compare(
     first: Path, others: tuple[Path, ...], confidence: float, seed: int, output: Path | None
 ) -> None:
     """Compare results of `fusegpt evaluate` with the FIRST, item by item."""
-    from fusegpt.artifacts import read_json, write_json
+    from fusegpt.artifacts import write_json
     from fusegpt.evaluation import comparison
+    from fusegpt.results.base import read
+    from fusegpt.results.models import Evaluation
 
-    reference = read_json(first)
+    reference = read(first, Evaluation).rows
     found = {}
     for other in others:
-        differences = comparison.compare(
-            reference, read_json(other), confidence=confidence, seed=seed
-        )
+        rows = read(other, Evaluation).rows
+        differences = comparison.compare(reference, rows, confidence=confidence, seed=seed)
         found[str(other)] = [asdict(difference) for difference in differences]
         click.echo(f"{other} against {first}, {confidence:.0%} paired bootstrap")
         click.echo(_text(differences))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from fusegpt.errors import ArtifactError, DataError
 from fusegpt.evaluation.items import unpack
+from fusegpt.results.models import Row
 
 __all__ = ["Difference", "compare"]
 
@@ -49,11 +50,7 @@ class Difference:
 
 
 def compare(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
+    first: Sequence[Row], second: Sequence[Row], *, confidence: float = 0.95, seed: int = 0
 ) -> list[Difference]:
     """Paired bootstrap of the difference of every value that two results have in common.
 
@@ -61,8 +58,8 @@ def compare(
     each task. The interval is the percentile interval of the differences.
 
     Args:
-        first: A result of ``fusegpt evaluate``.
-        second: Another, of the same evaluation.
+        first: Rows of a result of ``fusegpt evaluate``.
+        second: Rows of another model's, measured by the same evaluation.
         confidence: Confidence of each interval by itself; many comparisons at once need more.
         seed: Seed of the draws.
 
@@ -70,16 +67,15 @@ def compare(
         One difference per common row that kept its items, in the first result's order.
 
     Raises:
-        ArtifactError: A result is of another kind, or nothing can be compared.
+        ArtifactError: Nothing can be compared.
         DataError: The results were measured on other items.
     """
-    others = {_key(row): row for row in _rows(second)}
-    found = []
-    for row in _rows(first):
-        other = others.get(_key(row))
-        if other is None or "items" not in row or "items" not in other:
-            continue
-        found.append(_compare_rows(row, other, confidence, seed))
+    others = {_key(row): row for row in second}
+    found = [
+        _compare_rows(row, other, confidence, seed)
+        for row in first
+        if (other := others.get(_key(row))) is not None and row.items and other.items
+    ]
     if not found:
         raise ArtifactError(
             "nothing to compare: the results have no task, metric and items in common;"
@@ -88,26 +84,26 @@ def compare(
     return found
 
 
-def _compare_rows(
-    row: Mapping[str, Any], other: Mapping[str, Any], confidence: float, seed: int
-) -> Difference:
-    name = f"{row['task']} {row['metric']}"
-    if row["items"]["of"] != other["items"]["of"]:
-        raise DataError(f"{name}: the two results were measured on different items")
-    pairs = np.stack([unpack(row["items"]), unpack(other["items"])])  # [2, items]
-    sizes = row["items"].get("strata") or [pairs.shape[1]]
+def _compare_rows(row: Row, other: Row, confidence: float, seed: int) -> Difference:
+    assert row.items is not None and other.items is not None
+    if row.items.of != other.items.of:
+        raise DataError(
+            f"{row.task} {row.metric}: the two results were measured on different items"
+        )
+    pairs = np.stack([unpack(items.values) for items in (row.items, other.items)])  # [2, items]
+    sizes = row.items.strata or [pairs.shape[1]]
     strata = np.split(pairs, np.cumsum(sizes)[:-1], axis=1)
-    combine = {"mean": np.positive, "exp_mean": np.exp}[row["items"]["statistic"]]
+    combine = {"mean": np.positive, "exp_mean": np.exp}[row.items.statistic]
     low, high = _interval(strata, combine, confidence, seed)
     better = None
     if low > 0 or high < 0:
-        better = (low > 0) == row["higher_is_better"]
+        better = (low > 0) == row.higher_is_better
     return Difference(
-        task=row["task"],
-        metric=row["metric"],
-        first=row["value"],
-        second=other["value"],
-        difference=other["value"] - row["value"],
+        task=row.task,
+        metric=row.metric,
+        first=row.value,
+        second=other.value,
+        difference=other.value - row.value,
         low=low,
         high=high,
         better=better,
@@ -160,13 +156,6 @@ def _resampled_means(pairs: np.ndarray, seed: int) -> np.ndarray:
     return result.bootstrap_distribution
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(row: Row) -> tuple[Any, ...]:
     """What two rows must share; of a mean, the tasks as well."""
-    return row["task"], row["metric"], row.get("protocol", {}).get("of")
-
-
-def _rows(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    rows = result.get("rows") if isinstance(result, Mapping) else None
-    if not isinstance(rows, list):
-        raise ArtifactError("not a result of fusegpt evaluate: it has no rows")
-    return rows
+    return row.task, row.metric, row.protocol.get("of")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,6 @@ def pack(
     return {**packed, "values": " ".join(f"{float(value):.10g}" for value in values)}
 
 
-def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """``[items]`` float64."""
-    return np.array(packed["values"].split(), dtype=np.float64)
+def unpack(values: str) -> np.ndarray:
+    """Read the values of ``pack`` back, ``[items]`` float64."""
+    return np.array(values.split(), dtype=np.float64)

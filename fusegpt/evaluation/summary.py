@@ -71,7 +71,7 @@ class Summary:
         self, name: str, metric: str, by_items: bool, results: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         entries = [result["metrics"][metric] for result in results]
-        values = [unpack(entry) for entry in entries]
+        values = [unpack(entry["values"]) for entry in entries]
         sizes = [len(part) for part in values]
         joined = np.concatenate(values)
         value = joined.mean() if by_items else np.mean([part.mean() for part in values])
@@ -95,7 +95,7 @@ class Summary:
         chosen = [found[paper_metric(list(found))] for found in tasks.values()]
         if len(chosen) < 2 or not all("items" in row for row in chosen):
             return []
-        values = [unpack(row["items"]) for row in chosen]
+        values = [unpack(row["items"]["values"]) for row in chosen]
         of = fingerprint(row["items"]["of"] for row in chosen)
         kept = ("harness", "shots", "dtype")
         protocol = {key: chosen[0]["protocol"][key] for key in kept}

@@ -12,6 +12,7 @@ from fusegpt.evaluation.items import unpack
 from fusegpt.evaluation.settings import Classification
 from fusegpt.evaluation.text_data import Texts, draw, read_task
 from fusegpt.models.checkpoints.load import load
+from fusegpt.results.models import Row
 
 TASK = """
 text: review
@@ -82,7 +83,7 @@ def test_a_few_examples_teach_the_words_and_the_model_is_as_before(
 
 def test_rows_say_what_chance_and_the_most_frequent_class_reach(model, tiny_llama_dir, task):
     row, result = measured(model, tiny_llama_dir, task)
-    items = unpack(row["items"])
+    items = unpack(row["items"]["values"])
     assert (row["task"], row["metric"], row["unit"]) == ("reviews", "accuracy", "fraction")
     assert (row["num_samples"], row["chance"], row["majority"]) == (21, 0.5, 11 / 21)
     assert row["value"] == items.mean() and set(items) <= {0.0, 1.0}
@@ -100,7 +101,7 @@ def test_the_same_call_gives_the_same_items_and_another_seed_other_examples(
     drawn = measured(model, tiny_llama_dir, task, limit=10, seed=1)[0]
     assert drawn["protocol"]["examples"] != one["protocol"]["examples"]
     assert drawn["items"]["of"] == one["items"]["of"]
-    (difference,) = compare({"rows": [one]}, {"rows": [drawn]})
+    (difference,) = compare([Row.model_validate(one)], [Row.model_validate(drawn)])
     assert difference.num_samples == 10
 
 

@@ -7,14 +7,22 @@ from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArtifactError, DataError
 from fusegpt.evaluation.comparison import compare
 from fusegpt.evaluation.items import pack
+from fusegpt.results.models import Row
 
 
 def result(values, *, task="piqa", metric="acc", better=True, of="these", **settings):
     items = pack(list(values), of, **settings)
     mean = float(np.mean(values))
     value = float(np.exp(mean)) if settings.get("statistic") == "exp_mean" else mean
-    row = {"task": task, "metric": metric, "value": value, "higher_is_better": better}
-    return {"rows": [{**row, "items": items}]}
+    row = {"task": task, "metric": metric, "value": value, "unit": "", "higher_is_better": better}
+    return [Row.model_validate({**row, "num_samples": len(values), "items": items})]
+
+
+def written(path, rows):
+    model = {"num_blocks": 2, "kept": [0, 1], "removed": [], "parameters": 3}
+    whole = {"eval": "x", "rows": [row.to_json() for row in rows], "model": model}
+    path.write_text(json.dumps(whole))
+    return str(path)
 
 
 def correct(count, right, seed):
@@ -96,26 +104,29 @@ def test_what_cannot_be_compared_is_refused():
         compare(result(values), result(values, of="those"))
     with pytest.raises(ArtifactError, match="nothing to compare"):
         compare(result(values), result(values, task="winogrande"))
-    with pytest.raises(ArtifactError, match="it has no rows"):
-        compare({}, result(values))
+
+
+def test_a_file_of_another_kind_is_named_with_what_is_missing(tmp_path, capsys):
+    (tmp_path / "other.json").write_text("{}")
+    assert run(fusegpt_command, ["compare", *[str(tmp_path / "other.json")] * 2]) == 2
+    assert "other.json: must be an evaluation: rows: is required" in capsys.readouterr().err
 
 
 def test_means_of_different_tasks_are_not_compared():
     one, two = result([0.0, 1.0]), result([1.0, 1.0])
     for found, tasks in ((one, "piqa, winogrande"), (two, "piqa")):
-        mean = {**result([0.0, 1.0], task="mean", of=tasks)["rows"][0], "protocol": {"of": tasks}}
-        found["rows"].append(mean)
+        (mean,) = result([0.0, 1.0], task="mean", of=tasks)
+        found.append(mean.plus(protocol={"of": tasks}))
     assert [found.task for found in compare(one, two)] == ["piqa"]
 
 
 def test_the_verb_prints_which_differences_are_real(tmp_path, capsys):
     first, second = correct(400, 200, 0), correct(400, 280, 1)
-    for name, values in (("dense", first), ("same", first), ("better", second)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(result(values)))
-    paths = [str(tmp_path / f"{name}.json") for name in ("dense", "same", "better")]
+    models = {"dense": first, "same": first, "better": second}
+    paths = [written(tmp_path / f"{name}.json", result(x)) for name, x in models.items()]
     assert run(fusegpt_command, ["compare", *paths, "--output", str(tmp_path / "c.json")]) == 0
     out = capsys.readouterr().out.splitlines()
     verdicts = [line for line in out if line.startswith("piqa")]
     assert "not resolved" in verdicts[0] and " better " in verdicts[1]
-    written = json.loads((tmp_path / "c.json").read_text())
-    assert written["others"][paths[2]][0]["better"] is True
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert record["others"][paths[2]][0]["better"] is True

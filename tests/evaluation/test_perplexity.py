@@ -170,7 +170,7 @@ def test_the_windows_losses_are_kept(model, windows):
     from fusegpt.evaluation.items import unpack
 
     (row,) = perplexity(model, windows)
-    losses = unpack(row["items"])
+    losses = unpack(row["items"]["values"])
     assert row["items"]["statistic"] == "exp_mean" and len(losses) == 7
     assert math.exp(losses.mean()) == pytest.approx(row["value"], rel=1e-8)
 

@@ -56,7 +56,7 @@ def test_acc_and_acc_norm_are_those_of_the_formula(tiny_llama_dir, task_files, m
         right["acc_norm"].append(normed.index(max(normed)) == item["label"])
     for row in (acc, acc_norm):
         expected = right[row["metric"]]
-        assert unpack(row["items"]).tolist() == [float(value) for value in expected]
+        assert unpack(row["items"]["values"]).tolist() == [float(value) for value in expected]
         assert row["value"] == pytest.approx(sum(expected) / 6)
         p = row["value"]
         assert row["stderr"] == pytest.approx(math.sqrt(p * (1 - p) / 5))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fusegpt.evaluation import FIVE
+from fusegpt.evaluation.settings import FIVE
 
 GOLDEN = json.loads(Path(__file__).with_name("zero_shot.json").read_text())
 

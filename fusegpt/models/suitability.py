@@ -170,9 +170,9 @@ def _bypass(model: Model, ids: Tensor, unit: Unit) -> str:
     difference = ((removed - bypassed).abs().max() / bypassed.abs().max()).item()
     if not difference <= CLOSE:
         raise ArchitectureError(
-            f"without {unit}: logits must be those of passing it by, differ by {difference:.2g}"
+            f"without {unit}: logits must be those of skipping it, differ by {difference:.2g}"
         )
-    return f"removing {unit} is passing it by" + (
+    return f"removing {unit} is skipping it" + (
         f" (within {difference:.1g})" if difference else ""
     )
 
@@ -191,7 +191,7 @@ def _sublayers(model: Model, ids: Tensor) -> str:
     with skip(model, units):
         removed = model.module(**model.inputs(ids), use_cache=False).logits
     if not torch.equal(bypassed, removed):
-        raise ArchitectureError(f"without {_listed(units)}: logits differ from passing them by")
+        raise ArchitectureError(f"without {_listed(units)}: logits differ from skipping them")
     _generation(model, ids[:1], units)
     found = "; ".join(f"{kind} is {' or '.join(parts)}" for kind, parts in names.items())
     return f"also granularity attention, mlp and mixed; {found}; without {_listed(units)} exact"

@@ -26,6 +26,7 @@ __all__ = [
     "atomic_directory",
     "atomic_path",
     "check_file",
+    "check_free",
     "file_record",
     "provenance",
     "read_json",
@@ -167,6 +168,17 @@ def check_file(path: str | Path, record: Mapping[str, Any]) -> None:
     digest = sha256(path)
     if digest != record["sha256"]:
         raise ArtifactError(f"{path}: checksum must be {record['sha256']}, got {digest}")
+
+
+def check_free(directory: str | Path) -> None:
+    """Check that a directory may be written: it does not exist, or is empty.
+
+    Raises:
+        ArtifactError: Something lies there.
+    """
+    path = Path(directory)
+    if path.exists() and any(path.iterdir()):
+        raise ArtifactError(f"{path}: must not exist or be empty; choose another output")
 
 
 def provenance(device: object = "cpu") -> dict[str, Any]:

@@ -38,30 +38,12 @@ def fuse(
     A killed run goes on from its last in-step checkpoint, or its last finished trial, when it is
     started again.
     """
+    from fusegpt.pruning.jobs import fuse_model
     from fusegpt.pruning.recipe import read_recipe
-    from fusegpt.results import layout
-    from fusegpt.results.base import read
-    from fusegpt.results.records import Scores
 
-    chosen = read_recipe(recipe).that_removes()
-    record = read(scores, Scores)
-
-    from fusegpt.data.window_files import read_windows
-    from fusegpt.pruning.rerank import forget
-    from fusegpt.pruning.step import fuse_step
-    from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
-    from fusegpt.recovery.resume import Checkpoint
-
-    tunes = chosen.needs_windows and not chosen.recovers_at_end
-    windows = read_windows(finetune) if finetune and tunes else None
-    checkpoint = Checkpoint(
-        output / layout.RESUME,
-        fingerprint(chosen, [model, scores, finetune]),
-        every_seconds=checkpoint_seconds,
+    fuse_model(
+        *(model, read_recipe(recipe), scores, output),
+        finetune=finetune,
+        checkpoint_seconds=checkpoint_seconds,
+        device=device,
     )
-    loaded = load_step(model, chosen, device)
-    done, report = fuse_step(loaded, chosen, record, windows, checkpoint=checkpoint)
-    inputs = {"scores": scores, "finetune": finetune if tunes else None}
-    write_step(output, loaded, chosen, done, report, parent=model, inputs=inputs)
-    checkpoint.remove()
-    forget(checkpoint)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from fusegpt.config import Dtype
+from fusegpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from fusegpt.pruning.recipe import Recipe
 
 __all__ = [
     "JsonObject",
@@ -20,7 +26,9 @@ __all__ = [
     "input_file",
     "input_path",
     "output_path",
+    "recipe_written_out",
     "settings_options",
+    "sparsity_option",
 ]
 
 input_path = click.Path(exists=True, path_type=Path)
@@ -114,6 +122,33 @@ def _assigned(
                 raise click.UsageError(f"--set {'.'.join(path)}: {where} is no table of settings.")
         table[path[-1]] = value
     return result
+
+
+def recipe_written_out(
+    settings: Mapping[str, Any], over: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe of ``--recipe-settings``, with ``over`` laid over it.
+
+    Raises:
+        ConfigError: It has no name, a key is unknown, or a value is out of range.
+    """
+    from fusegpt.pruning.recipe import resolve
+
+    if "name" not in settings:
+        raise ConfigError("--recipe-settings: name: is required")
+    rest = {key: value for key, value in settings.items() if key != "name"}
+    return resolve(settings["name"], rest, own=over)
+
+
+def sparsity_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--sparsity``, which a verb gets as a decimal in [0, 1)."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: str) -> Decimal:
+        from fusegpt.pruning.budget import check_sparsity
+
+        return check_sparsity(value, "--sparsity")
+
+    return click.option("--sparsity", required=True, callback=checked, help=what)
 
 
 dtype_option = click.option(

@@ -1,4 +1,4 @@
-"""``fusegpt score``: the importance of every unit still present."""
+"""``fusegpt score``: the importance of every remaining unit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
 from fusegpt.cli.options import (
     JsonObject,
     device_option,
@@ -15,11 +14,9 @@ from fusegpt.cli.options import (
     input_file,
     input_path,
     output_path,
+    recipe_written_out,
     settings_options,
 )
-from fusegpt.results.base import read, write
-from fusegpt.results.files import Parent
-from fusegpt.results.records import Scores
 
 if TYPE_CHECKING:
     from fusegpt.pruning.recipe import Recipe
@@ -36,9 +33,11 @@ if TYPE_CHECKING:
 @click.option(
     "--dense-scores",
     type=input_file,
-    help="Of the dense model, made for another recipe that scores it alike: taken as they are.",
+    help="Scores of the dense model, made for another recipe that scores it alike, to take over.",
 )
-@click.option("--first-scores", type=input_file, help="Of step 1: a one_shot selection keeps them.")
+@click.option(
+    "--first-scores", type=input_file, help="Scores of step 1, which a one_shot selection keeps."
+)
 @click.option(
     "--count",
     type=click.IntRange(min=1),
@@ -63,77 +62,43 @@ def score(
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
-    from fusegpt.pruning.recipe import read_recipe, resolve
-
-    named = [recipe, recipe_settings]
-    if any(named) and (metric is not None or settings or dtype is not None):
-        raise click.UsageError("--recipe says the metric, its settings and the dtype already.")
-    if not any(named) and metric is None:
-        raise click.UsageError("Missing option '--metric' (or '--recipe').")
-    if recipe is not None:
-        chosen = read_recipe(recipe)
-    elif recipe_settings is not None:
-        content = dict(recipe_settings)
-        chosen = resolve(content.pop("name", "by_hand"), content)
-    else:
-        importance = {"metric": metric, **settings}
-        overrides = {} if dtype is None else {"dtype": dtype}
-        chosen = resolve(
-            "by_hand", {"importance": importance, "recovery": {"method": "none"}, **overrides}
-        )
+    chosen = _recipe(recipe, recipe_settings, metric=metric, settings=settings, dtype=dtype)
     chosen.that_removes()
     if dense_scores is not None:
-        record = _taken(dense_scores, chosen, model, output)
-    elif calibration is None:
+        from fusegpt.pruning.start import take_scores
+
+        take_scores(dense_scores, chosen, model, output)
+        return
+    if calibration is None:
         raise click.UsageError("Missing option '--calibration' (or '--dense-scores').")
-    else:
-        record = _scored(model, chosen, calibration, first_scores, count, output, device)
-    write(output, record)
+    from fusegpt.pruning.jobs import score_model
 
-
-def _taken(file: Path, recipe: Recipe, model: Path, output: Path) -> Scores:
-    """The record of a run that takes the dense model's scores; its seconds are theirs."""
-    from fusegpt.errors import ConfigError
-
-    record = read(file, Scores)
-    same = (recipe.metric, recipe.importance.own())
-    if (record.metric, record.settings) != same:
-        raise ConfigError(f"{file}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
-    return record.plus(
-        recipe=recipe.id,
-        seed=recipe.seed,
-        parent=Parent.of(model, output.parent),
-        parents=[Parent.of(file, output.parent)],
+    score_model(
+        *(model, chosen, calibration, output),
+        first_scores=first_scores,
+        count=count,
+        device=device,
     )
 
 
-def _scored(
-    model: Path,
-    recipe: Recipe,
-    calibration: Path,
-    first_scores: Path | None,
-    count: int,
-    output: Path,
-    device: str,
-) -> Scores:
-    from fusegpt.data.window_files import read_windows
-    from fusegpt.errors import ConfigError
-    from fusegpt.pruning.step import score_step
-    from fusegpt.pruning.trajectory import load_step
+def _recipe(
+    name: str | None,
+    whole: dict[str, Any] | None,
+    *,
+    metric: str | None,
+    settings: dict[str, Any],
+    dtype: str | None,
+) -> Recipe:
+    """The recipe that is named or written out, or one made of a metric and its settings."""
+    from fusegpt.pruning.recipe import read_recipe, resolve
 
-    earlier = read(first_scores, Scores) if first_scores else None
-    windows = read_windows(calibration)
-    loaded = load_step(model, recipe, device)
-    once = recipe.selection == "one_shot" and loaded.removed and model.suffix == ".json"
-    if once and not earlier:
-        raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
-    inputs = {"calibration": calibration}
-    inputs |= {"first_scores": first_scores} if first_scores else {}
-    return score_step(loaded, recipe, windows, earlier, count).plus(
-        recipe=recipe.id,
-        seed=recipe.seed,
-        stage_version=STAGE_VERSION["score"],
-        parent=Parent.of(model, output.parent),
-        inputs={role: sha256(file) for role, file in inputs.items()},
-        provenance=provenance(loaded.device),
-    )
+    if (name or whole) and (metric is not None or settings or dtype is not None):
+        raise click.UsageError("--recipe says the metric, its settings and the dtype already.")
+    if name is not None:
+        return read_recipe(name)
+    if whole is not None:
+        return recipe_written_out({"name": "by_hand", **whole})
+    if metric is None:
+        raise click.UsageError("Missing option '--metric' (or '--recipe').")
+    sections = {"importance": {"metric": metric, **settings}, "recovery": {"method": "none"}}
+    return resolve("by_hand", sections | ({} if dtype is None else {"dtype": dtype}))

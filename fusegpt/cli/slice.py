@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from fusegpt.cli.options import (
     input_file,
     input_path,
     output_path,
+    recipe_written_out,
     settings_options,
+    sparsity_option,
 )
 
 
@@ -24,8 +27,13 @@ from fusegpt.cli.options import (
 @settings_options("Settings laid over the recipe's", "width.round_interval=16")
 @dtype_option
 @click.option("--recipe-settings", type=JsonObject(), help="Or: a whole recipe, with its name.")
-@click.option("--sparsity", required=True, help="Fraction of the hidden size to cut, in [0, 1).")
-@click.option("--calibration", required=True, type=input_file, help="Windows to take signals of.")
+@sparsity_option("Fraction of the hidden size to cut, in [0, 1).")
+@click.option(
+    "--calibration",
+    required=True,
+    type=input_file,
+    help="Windows whose hidden states are decomposed.",
+)
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
 @device_option
 def slice_widths(
@@ -34,7 +42,7 @@ def slice_widths(
     settings: dict[str, Any],
     dtype: str | None,
     recipe_settings: dict[str, Any] | None,
-    sparsity: str,
+    sparsity: Decimal,
     calibration: Path,
     output: Path,
     device: str,
@@ -43,27 +51,16 @@ def slice_widths(
 
     It loads in plain transformers after `import fusegpt.slicegpt.modeling`.
     """
-    from fusegpt.errors import ArtifactError, ConfigError
-    from fusegpt.pruning.budget import check_sparsity
-    from fusegpt.pruning.recipe import load_recipe, resolve
+    from fusegpt.pruning.recipe import load_recipe
 
-    if (recipe is None) == (recipe_settings is None):
-        raise click.UsageError("Give one of '--recipe' and '--recipe-settings'.")
-    if dtype is not None:
-        settings = {**settings, "dtype": dtype}
-    if recipe_settings is not None:
-        if "name" not in recipe_settings:
-            raise ConfigError("--recipe-settings: name: is required")
-        rest = {key: value for key, value in recipe_settings.items() if key != "name"}
-        chosen = resolve(recipe_settings["name"], rest, own=settings)
+    over = settings if dtype is None else {**settings, "dtype": dtype}
+    if recipe is not None and recipe_settings is None:
+        chosen = load_recipe(recipe, own=over)
+    elif recipe_settings is not None and recipe is None:
+        chosen = recipe_written_out(recipe_settings, over)
     else:
-        assert recipe is not None
-        chosen = load_recipe(recipe, own=settings)
-    chosen.that_slices()
-    fraction = check_sparsity(sparsity, "--sparsity")
-    if output.exists() and any(output.iterdir()):
-        raise ArtifactError(f"{output}: must not exist or be empty; choose another output")
+        raise click.UsageError("Give one of '--recipe' and '--recipe-settings'.")
 
     from fusegpt.pruning.slicing import slice_model
 
-    slice_model(model, chosen, fraction, calibration, output, device=device)
+    slice_model(model, chosen.that_slices(), sparsity, calibration, output, device=device)

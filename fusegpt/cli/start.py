@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, input_file, output_path
+from fusegpt.cli.options import JsonObject, input_file, output_path, recipe_written_out
 
 
 @click.command()
@@ -18,7 +18,9 @@ from fusegpt.cli.options import JsonObject, input_file, output_path
     type=JsonObject(),
     help="The recipe with its name; what is missing gets its default.",
 )
-@click.option("--num-blocks", type=click.IntRange(min=1), help="What the model must have.")
+@click.option(
+    "--num-blocks", type=click.IntRange(min=1), help="How many blocks the model must have."
+)
 @click.option("--output", required=True, type=output_path, help="The manifest to write.")
 @click.option(
     "--recipe-output", type=output_path, help="Where the whole recipe goes; beside the steps."
@@ -31,12 +33,7 @@ def start(
     recipe_output: Path | None,
 ) -> None:
     """Begin a run: write down the dense model and the recipe, so that steps can follow."""
-    from fusegpt.errors import ConfigError
-    from fusegpt.pruning.recipe import resolve
     from fusegpt.pruning.start import write_start
 
-    settings = dict(recipe_settings)
-    if "name" not in settings:
-        raise ConfigError("--recipe-settings: name: is required")
-    recipe = resolve(settings.pop("name"), settings).that_removes()
+    recipe = recipe_written_out(recipe_settings).that_removes()
     write_start(output, model, recipe, num_blocks=num_blocks, recipe_file=recipe_output)

@@ -172,9 +172,7 @@ def _bypass(model: Model, ids: Tensor, unit: Unit) -> str:
         raise ArchitectureError(
             f"without {unit}: logits must be those of skipping it, differ by {difference:.2g}"
         )
-    return f"removing {unit} is skipping it" + (
-        f" (within {difference:.1g})" if difference else ""
-    )
+    return f"removing {unit} is skipping it" + (f" (within {difference:.1g})" if difference else "")
 
 
 def _sublayers(model: Model, ids: Tensor) -> str:

@@ -9,7 +9,7 @@ from fusegpt.errors import ConfigError
 __all__ = ["check_sparsity", "removals"]
 
 
-def check_sparsity(sparsity: float | str, where: str = "sparsity") -> Decimal:
+def check_sparsity(sparsity: Decimal | float | str, where: str = "sparsity") -> Decimal:
     """Read a sparsity as a decimal, so that 0.3 of 10 units is 3 and not 4.
 
     Raises:
@@ -26,7 +26,7 @@ def check_sparsity(sparsity: float | str, where: str = "sparsity") -> Decimal:
     return value
 
 
-def removals(num_units: int, sparsity: float | str, where: str = "sparsity") -> int:
+def removals(num_units: int, sparsity: Decimal | float | str, where: str = "sparsity") -> int:
     """Return how many of ``num_units`` units a sparsity removes: ceil(num_units · sparsity).
 
     Paper: Section IV-B (decision D14): 20, 25, 30% of 32 blocks are 7, 8, 10.

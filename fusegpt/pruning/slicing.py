@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, provenance, read_json, sha256
+from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, read_json, sha256
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
@@ -41,7 +41,7 @@ def slice_model(
         recipe: Names the method and its settings.
         sparsity: Fraction of the hidden size, in [0, 1).
         calibration: Windows file of ``fusegpt sample``.
-        output: Must not exist or be empty.
+        output: Directory of the checkpoint; must not exist or be empty.
         device: Where to work.
 
     Returns:
@@ -52,6 +52,7 @@ def slice_model(
         ArtifactError: A file is missing or corrupt, or the output is taken.
         ConfigError: Nothing would be left.
     """
+    check_free(output)
     method = WIDTHS[recipe.that_slices().width_method or ""]
     if method.suits and (path / layout.CONFIG).is_file():
         Entry(method.suits).load()(read_json(path / layout.CONFIG), str(path))
@@ -83,9 +84,9 @@ def publish_slice(
 
     Args:
         model: Sliced.
-        recipe: Of the slicing.
-        sparsity: As asked.
-        record: From the method: hidden_size, width, head_width, kept_energy.
+        recipe: The recipe of the slicing.
+        sparsity: Fraction of the hidden size that was asked for.
+        record: What the method returned: hidden_size, width, head_width, kept_energy.
         output: Must not exist or be empty.
         made: How: parent, inputs, data, seconds, memory_gib.
 

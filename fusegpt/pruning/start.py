@@ -1,4 +1,4 @@
-"""The beginning of a run on disk: step 000 and the recipe. No torch."""
+"""The beginning of a run on disk: step 000, the recipe, scores that it shares. No torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fusegpt.pruning.recipe import Recipe
 from fusegpt.results import layout
 from fusegpt.results.base import read, write
 from fusegpt.results.files import Parent, Source
-from fusegpt.results.records import Start
+from fusegpt.results.records import Scores, Start
 
-__all__ = ["write_start"]
+__all__ = ["take_scores", "write_start"]
 
 
 def write_start(
@@ -29,7 +29,7 @@ def write_start(
         manifest: Where the manifest of step 000 goes, written last.
         source: ``source.json`` of the dense model.
         recipe: The run's.
-        num_blocks: What the configuration says the model has; None: not checked.
+        num_blocks: How many blocks the configuration says the model has; None: not checked.
         recipe_file: Where the whole recipe goes; None: beside the steps.
 
     Returns:
@@ -62,3 +62,33 @@ def write_start(
     write_json(recipe_file or manifest.parent.parent / layout.RECIPE, recipe.to_json())
     write(manifest, record)
     return record
+
+
+def take_scores(scores: Path, recipe: Recipe, model: Path, output: Path) -> Scores:
+    """Write a run's first scores, taken from those of the dense model that another recipe made.
+
+    Args:
+        scores: Scores of the dense model by the same metric with the same settings.
+        recipe: The run's.
+        model: Manifest of step 000.
+        output: The JSON file to write.
+
+    Returns:
+        What the file says; seconds and memory are those of ``scores``.
+
+    Raises:
+        ArtifactError: ``scores`` is no readable record.
+        ConfigError: They are of another metric or of other settings.
+    """
+    record = read(scores, Scores)
+    same = (recipe.metric, recipe.importance.own())
+    if (record.metric, record.settings) != same:
+        raise ConfigError(f"{scores}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
+    taken = record.plus(
+        recipe=recipe.id,
+        seed=recipe.seed,
+        parent=Parent.of(model, output.parent),
+        parents=[Parent.of(scores, output.parent)],
+    )
+    write(output, taken)
+    return taken

@@ -33,7 +33,9 @@ def load_step(path: Path, recipe: Recipe, device: str) -> Model:
 
     Raises:
         ArchitectureError: No block of the model can go.
+        ConfigError: The recipe slices widths.
     """
+    recipe.that_removes()
     model = load(path, dtype=recipe.dtype, device=device, unfolded=True)
     check_basis(model)
     return model
@@ -47,7 +49,7 @@ def write_step(
     report: RecoveryReport,
     *,
     parent: Path,
-    inputs: Mapping[str, Path | None],
+    inputs: Mapping[str, Path],
 ) -> None:
     """Write what a step changed: the delta, the training rows, and last the manifest.
 
@@ -71,19 +73,19 @@ def write_step(
         "seed": recipe.seed,
         "stage_version": STAGE_VERSION["fuse"],
         "parent": Parent.of(parent, directory),
-        "inputs": {role: sha256(file) for role, file in inputs.items() if file is not None},
+        "inputs": {role: sha256(file) for role, file in inputs.items()},
         "files": {name: file_record(directory / name) for name in (layout.DELTA, layout.TRAINING)},
         "provenance": provenance(model.device),
     }
     write(directory / layout.MANIFEST, Step.model_validate(record))
 
 
-def fingerprint(recipe: Recipe, files: Sequence[Path | None]) -> str:
+def fingerprint(recipe: Recipe, files: Sequence[Path]) -> str:
     """Return one string for everything a step's training depends on.
 
     Args:
-        recipe: Its settings.
+        recipe: The run's.
         files: Manifest of the parent, scores, windows.
     """
-    parts = [recipe.to_json(), STAGE_VERSION["fuse"], [sha256(file) for file in files if file]]
+    parts = [recipe.to_json(), STAGE_VERSION["fuse"], [sha256(file) for file in files]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,221 @@
+"""The jobs of a run, from files to files: each verb of the command line calls one of these."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import read_meta
+from fusegpt.errors import ConfigError, DataError
+from fusegpt.pruning.budget import check_sparsity, removals
+from fusegpt.pruning.finish import finish
+from fusegpt.pruning.loop import prune
+from fusegpt.pruning.publish import publish
+from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.rerank import forget
+from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
+from fusegpt.recovery.resume import Checkpoint as Resume
+from fusegpt.results import layout
+from fusegpt.results.base import read, write
+from fusegpt.results.files import Parent
+from fusegpt.results.history import read_history
+from fusegpt.results.models import Checkpoint
+from fusegpt.results.records import Removal, Scores
+from fusegpt.runtime import Timer, peak_memory_gib
+
+__all__ = ["fuse_model", "merge_model", "prune_model", "score_model"]
+
+
+def score_model(
+    path: Path,
+    recipe: Recipe,
+    calibration: Path,
+    output: Path,
+    *,
+    first_scores: Path | None = None,
+    count: int = 1,
+    device: str = "cpu",
+) -> Scores:
+    """Score the remaining units of a model and write the scores.
+
+    Args:
+        path: A step's manifest, or the directory of a model.
+        recipe: The run's.
+        calibration: Windows file to score on.
+        output: The JSON file to write.
+        first_scores: The scores of step 1, which a ``one_shot`` selection keeps.
+        count: How many blocks a ``contiguous`` selection takes at once.
+        device: Where to work.
+
+    Returns:
+        What the file says.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt.
+        ConfigError: A ``one_shot`` recipe scores a pruned step anew; or too many units are
+            protected.
+    """
+    earlier = read(first_scores, Scores) if first_scores else None
+    windows = read_windows(calibration)
+    model = load_step(path, recipe, device)
+    later = model.removed and path.suffix == ".json"
+    if recipe.selection == "one_shot" and later and earlier is None:
+        raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
+    inputs = {"calibration": calibration} | ({"first_scores": first_scores} if first_scores else {})
+    record = score_step(model, recipe, windows, earlier, count).plus(
+        recipe=recipe.id,
+        seed=recipe.seed,
+        stage_version=STAGE_VERSION["score"],
+        parent=Parent.of(path, output.parent),
+        inputs={role: sha256(file) for role, file in inputs.items()},
+        provenance=provenance(model.device),
+    )
+    write(output, record)
+    return record
+
+
+def fuse_model(
+    path: Path,
+    recipe: Recipe,
+    scores: Path,
+    output: Path,
+    *,
+    finetune: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    device: str = "cpu",
+) -> Removal:
+    """Remove the selected unit, recover, and write the step.
+
+    A killed job goes on from its last in-step checkpoint, or its last finished trial, when it is
+    started again.
+
+    Args:
+        path: Manifest of the step before.
+        recipe: The run's.
+        scores: What ``score_model`` wrote for this step.
+        output: Directory of the step.
+        finetune: Windows file to recover on; not needed when nothing trains at a step.
+        checkpoint_seconds: Least time between two in-step checkpoints.
+        device: Where to work.
+
+    Returns:
+        What the step did.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt.
+        DataError: The recovery trains and there are no windows.
+        NumericsError: A loss is NaN or infinite.
+    """
+    selected = read(scores, Scores)
+    inputs = {"scores": scores}
+    if finetune is not None and recipe.needs_windows and not recipe.recovers_at_end:
+        inputs["finetune"] = finetune
+    windows = read_windows(inputs["finetune"]) if "finetune" in inputs else None
+    known = fingerprint(recipe, [path, *inputs.values()])
+    resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
+    model = load_step(path, recipe, device)
+    done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
+    write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
+    resume.remove()
+    forget(resume)
+    return done
+
+
+def merge_model(
+    path: Path,
+    recipe: Recipe,
+    output: Path,
+    *,
+    finetune: Path | None = None,
+    zeros: bool = False,
+    device: str = "cpu",
+) -> Checkpoint:
+    """Write the model of a step as a checkpoint, after the recovery if that comes at the end.
+
+    Args:
+        path: Manifest of the step.
+        recipe: The run's.
+        output: Directory of the checkpoint; must not exist or be empty.
+        finetune: Windows file for a recovery at the end.
+        zeros: Write removed attentions and mlps as zeros, for programs that know only the base
+            architecture.
+        device: Where to work.
+
+    Returns:
+        The record of the checkpoint, without the checksums of its files.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt, or the output is taken.
+        DataError: The recovery trains and there are no windows.
+    """
+    steps: list[Removal] = [*read_history(path).steps]
+    made: dict[str, Any] = {"parent": Parent.of(path, output)}
+    resume = None
+    with Timer() as timer:
+        model = load_step(path, recipe, device)
+        if recipe.recovers_at_end:
+            finetune = _needed(recipe, finetune)
+            resume = Resume(layout.unfinished(output), fingerprint(recipe, [path, finetune]))
+            record = finish(model, recipe, read_windows(finetune), checkpoint=resume)
+            steps[-1] = steps[-1].plus(finish=record)
+            made["inputs"] = {"finetune": sha256(finetune)}
+    made |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
+    written = publish(model, recipe, steps, output, made=made, zeros=zeros)
+    if resume is not None:
+        resume.remove()
+    return written
+
+
+def prune_model(
+    path: Path,
+    recipe: Recipe,
+    sparsity: Decimal | float | str,
+    calibration: Path,
+    output: Path,
+    *,
+    finetune: Path | None = None,
+    device: str = "cpu",
+) -> Checkpoint:
+    """Prune a model in one process, and write the checkpoint.
+
+    Args:
+        path: Directory of a model, or of a checkpoint of ours: what it lacks counts as removed.
+        recipe: The method and its settings.
+        sparsity: Fraction of the dense model's units to remove, in [0, 1).
+        calibration: Windows file to score on.
+        output: Directory of the checkpoint; must not exist or be empty.
+        finetune: Windows file to recover on; not needed when nothing trains.
+        device: Where to work.
+
+    Returns:
+        The record of the checkpoint, without the checksums of its files.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt, or the output is taken.
+        ConfigError: The sparsity is outside [0, 1), or nothing would be left.
+        DataError: The recovery trains and there are no windows.
+    """
+    check_sparsity(sparsity)
+    files = {"calibration": calibration}
+    if recipe.needs_windows:
+        files["finetune"] = _needed(recipe, finetune)
+    check_free(output)
+    windows = {role: read_windows(file) for role, file in files.items()}
+    model = load_step(path, recipe, device)
+    units = recipe.num_units(model.num_blocks)
+    missing = units - len(model.units(recipe.granularity))
+    count = removals(units, sparsity) - missing
+    steps = prune(model, recipe, count, windows["calibration"], windows.get("finetune"))
+    data = {role: read_meta(file) for role, file in files.items()}
+    return publish(model, recipe, steps, output, data=data)
+
+
+def _needed(recipe: Recipe, finetune: Path | None) -> Path:
+    """The fine-tuning windows of a recipe that cannot do without."""
+    if finetune is None:
+        raise DataError(f"recipe {recipe.name!r} trains: give its windows with --finetune")
+    return finetune

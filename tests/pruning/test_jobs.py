@@ -1,0 +1,61 @@
+"""The jobs of a run as functions: what they refuse before weights are loaded; shared scores."""
+
+import pytest
+
+from fusegpt import merge_model, prune_model, score_model
+from fusegpt.errors import ArtifactError, ConfigError, DataError
+from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.start import take_scores, write_start
+
+
+def recipe(method="none", metric="macro_influence", **settings):
+    sections = {"importance": {"metric": metric}, "recovery": {"method": method}}
+    return resolve("mine", {**sections, "dtype": "float32", **settings})
+
+
+@pytest.fixture
+def start(strong_llama_dir, tmp_path):
+    """The manifest of step 000 of a run."""
+    manifest = tmp_path / "run/step-000/manifest.json"
+    write_start(manifest, strong_llama_dir / "source.json", recipe())
+    return manifest
+
+
+def test_pruning_is_refused_without_windows_and_into_a_directory_with_contents(
+    strong_llama_dir, windows_file, tmp_path
+):
+    output = tmp_path / "out"
+    with pytest.raises(DataError, match="recipe 'mine' trains: give its windows"):
+        prune_model(strong_llama_dir, recipe("fusion"), 0.2, windows_file, output)
+    with pytest.raises(ConfigError, match=r"sparsity: must be a fraction of units in \[0, 1\)"):
+        prune_model(strong_llama_dir, recipe(), 25, windows_file, output)
+    assert not output.exists()
+
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="out: must not exist or be empty"):
+        prune_model(strong_llama_dir, recipe(), 0.2, windows_file, output)
+
+
+def test_merging_is_refused_without_the_windows_of_a_recovery_at_the_end(start, tmp_path):
+    with pytest.raises(DataError, match="recipe 'mine' trains: give its windows"):
+        merge_model(start, recipe("lora"), tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_the_dense_model_serve_every_recipe_that_scores_alike(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    shared, own = tmp_path / "shared.json", tmp_path / "run/step-001/scores.json"
+    scored = score_model(strong_llama_dir, recipe(), windows_file, shared)
+
+    taken = take_scores(shared, recipe("lora"), start, own)
+
+    assert taken.units == scored.units and taken.selected == scored.selected
+    assert taken.recipe == recipe("lora").id != scored.recipe
+    assert taken.parent.path == "../step-000/manifest.json"
+    own.unlink()
+    with pytest.raises(ConfigError, match="must be scores of sleb"):
+        take_scores(shared, recipe(metric="sleb"), start, own)
+    assert not own.exists()

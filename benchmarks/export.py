@@ -155,7 +155,7 @@ def transformers(checkpoint: str, prompts: list[str], tokens: int) -> list[dict[
 
 
 def compare(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of how many tokens both say the same, up to the first difference, and how sure they are."""
+    """How many tokens agree, up to the first difference, and how sure both are of them."""
     same, total, gap = 0, 0, 0.0
     for ours, other in zip(mine, theirs, strict=True):
         total += len(other["ids"])

@@ -48,7 +48,7 @@ def arms_of(source: Path, sparsity: float, dtype: str, folder: Path) -> dict[str
 
 @torch.no_grad()
 def logits(model: Model) -> torch.Tensor:
-    """Of a prompt that every arm gets."""
+    """The logits of a prompt that every arm gets."""
     return model.module(inference.prompt_ids(model, 1, 64).to(model.device)).logits
 
 

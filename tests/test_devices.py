@@ -53,7 +53,7 @@ def test_two_processes_get_different_devices_and_a_third_waits_until_one_is_kill
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda:1"])
-def test_a_device_that_says_which_one_needs_no_lease(name):
+def test_a_device_that_says_which_one_needs_no_lock(name):
     with device_lock(name) as taken:
         assert taken is None
         assert "CUDA_VISIBLE_DEVICES" not in os.environ

@@ -427,8 +427,8 @@ def build(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **c
 
     Args:
         family: One of ``FAMILIES``.
-        seed: Of the weights.
-        dtype: Of the weights.
+        seed: Seed of the weights.
+        dtype: The dtype of the weights.
         changes: Laid over the (text) config.
     """
     if family in TEXT:

@@ -45,7 +45,7 @@ HUB = re.compile(r"(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from and what to mend on the way.
+    """Where a model comes from and what to correct on the way.
 
     Attributes:
         source: ``hub:org/name@revision``, ``dir:PATH`` or

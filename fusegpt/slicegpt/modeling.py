@@ -26,7 +26,7 @@ __all__ = ["PlainNorm", "SlicedConfig", "SlicedForCausalLM", "narrow", "prepare"
 
 
 class SlicedConfig(PretrainedConfig):
-    """Of a sliced model.
+    """The configuration of a sliced model.
 
     Attributes:
         text_config: The dense model's config, with its hidden size, its head untied.
@@ -131,7 +131,7 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of tokens, ``[vocab, width]``."""
+        """The token embeddings, ``[vocab, width]``."""
         return self.inner.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -21,7 +21,7 @@ from fusegpt.units import Unit
 from tests import tiny
 
 GONE = [Unit("attention", 0), Unit("mlp", 1), Unit("attention", 4), Unit("mlp", 4)]
-"""The first attention, of which caches are asked; one half of a block; all of another one."""
+"""The first attention, of which caches are asked; one sublayer of a block; both of another one."""
 
 ADDS_INSIDE = "a norm after the addition, or an addition inside a part"
 REFUSED = {

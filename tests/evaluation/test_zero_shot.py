@@ -35,7 +35,7 @@ def evaluate(directory, task_files, output, *more):
 
 @torch.no_grad()
 def log_probability(model, context, continuation):
-    """Of a continuation, one choice alone, without lm-eval."""
+    """The log-probability of a continuation, one choice alone, without lm-eval."""
     ids = torch.tensor([model.tokenizer(context + continuation)["input_ids"]])
     start = len(model.tokenizer(context)["input_ids"])
     logp = model.module(ids).logits[0].double().log_softmax(dim=-1)

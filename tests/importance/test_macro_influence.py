@@ -104,5 +104,5 @@ def test_sublayers_share_what_runs_before_their_block(granularity, passes):
         block.mlp.register_forward_hook(counting("mlp"))
     macro_influence(model, [tiny.ids()], units)
     assert counts["block"] == passes  # n(n+3)/2, and the two kinds share the reference
-    for kind in ("attention", "mlp"):  # the half that is left out does not run
+    for kind in ("attention", "mlp"):  # the sublayer that is left out does not run
         assert counts[kind] == passes - sum(unit.kind == kind for unit in units)

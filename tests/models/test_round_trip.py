@@ -9,7 +9,7 @@ from fusegpt.models.surgery.round_trip import check_round_trip
 from tests import tiny
 
 
-def test_an_untouched_model_is_its_own_twin():
+def test_the_config_of_an_untouched_model_rebuilds_it():
     check_round_trip(tiny.build("llama"))
 
 

@@ -57,9 +57,9 @@ def test_a_model_whose_class_is_not_of_transformers_keeps_its_halves():
     assert torch.equal(module(tiny.ids()).logits, before) and not model.lacking
 
 
-def test_halves_are_found_where_a_sublayer_adds_nothing_yet():
+def test_sublayers_that_add_nothing_yet_are_found():
     model = tiny.model("llama")
     model.block(0).self_attn.o_proj.weight.data.zero_()
     model.block(0).mlp.down_proj.weight.data.zero_()
-    halves = find_branches(model, 0).sublayers
-    assert (halves["attention"].zero, halves["mlp"].zero) == ({"self_attn": 2}, {"mlp": 0})
+    found = find_branches(model, 0).sublayers
+    assert (found["attention"].zero, found["mlp"].zero) == ({"self_attn": 2}, {"mlp": 0})

@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture
 def strong_llama_dir(tiny_llama_dir, tmp_path):
-    """The tiny Llama with weights under which every block, and each half of it, matters."""
+    """The tiny Llama with weights under which every block, and each sublayer of it, matters."""
     model = load(tiny_llama_dir, dtype="float32")
     draw = torch.Generator().manual_seed(0)
     for parameter in model.module.parameters():

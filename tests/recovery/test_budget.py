@@ -1,4 +1,4 @@
-"""What a recovery spends: twins have equal numbers, and FLOPs follow the formula."""
+"""What a recovery spends: counterparts have equal budgets, and FLOPs follow the formula."""
 
 import pytest
 
@@ -14,7 +14,7 @@ UNIT = Unit("block", 2)
 BUDGET = {"group_size": 3, "epochs": 2, "batch_size": 4}
 
 
-def test_the_twin_of_fusion_trains_as_many_numbers_for_as_many_steps():
+def test_a_low_rank_update_of_both_ranks_has_the_budget_of_fusion():
     windows = tiny.ids(8, 10)
     reports = [
         fusion(tiny.model("llama"), UNIT, windows, Fusion(rank=4, lora_rank=4, **BUDGET), seed=0),
@@ -26,14 +26,14 @@ def test_the_twin_of_fusion_trains_as_many_numbers_for_as_many_steps():
 
 
 @pytest.mark.parametrize(
-    ("fused", "twin"),
+    ("fused", "counterpart"),
     [
         ("fusegpt", "macro_influence_finetune_equal"),
         ("fusegpt_mse", "macro_influence_finetune_mse_equal"),
     ],
 )
-def test_the_twin_recipes_differ_in_nothing_else(fused, twin):
-    one, other = (load_recipe(name).to_json() for name in (fused, twin))
+def test_recipes_of_equal_budget_differ_in_nothing_else(fused, counterpart):
+    one, other = (load_recipe(name).to_json() for name in (fused, counterpart))
     ranks = one["recovery"].pop("rank") + one["recovery"].pop("lora_rank")
     assert other["recovery"].pop("lora_rank") == ranks
     for name in ("donor", "coefficient_learning_rate"):

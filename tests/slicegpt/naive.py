@@ -16,7 +16,7 @@ from torch.nn.functional import linear, relu, silu
 
 
 def logits(module, ids: Tensor, calibration: Tensor, width: int, *, slice_head: bool) -> Tensor:
-    """Of ``ids``, after slicing on ``calibration``; both ``[batch, seq]``, seq equal."""
+    """The logits of ``ids`` after slicing on ``calibration``; both ``[batch, seq]``, seq equal."""
     forward = {"llama": _llama, "opt": _opt}[module.config.model_type]
     bases: list[Tensor] = []
     places = 2 * module.config.num_hidden_layers + 1

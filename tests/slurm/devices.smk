@@ -1,4 +1,4 @@
-"""Two GPU jobs that wait for each other, so both run at once; each notes the device it leased."""
+"""Two GPU jobs that wait for each other, so both run at once; each notes the device it locked."""
 
 
 rule both:

@@ -1,4 +1,4 @@
-"""Lease a GPU, wait until another job has one too, and write down which it was."""
+"""Lock a GPU, wait until another job has one too, and write down which it was."""
 
 from __future__ import annotations
 

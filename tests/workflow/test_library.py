@@ -22,24 +22,24 @@ def plan() -> Plan:
     return make_plan(with_library(own, CONFIG / "experiments"), CONFIG / "recipes")
 
 
-def test_every_table_has_a_small_twin_with_the_same_kind_of_rows(plan):
+def test_every_table_has_a_small_version_with_the_same_kind_of_rows(plan):
     full = [name for name in plan.experiments if f"{name}-small" in plan.experiments]
     assert {"table1", "table2", "table4", "figure3"} <= set(full)  # table3: examples/small_llava
     assert {"deeper_look", "rank_group_loss"} <= set(full)
     assert "why_lift-small" in plan.experiments and "why_lift_opt" in plan.experiments
     for name in full:
-        twin = plan.experiments[f"{name}-small"]
-        assert set(twin.models) == {"smollm2-135m"}
-        assert len(twin.recipes) >= len(plan.experiments[name].recipes) - 1
+        small = plan.experiments[f"{name}-small"]
+        assert set(small.models) == {"smollm2-135m"}
+        assert len(small.recipes) >= len(plan.experiments[name].recipes) - 1
 
 
 @pytest.mark.parametrize(
-    ("twin", "whole"),
+    ("small", "whole"),
     [("table1-small", "baselines"), ("table2-small", "evaluation")],
 )
-def test_a_small_table_is_a_part_of_what_is_run_anyway(plan, twin, whole):
-    assert set(plan.points[twin]) <= set(plan.points[whole])
-    evaluations = [set(plan.experiments[name].evaluations) for name in (twin, whole)]
+def test_a_small_table_is_a_part_of_what_is_run_anyway(plan, small, whole):
+    assert set(plan.points[small]) <= set(plan.points[whole])
+    evaluations = [set(plan.experiments[name].evaluations) for name in (small, whole)]
     assert evaluations[0] <= evaluations[1]
 
 

@@ -12,7 +12,7 @@ from fusegpt.results.contents import parse_contents
 
 @pytest.fixture
 def frame(results, experiment):
-    """Three seeds: fusegpt is below its finetune counterpart by 1, 2 and 3; both follow the seed."""
+    """Three seeds: fusegpt is below finetune by 1, 2 and 3; both follow the seed."""
     one = collect(parse_contents(experiment), results)
     seeds = []
     for seed, gap in enumerate((1.0, 2.0, 3.0)):

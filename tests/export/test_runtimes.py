@@ -33,7 +33,7 @@ def pruned(dense: Path, directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A checkpoint of a tiny random Llama with the tokenizer of SmolLM2, which the converter knows."""
+    """A checkpoint of a tiny Llama with the tokenizer of SmolLM2, which the converter knows."""
     from transformers import AutoTokenizer
 
     from fusegpt.data.sources import find_entry

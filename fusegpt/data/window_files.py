@@ -17,6 +17,7 @@ from fusegpt.artifacts import atomic_path
 from fusegpt.data.pictured import Pictured
 from fusegpt.data.windows import META_KEY, read_meta
 from fusegpt.errors import ArtifactError, first_line
+from fusegpt.results.files import ExtraColumn
 
 __all__ = ["read_windows", "write_windows"]
 
@@ -60,7 +61,7 @@ def read_windows(path: Path) -> Tensor:
         raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     ids = torch.from_numpy(flat.reshape(len(column), lengths.pop()))
-    return _with_pictures(path, ids, meta["extras"]) if "extras" in meta else ids
+    return ids if meta.extras is None else _with_pictures(path, ids, meta.extras)
 
 
 def _extras(windows: Pictured) -> tuple[dict[str, pa.Array], dict[str, Any]]:
@@ -73,12 +74,12 @@ def _extras(windows: Pictured) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     return columns, described
 
 
-def _with_pictures(path: Path, ids: Tensor, described: Mapping[str, Any]) -> Pictured:
+def _with_pictures(path: Path, ids: Tensor, described: Mapping[str, ExtraColumn]) -> Pictured:
     table = pq.read_table(path, columns=list(described))
     extras: list[dict[str, Tensor]] = [{} for _ in range(len(ids))]
     for name, about in described.items():
-        rows = zip(extras, table.column(name).to_pylist(), about["shapes"], strict=True)
+        rows = zip(extras, table.column(name).to_pylist(), about.shapes, strict=True)
         for extra, raw, shape in rows:
-            values = np.frombuffer(raw, dtype=about["dtype"]).reshape(shape)
+            values = np.frombuffer(raw, dtype=about.dtype).reshape(shape)
             extra[name] = torch.from_numpy(values.copy())
     return Pictured.of(ids, extras)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusegpt.errors import ArtifactError, DataError, first_line
+from fusegpt.results.base import check
+from fusegpt.results.files import WindowsMeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +81,7 @@ def consecutive(token_ids: np.ndarray, length: int, limit: int | None = None) ->
     return token_ids[: count * length].reshape(count, length).astype(np.int32)
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> WindowsMeta:
     """Read what ``write_windows`` noted: corpus, split, sequences, length, seed, ...
 
     Raises:
@@ -88,7 +90,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     meta = _schema_metadata(path).get(META_KEY)
     if meta is None:
         raise ArtifactError(f"{path}: not a windows file; make one with `fusegpt sample`")
-    return json.loads(meta)
+    return check(json.loads(meta), WindowsMeta, path)
 
 
 def is_windows_file(path: Path) -> bool:

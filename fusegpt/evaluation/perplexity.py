@@ -28,6 +28,7 @@ from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
+from fusegpt.results.files import WindowsMeta
 
 __all__ = ["Plan", "perplexity", "plan", "window_losses"]
 
@@ -69,12 +70,13 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> P
         ArtifactError: No tokenizer or no config in the directory.
     """
     corpus, length, bos = settings.corpus, settings.length, settings.bos
-    given = is_windows_file(Path(corpus))
-    _check_length(directory, read_meta(Path(corpus))["length"] if given else length)
+    meta = read_meta(Path(corpus)) if is_windows_file(Path(corpus)) else None
+    length = length if meta is None or meta.length is None else meta.length
+    _check_length(directory, length)
     tokenizer = load_tokenizer(directory)
     digest = fingerprint(tokenizer)
-    if given:
-        return _from_file(Path(corpus), digest, settings.windows)
+    if meta is not None:
+        return _from_file(Path(corpus), meta, digest, settings.windows)
     text = load_text(corpus, settings.split, corpora)
     start = window_start(tokenizer, bos)
     inner, documents = length - len(start), settings.cut == "documents"
@@ -224,16 +226,16 @@ def _items(ids: Tensor) -> str:
     return items_fingerprint(window.numpy().tobytes().hex() for window in ids)
 
 
-def _from_file(path: Path, digest: str, limit: int | None) -> Plan:
-    meta = read_meta(path)
-    if meta.get("tokenizer_sha256") != digest:
+def _from_file(path: Path, meta: WindowsMeta, digest: str, limit: int | None) -> Plan:
+    if meta.tokenizer_sha256 != digest:
         raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
     ids = read_windows(path)
     if limit is not None and limit > len(ids):
         raise DataError(f"{path}: {limit} windows asked, {len(ids)} there; lower the windows")
     ids = ids[:limit]
-    protocol = {key: value for key, value in meta.items() if key not in ("provenance", "sequences")}
-    cut = {"cut": f"random, seed {meta.get('seed')}", "windows": len(ids), "bos": "stream"}
+    left_out = ("provenance", "sequences")
+    protocol = {key: value for key, value in meta.to_json().items() if key not in left_out}
+    cut = {"cut": f"random, seed {meta.seed}", "windows": len(ids), "bos": "stream"}
     return Plan(ids, {**protocol, **cut})
 
 

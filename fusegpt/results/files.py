@@ -97,8 +97,19 @@ class Source(Record):
     provenance: Provenance | None = None
 
 
+class ExtraColumn(Record):
+    """How one further column of windows with pictures is read: raw bytes of arrays."""
+
+    dtype: str
+    shapes: list[list[int]]
+
+
 class WindowsMeta(Record):
-    """What a file of windows says of itself, inside the parquet schema."""
+    """What a file of windows says of itself, inside the parquet schema.
+
+    Attributes:
+        extras: For windows with pictures: name of a further column to how its tensors are read.
+    """
 
     noun: ClassVar[str] = "a file of windows"
 
@@ -107,6 +118,8 @@ class WindowsMeta(Record):
     sequences: int | None = None
     length: int | None = None
     seed: int | None = None
+    tokenizer_sha256: str | None = None
+    extras: dict[str, ExtraColumn] | None = None
     seconds: float | None = None
     memory_gib: float | None = None
     provenance: Provenance | None = None

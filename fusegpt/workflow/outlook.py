@@ -144,7 +144,7 @@ def _sequences(
         meta = read_meta(directory / paths.windows(model, plan.windows_of(recipe, role).id))
     except ArtifactError:
         return None
-    return meta.get("sequences")
+    return meta.sequences
 
 
 def _shape(plan: Plan, model: str, directory: Path) -> Shape | None:

@@ -54,7 +54,7 @@ def test_a_file_gives_back_every_bit(windows, tmp_path):
     assert torch.equal(again.plain(), windows.plain())
     one, other = again.inputs(), windows.inputs()
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-    assert read_meta(tmp_path / "w.parquet")["corpus"] == "x"
+    assert read_meta(tmp_path / "w.parquet").corpus == "x"
 
 
 def test_draws_are_prefix_stable(windows, tiny_llava_dir):
@@ -87,5 +87,5 @@ def test_the_verb_samples_them_from_a_parquet_with_images(tiny_llava_dir, tmp_pa
         )
     assert stop.value.code == 0
     assert isinstance(read_windows(tmp_path / "w.parquet"), Pictured)
-    meta = read_meta(tmp_path / "w.parquet")
+    meta = read_meta(tmp_path / "w.parquet").to_json()
     assert (meta["variant"], meta["sequences"], meta["length"]) == ("image_text", 4, LENGTH)

@@ -47,7 +47,8 @@ def test_sampling_rows_takes_all_windows_that_they_fill(corpus, tiny_llama_dir, 
         ])  # fmt: skip
 
     assert not sample("--rows", "10")
-    windows, meta = read_windows(tmp_path / "w.parquet"), read_meta(tmp_path / "w.parquet")
+    windows = read_windows(tmp_path / "w.parquet")
+    meta = read_meta(tmp_path / "w.parquet").to_json()
     assert meta["rows"] == meta["documents"] == 10
     assert meta["sequences"] == len(windows) == meta["tokens"] // 16
     assert sample("--rows", "10", "--sequences", "2") == 2

@@ -58,7 +58,7 @@ def test_windows_survive_their_file(tmp_path):
     back = read_windows(tmp_path / "w.parquet")
     assert back.dtype == torch.int64
     assert np.array_equal(back.numpy(), windows)
-    assert read_meta(tmp_path / "w.parquet") == {"corpus": "here", "seed": 0}
+    assert read_meta(tmp_path / "w.parquet").to_json() == {"corpus": "here", "seed": 0}
     assert is_windows_file(tmp_path / "w.parquet")
 
 
@@ -92,6 +92,12 @@ def test_batches_keep_every_window_unless_told_otherwise():
     assert [len(batch) for batch in batches(windows, 2, drop_last=True)] == [2, 2]
 
 
+def test_a_damaged_note_names_the_file_and_the_field(tmp_path):
+    write_windows(tmp_path / "w.parquet", TOKENS[:20].reshape(2, 10), {"length": "ten"})
+    with pytest.raises(ArtifactError, match=r"w\.parquet: must be a file of windows: length: must"):
+        read_meta(tmp_path / "w.parquet")
+
+
 def test_python_samples_what_the_verb_writes(tiny_llama_dir, tmp_path):
     asked = {"length": 16, "sequences": 5, "seed": 3, "split": "test"}
     windows = fusegpt.sample(tiny_llama_dir, "python_docs", **asked, output=tmp_path / "a.parquet")
@@ -101,7 +107,7 @@ def test_python_samples_what_the_verb_writes(tiny_llama_dir, tmp_path):
     assert run(fusegpt_command, [*verb, "--output", str(tmp_path / "b.parquet")]) == 0
     for name in ("a.parquet", "b.parquet"):
         assert torch.equal(fusegpt.read_windows(tmp_path / name), windows)
-    one, other = (read_meta(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    one, other = (read_meta(tmp_path / name).to_json() for name in ("a.parquet", "b.parquet"))
     measured = ("provenance", "seconds", "memory_gib")
     assert list(one) == list(other)
     assert all(one[key] == other[key] for key in one if key not in measured)

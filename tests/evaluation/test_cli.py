@@ -23,7 +23,7 @@ def test_sample_then_evaluate_the_same_file(tiny_llama_dir, tmp_path, capsys):
     )
     assert code == 0
     assert read_windows(data).shape == (4, 32)
-    meta = read_meta(data)
+    meta = read_meta(data).to_json()
     assert (meta["corpus"], meta["split"], meta["seed"]) == ("python_docs", "train", 3)
     code = fusegpt(
         *("evaluate", "--model", tiny_llama_dir, "--eval", "perplexity", "--data", data),

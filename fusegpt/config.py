@@ -38,13 +38,14 @@ def _number(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_number), pydantic.AllowInfNan(False)]
+_FINITE, _AS_MEANT = pydantic.AllowInfNan(False), BeforeValidator(_number)
+Number = Annotated[float, _FINITE, _AS_MEANT]
 PositiveInt = Annotated[int, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[Number, Gt(0)]
-NonNegativeFloat = Annotated[Number, Ge(0)]
-LearningRate = Annotated[Number, Gt(0)]
-Fraction = Annotated[Number, Ge(0), Lt(1)]
+PositiveFloat = Annotated[float, Gt(0), _FINITE, _AS_MEANT]
+NonNegativeFloat = Annotated[float, Ge(0), _FINITE, _AS_MEANT]
+LearningRate = PositiveFloat
+Fraction = Annotated[float, Ge(0), Lt(1), _FINITE, _AS_MEANT]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 

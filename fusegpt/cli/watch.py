@@ -67,7 +67,7 @@ def watch(
 
 
 def _steps(plan: Plan) -> dict[tuple[str, str], Sequence[int]]:
-    """Each run with the numbers of its steps."""
+    """Return each run with the numbers of its steps."""
     asked: dict[tuple[str, str], set[int]] = {}
     for model, recipe, step in plan.evaluated:
         if step:
@@ -98,7 +98,7 @@ def _evaluations(plan: Plan, results: Path) -> list[Path]:
 def _lines(
     results: Path, runs: Sequence[RunProgress], evaluations: Sequence[Path] | None
 ) -> tuple[list[str], bool]:
-    """What to print, and whether this is the end."""
+    """Return what to print, and whether this is the end."""
     from fusegpt.reports.progress import as_line, in_words
 
     lines = [as_line(run) for run in runs] or [f"{results}: no runs yet"]

@@ -20,7 +20,7 @@ CUT_FROM = 6.0
 
 
 def is_wide(low: float, high: float) -> bool:
-    """Whether an axis becomes logarithmic: positive, and the largest far from the smallest."""
+    """Say whether an axis becomes logarithmic: positive, and the largest far from the smallest."""
     return low > 0 and high / low >= LOG_FROM
 
 
@@ -29,8 +29,8 @@ class Values:
     """An axis for measured values, upright or lying.
 
     Attributes:
-        title: Of the axis.
-        scale: Of the axis.
+        title: Title of the axis.
+        scale: Scale of the axis.
         edge: Where the axis was cut; infinite where it shows everything.
     """
 
@@ -59,12 +59,12 @@ class Values:
         return math.isfinite(self.edge)
 
     def cut(self, sign: str) -> str:
-        """What compares a value with the edge."""
+        """Return the condition that compares a value with the edge, as Vega reads it."""
         return f"datum.value {sign} {self.edge}"
 
 
 def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
-    """An axis for measured values; a logarithmic one ends where single values lie far above all.
+    """Return an axis for measured values; it is cut where single values lie far above all others.
 
     Args:
         values: All that will be drawn.
@@ -83,7 +83,7 @@ def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
 
 
 def within(points: alt.Chart, values: Values) -> alt.Chart:
-    """What the axis shows of a chart, its vertical axis encoded."""
+    """Keep what the axis shows of a chart, its vertical axis encoded."""
     shown = points.encode(y=values.each)
     return shown.transform_filter(values.cut("<=")) if values.is_cut else shown
 
@@ -105,14 +105,14 @@ def beyond(points: alt.Chart, values: Values) -> list[alt.Chart]:
 def value_lines(
     points: pd.DataFrame, x: alt.X, values: Values, marks: Marks, tooltip: Sequence[Any]
 ) -> list[alt.Chart]:
-    """A line per recipe through the means of its seeds, and a point per seed.
+    """Draw a line per recipe through the means of its seeds, and a point per seed.
 
     Args:
         points: With ``recipe``, ``value`` and the field of ``x``.
         x: The horizontal axis.
         values: The vertical axis.
-        marks: Of the recipes.
-        tooltip: Of a point.
+        marks: Marks of the recipes.
+        tooltip: Fields that a point shows when it is pointed at.
     """
     lines = alt.Chart(points).encode(x=x, color=marks.colour, opacity=marks.opacity)
     means = lines.mark_line(strokeWidth=2.5, clip=values.is_cut)

@@ -10,13 +10,15 @@ from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import value_names, with_labels
 from fusegpt.results.point import DENSE
 
-__all__ = ["labels_above", "published_marks", "sparsity_chart"]
+__all__ = ["REMAINING", "labels_above", "published_marks", "sparsity_chart"]
+
+REMAINING = alt.Tooltip("blocks_left", title="remaining blocks")
 
 
 def sparsity_chart(
     frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None = None
 ) -> alt.LayerChart:
-    """One value of one model over sparsity: a line per recipe through the mean of the seeds.
+    """Draw one value of one model over sparsity: a line per recipe through the mean of the seeds.
 
     Every line starts at the dense model, which is step 0 of every recipe; each seed is a point.
 
@@ -36,7 +38,7 @@ def sparsity_chart(
         axis=alt.Axis(format=".0%", values=sorted(points["sparsity"].unique()), grid=False),
     )
     values = value_axis(points["value"], label)
-    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "blocks_left", "value"]
+    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), REMAINING, "value"]
     layers = value_lines(points[points["recipe"] != DENSE], x, values, marks, tooltip)
     dense = points[points["recipe"] == DENSE].head(1)
     if len(dense):
@@ -53,14 +55,17 @@ def sparsity_chart(
 def published_marks(
     frame: pd.DataFrame, model: str, label: str, papers: pd.DataFrame | None, recipes: list[str]
 ) -> alt.Chart | None:
-    """Hollow diamonds for the published values of what a chart shows, to be placed; None of none.
+    """Draw a hollow diamond for each published value of what a chart shows; None: there is none.
 
     Args:
         frame: Rows of ``collect``.
         model: Which model.
         label: Which value.
         papers: From ``read_published``.
-        recipes: That are drawn.
+        recipes: Recipes that are drawn.
+
+    Returns:
+        Marks without a place: the chart that they join gives them its axes.
     """
     if papers is None or papers.empty:
         return None
@@ -77,7 +82,10 @@ def published_marks(
 
 
 def labels_above(order: list[str], field: str = "run") -> alt.Y:
-    """A strip for each name with its label above it, which leaves it a phone's whole width."""
+    """Return an axis with a strip for each name, whose label stands above it.
+
+    That leaves the strip the whole width of a phone.
+    """
     axis = alt.Axis(
         labelAlign="left",
         labelPadding=0,

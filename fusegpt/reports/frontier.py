@@ -21,13 +21,13 @@ SPEED_UP = "_speedup"
 
 @dataclass(frozen=True)
 class Axis:
-    """What stands for speed.
+    """The measure that stands for speed.
 
     Attributes:
-        title: Of the axis.
-        measured: Whether speed was measured; otherwise the parameters left stand for it.
+        title: Title of the axis.
+        measured: Whether speed was measured; otherwise the remaining parameters stand for it.
         values: Columns recipe, recipe_id, sparsity, step, cost.
-        more_is_better: Of ``cost``.
+        more_is_better: Whether a higher ``cost`` is better.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Axis:
 
 
 def speed_axis(rows: pd.DataFrame) -> Axis:
-    """The measured speed-up over the dense model if there is one, else the parameters left.
+    """Return the measured speed-up over the dense model, or else the remaining parameters.
 
     A speed-up was measured with the dense model in turn, so the dense model has 1. Of several
     metrics the last counts, of several tasks the first.
@@ -57,11 +57,11 @@ def speed_axis(rows: pd.DataFrame) -> Axis:
         return Axis(title, True, pd.concat([dense, values]), True)
     values = rows[[*KEY, "parameters"]].drop_duplicates()
     values = values.assign(cost=values["parameters"] / 1e6)[[*KEY, "cost"]]
-    return Axis("parameters left, millions", False, values, False)
+    return Axis("remaining parameters, millions", False, values, False)
 
 
 def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart | None:
-    """One value against speed, a point per recipe, sparsity and seed; a line through the frontier.
+    """Draw one value against speed: a point per recipe, sparsity and seed, a line at the frontier.
 
     Args:
         rows: Rows of ``collect`` of one model.

@@ -61,10 +61,10 @@ class Grid:
 
 
 def results_grid(name: str, rows: pd.DataFrame) -> Grid:
-    """One row per recipe and sparsity: sizes, every measured value, time and memory.
+    """Return one row per recipe and sparsity: sizes, every measured value, time and memory.
 
     Args:
-        name: Of the table.
+        name: Name of the table.
         rows: Rows of ``collect`` of one model.
     """
     table, labels = tables.summary(rows), tables.value_labels(rows)
@@ -146,11 +146,11 @@ def _step_cells(link: Link) -> list[Cell]:
 
 
 def published_grid(name: str, entries: Iterable[Mapping[str, Any]]) -> Grid:
-    """Published values, ours beside them, and whether the protocols are the same.
+    """Return published values, ours beside them, and whether the protocols are the same.
 
     Args:
-        name: Of the table.
-        entries: From ``published.beside_ours``.
+        name: Name of the table.
+        entries: What comes from ``published.beside_ours``.
     """
     columns = [Column("model", number=False, choose=True), Column("method", False, choose=True)]
     columns += [Column("sparsity", choose=True), Column("value of", number=False, choose=True)]
@@ -187,7 +187,7 @@ def _published_cells(entry: Mapping[str, Any]) -> list[Cell]:
 
 
 def protocol_grid(name: str, frame: pd.DataFrame) -> Grid:
-    """How each value was measured: one row per evaluation, task and metric."""
+    """Return how each value was measured: one row per evaluation, task and metric."""
     columns = [Column("evaluation", number=False, choose=True), Column("task", number=False)]
     columns += [Column("metric", number=False, choose=True), Column("unit", number=False)]
     columns += [Column("samples"), Column("protocol", number=False)]

@@ -14,22 +14,22 @@ __all__ = ["charts_script", "inside_script", "tables_script", "tables_style"]
 
 
 def charts_script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, which define ``vegaEmbed``."""
+    """Return Vega, Vega-Lite and Vega-Embed, which define ``vegaEmbed``."""
     return vl_convert.javascript_bundle()  # type: ignore[call-arg]
 
 
 def tables_script() -> str:
-    """DataTables with its extensions: a JavaScript module whose default export it is."""
+    """Return DataTables with its extensions: a JavaScript module whose default export it is."""
     return _bundled("dt_bundle.js")
 
 
 def tables_style() -> str:
-    """The style sheet of DataTables."""
+    """Return the style sheet of DataTables."""
     return _bundled("dt_bundle.css")
 
 
 def inside_script(text: str) -> str:
-    """Text that cannot end the ``<script>`` it stands in, and means the same to JavaScript."""
+    """Escape what would end the ``<script>`` that a text stands in; JavaScript reads the same."""
     return re.sub(r"<(?=/script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
 
 

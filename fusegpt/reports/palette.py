@@ -40,7 +40,7 @@ class Marks:
 
 
 def recipe_marks(recipes: Sequence[str], chart: str, *, dense: bool = False) -> Marks:
-    """The marks of these recipes, by their place.
+    """Return the marks of these recipes, by their place.
 
     Args:
         recipes: In the order of the table.
@@ -73,5 +73,5 @@ def recipe_marks(recipes: Sequence[str], chart: str, *, dense: bool = False) -> 
 
 
 def recipes_of(rows: pd.DataFrame) -> list[str]:
-    """The pruned recipes, in the order of the table; their places give the marks."""
+    """Return the pruned recipes, in the order of the table; their places give the marks."""
     return [str(name) for name in pd.unique(rows["recipe"]) if name != DENSE]

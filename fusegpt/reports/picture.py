@@ -22,7 +22,7 @@ def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = Non
     """Write the main values of each model, three panels side by side at most, as an SVG.
 
     Args:
-        path: Of the SVG.
+        path: Where the SVG goes.
         frame: Rows of ``collect``.
         curves: What the experiment varies; drawn in place of all else where all recipes have
             one sparsity.

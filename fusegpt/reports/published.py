@@ -27,7 +27,7 @@ COLUMNS = (
     "note",
     "erratum",
 )
-"""Of a file of published values, one value a line.
+"""Columns of a file of published values, one value a line.
 
 ``experiment``: the experiment that measures the same, if there is one. ``table`` and ``row``: where
 it stands in the paper. ``model``, ``method``: names of the configuration (``llama-2-7b``,
@@ -89,7 +89,7 @@ def _protocol(file: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def beside_ours(published: pd.DataFrame, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each published value with ours of the same model, method, sparsity, task and metric.
+    """Return each published value with ours of the same model, method, sparsity, task and metric.
 
     Args:
         published: From ``read_published``.
@@ -127,7 +127,7 @@ def _ours(row: Mapping[str, Any], ours: pd.DataFrame) -> list[tuple[str, float, 
 
 
 def differences(published: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What was measured otherwise: ``length 1024, published 2048``; empty: the same protocol."""
+    """Say what was measured otherwise, as ``length 1024, published 2048``; empty: nothing."""
     marks = []
     for key, value in published.items():
         mine = ours.get(key)

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.reports.axes import value_axis
-from fusegpt.reports.figures import labels_above, published_marks, sparsity_chart
+from fusegpt.reports.figures import REMAINING, labels_above, published_marks, sparsity_chart
 from fusegpt.reports.palette import DENSE_COLOUR, PALETTE
 from fusegpt.reports.tables import format_sparsity, with_labels
 from fusegpt.results.point import DENSE
@@ -26,7 +26,7 @@ class Quality:
     Attributes:
         chart: Without size.
         words: What it shows.
-        strips: Recipes below each other; 0 of lines over sparsity.
+        strips: Number of recipes below each other; 0 for lines over sparsity.
     """
 
     chart: alt.LayerChart
@@ -34,7 +34,7 @@ class Quality:
     strips: int = 0
 
     def height(self, lines: int) -> int:
-        """Of the drawing in pixels; ``lines``: of one with lines."""
+        """Height of the drawing in pixels; a chart of lines is as high as asked for."""
         return STRIP * self.strips or lines
 
 
@@ -75,7 +75,7 @@ def _ranking(rows: pd.DataFrame, label: str) -> tuple[alt.LayerChart, list[str]]
     names = [str(name) for name in means.index]
     values = value_axis(rows["value"], label, padding=48)
     strips = alt.Chart(pruned).encode(y=labels_above(names, "recipe"), color=alt.value(PALETTE[0]))
-    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "blocks_left", "value"]
+    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), REMAINING, "value"]
     points = strips.mark_point(filled=True, size=70, clip=True).encode(tooltip=tooltip)
     layers = [points.encode(x=values.across)]
     if values.is_cut:

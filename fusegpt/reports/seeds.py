@@ -22,11 +22,15 @@ class SeedDifference:
     """A recipe's value minus the reference recipe's, seed by seed.
 
     Attributes:
-        model, sparsity, recipe, label: Where it was measured; ``label`` names the value.
+        model: Name of the dense model.
+        sparsity: Where it was measured.
+        recipe: The recipe that is compared.
+        label: Name of the value.
         seeds: Pairs of runs with one seed.
-        mean: Of the recipe's values.
+        mean: Mean of the recipe's values.
         difference: Mean of the paired differences, in the value's unit.
-        low, high: Student's t interval of that mean, ``seeds - 1`` degrees of freedom.
+        low: Lower bound of that mean: Student's t, ``seeds - 1`` degrees of freedom.
+        high: Upper bound.
         better: Whether the recipe is better; None when the interval holds 0.
     """
 
@@ -53,7 +57,7 @@ def over_seeds(
     Args:
         frame: Rows of ``collect``.
         against: A recipe of the table.
-        confidence: Of each interval by itself.
+        confidence: Confidence of each interval by itself.
 
     Returns:
         One entry per model, sparsity, recipe and value with at least two seeds, in table order.
@@ -89,7 +93,7 @@ def over_seeds(
 
 
 def seeds_text(differences: list[SeedDifference], against: str) -> str:
-    """One aligned line per difference."""
+    """Write one aligned line per difference."""
     head = (
         "recipe",
         "sparsity",

@@ -82,7 +82,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, sparsity and recipe, one column per measured value; means over seeds.
+    """Return a row per model, sparsity and recipe, a column per measured value; means over seeds.
 
     Returns:
         Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, granularity,
@@ -112,22 +112,22 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def value_labels(frame: pd.DataFrame) -> list[str]:
-    """The names of the measured values, in the order of the table."""
+    """Return the names of the measured values, in the order of the table."""
     return [str(label) for label in pd.unique(_labels(frame))]
 
 
 def with_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with a column ``label``: the name of the measured value."""
+    """Return the same rows with a column ``label``: the name of the measured value."""
     return frame.assign(label=_labels(frame))
 
 
 def value_names(frame: pd.DataFrame) -> pd.Series:
-    """What each row measured, whatever its evaluation is called: ``wikitext2 perplexity``."""
+    """Say what each row measured, whatever its evaluation is called: ``wikitext2 perplexity``."""
     return frame["task"] + " " + frame["metric"]
 
 
 def main_labels(frame: pd.DataFrame) -> list[str]:
-    """The labels to look at first, in the order of the table.
+    """Return the labels to look at first, in the order of the table.
 
     An evaluation of one or two values shows them; one with more shows its rows of a task ``mean``,
     or else its first one, which is the whole of its groups; one of speed and sizes shows none.
@@ -152,14 +152,14 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
 
 
 def text_table(frame: pd.DataFrame) -> str:
-    """The summary as aligned text, one block of lines per model."""
+    """Write the summary as aligned text, one block of lines per model."""
     table, labels = summary(frame), value_labels(frame)
     parts = []
     for model, rows in table.groupby("model", sort=False):
         head = ["recipe", "sparsity", "blocks", "parameters", *labels, "seconds"]
         cells = [_cells(row, labels) for _, row in rows.iterrows()]
         if rows["tokens"].max() > 0:
-            head += ["trainable", "tokens", "FLOPs"]
+            head += ["trainable parameters", "tokens", "FLOPs"]
             cells = [
                 [*line, *_budget(row)]
                 for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
@@ -188,13 +188,13 @@ def _budget(row: pd.Series) -> list[str]:
 
 
 def units_text(row: pd.Series) -> str:
-    """``23/30``, with the kind of unit where it is not the block."""
+    """Write ``23/30``, with the kind of unit where it is not the block."""
     kind = "" if row["granularity"] == "block" else f" {row['granularity']}"
     return f"{row['units_left']}/{row['num_units']}{kind}"
 
 
 def format_parameters(number: float) -> str:
-    """``134.5M``."""
+    """Write ``134.5M``."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.4g}{letter}"
@@ -202,22 +202,22 @@ def format_parameters(number: float) -> str:
 
 
 def format_flops(number: float) -> str:
-    """``1.2e+14``; ``-`` where nobody counted."""
+    """Write ``1.2e+14``; ``-`` where nobody counted."""
     return "-" if pd.isna(number) else f"{number:.2g}"
 
 
 def format_seconds(seconds: float) -> str:
-    """Whole seconds; a decimal below ten."""
+    """Write whole seconds; a decimal below ten."""
     return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def format_sparsity(sparsity: float) -> str:
-    """``25%``; a decimal only where there is one."""
+    """Write ``25%``; a decimal only where there is one."""
     return f"{round(sparsity * 100, 1):g}%"
 
 
 def format_value(value: Any, std: Any = None) -> str:
-    """Four significant digits, with the standard deviation over seeds when there are several."""
+    """Write four significant digits, and over several seeds the standard deviation beside them."""
     if value is None or pd.isna(value):
         return "-"
     text = f"{value:.2f}" if 1 <= abs(value) < 1e4 else f"{value:.4g}"

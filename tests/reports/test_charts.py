@@ -78,7 +78,7 @@ def test_any_evaluations_speed_up_is_a_speed_and_the_last_metric_counts(frame):
 
 def test_without_measured_speed_the_parameters_stand_in_and_say_so(frame):
     axis = speed_axis(frame)
-    assert not axis.measured and axis.title.startswith("parameters left")
+    assert not axis.measured and axis.title.startswith("remaining parameters")
     assert frontier_chart(frame[frame["recipe"] == "dense"], "docs perplexity", axis) is None
 
 

@@ -62,7 +62,7 @@ def test_the_text_has_blocks_parameters_value_and_seconds(frame):
     lines = tables.text_table(frame).splitlines()
     assert lines[1].split() == [
         "recipe", "sparsity", "blocks", "parameters", "docs", "perplexity", "seconds",
-        "trainable", "tokens", "FLOPs",
+        "trainable", "parameters", "tokens", "FLOPs",
     ]  # fmt: skip
     last = lines[-1].split()
     assert last == ["fusegpt", "30%", "8/12", "56M", "41.60", "128", "4k", "16.38k", "1e+10"]

@@ -18,13 +18,15 @@ from fusegpt.cli.options import input_file, output_path
 def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -> None:
     """Write a checkpoint's README.md anew, with the results of evaluations."""
     from fusegpt.artifacts import atomic_path
+    from fusegpt.pruning.papers import papers_of
     from fusegpt.reports.card import card as write_card
     from fusegpt.results.base import read
     from fusegpt.results.layout import card_beside
     from fusegpt.results.models import Evaluation, read_checkpoint
 
     rows = [row for file in evaluations for row in read(file, Evaluation).rows]
-    text = write_card(read_checkpoint(checkpoint), rows)
+    record = read_checkpoint(checkpoint)
+    text = write_card(record, rows, papers_of(record.recipe, f"{checkpoint}: recipe"))
     for file in (card_beside(checkpoint), output):
         if file is not None:
             with atomic_path(file) as partial:

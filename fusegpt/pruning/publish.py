@@ -9,6 +9,7 @@ from typing import Any
 from fusegpt.artifacts import STAGE_VERSION, provenance
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
+from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.reports.card import card
 from fusegpt.results import layout
@@ -74,7 +75,8 @@ def publish(
             **about_base(model),
         }
     )
-    save(model, output, extra=record.to_json(), card=card(record), zeros=zeros)
+    text = card(record, papers=papers_of(record.recipe, "recipe"))
+    save(model, output, extra=record.to_json(), card=text, zeros=zeros)
     return record
 
 

@@ -12,6 +12,7 @@ from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.model import Model
+from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.publish import about_base
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.registry import Entry
@@ -115,5 +116,6 @@ def publish_slice(
             **about_base(model),
         }
     )
-    save(model, output, extra=found.to_json(), card=card(found))
+    text = card(found, papers=papers_of(found.recipe, "recipe"))
+    save(model, output, extra=found.to_json(), card=text)
     return found

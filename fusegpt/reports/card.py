@@ -15,19 +15,20 @@ from fusegpt.results.models import Checkpoint, Row, Slice
 __all__ = ["card"]
 
 
-def card(record: Checkpoint, rows: Sequence[Row] = ()) -> str:
+def card(record: Checkpoint, rows: Sequence[Row] = (), papers: Sequence[str] = ()) -> str:
     """Write the README.md of a merged or a sliced model, with the hub's front matter.
 
     Args:
         record: What ``fusegpt.json`` says of it.
         rows: Measured results.
+        papers: Where the recipe's methods are published.
 
     Returns:
         The whole file as text.
     """
     about = _sliced(record) if isinstance(record, Slice) else _pruned(record)
     parts = [front_matter(record, rows), *about, _loading(record), _licence(record)]
-    parts += [_results(rows), _recipe(record), _limits(record)]
+    parts += [_results(rows), _recipe(record, papers), _limits(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -167,17 +168,15 @@ def _plain(value: Any) -> str:
     return str(value) if words else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _recipe(record: Checkpoint) -> str:
+def _recipe(record: Checkpoint, papers: Sequence[str]) -> str:
     if not record.recipe:
         return ""
-    method = (
-        "SliceGPT (arXiv 2401.15024)" if isinstance(record, Slice) else "FuseGPT (arXiv 2411.14507)"
-    )
     text = json.dumps(record.recipe, indent=1, default=str).replace("`", r"\u0060")
+    methods = "".join(f"- {escaped(paper)}\n" for paper in papers)
     return (
         "## How it was made\n"
-        f"The settings, complete with defaults; the method is that of {method}.\n"
-        f"\n```json\n{text}\n```"
+        + (f"The methods are published:\n\n{methods}\n" if papers else "")
+        + f"The settings, complete with defaults:\n\n```json\n{text}\n```"
     )
 
 

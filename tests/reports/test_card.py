@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import ModelCard
 
+from fusegpt.pruning.papers import papers_of
 from fusegpt.reports.card import card
 from fusegpt.results.models import Row, as_checkpoint
 
@@ -85,8 +86,13 @@ def test_results_come_with_their_protocol():
     assert "Nothing was measured" in card_of(INFO)
 
 
-def test_the_recipe_stands_in_full():
+def test_the_recipe_stands_in_full_with_the_papers_of_its_methods():
     assert '"method": "fusion"' in card_of(INFO)
+    recipe = {**INFO["recipe"], "importance": {"metric": "sleb"}, "dtype": "float32", "seed": 0}
+    papers = papers_of(recipe, "recipe")
+    text = card(as_checkpoint(INFO, "fusegpt.json"), papers=papers)
+    assert "\n- SLEB, arXiv 2402.09025" in text and "\n- FuseGPT, arXiv 2411.14507" in text
+    assert papers_of({**recipe, "recovery": {"method": "of_tomorrow"}}, "recipe") == papers[:1]
 
 
 HUB_ROW = {

@@ -34,7 +34,7 @@ def sparsity_chart(
     marks = recipe_marks(recipes, f"{model} {label}")
     x = alt.X(
         "sparsity:Q",
-        title="sparsity (blocks removed)",
+        title=_sparsity_title(frame),
         axis=alt.Axis(format=".0%", values=sorted(points["sparsity"].unique()), grid=False),
     )
     values = value_axis(points["value"], label)
@@ -50,6 +50,14 @@ def sparsity_chart(
     if diamonds is not None:
         layers.append(within(diamonds, values).encode(x=x, color=marks.colour))
     return alt.layer(*layers)
+
+
+def _sparsity_title(frame: pd.DataFrame) -> str:
+    """What sparsity is a fraction of, where it is the same for all recipes."""
+    pruned = frame[frame["recipe"] != DENSE]
+    blocks = (pruned["granularity"] == "block") & (pruned["blocks_left"] < pruned["num_blocks"])
+    removed = blocks | (pruned["sparsity"] == 0)
+    return "sparsity (blocks removed)" if removed.all() else "sparsity"
 
 
 def published_marks(

@@ -6,6 +6,7 @@ import pytest
 
 from fusegpt.artifacts import write_json
 from fusegpt.reports.collect import collect, evaluation_files
+from fusegpt.reports.figures import sparsity_chart
 from fusegpt.reports.frontier import frontier_chart, speed_axis
 from fusegpt.reports.page import write_page
 from fusegpt.reports.tables import text_table, write_csv
@@ -54,6 +55,14 @@ def test_each_slice_is_one_point_of_the_frontier(frame):
     [points] = [rows for rows in chart["datasets"].values() if "cost" in rows[0]]
     sliced = [(row["cost"], row["value"]) for row in points if row["recipe"] == "slicegpt"]
     assert sorted(sliced) == [(50.0, 90.0), (60.0, 50.0)]
+
+
+def test_sparsity_is_of_blocks_only_where_all_recipes_remove_blocks(frame):
+    titles = [
+        sparsity_chart(rows, "tiny", "docs perplexity").to_dict()["layer"][1]["encoding"]["x"]
+        for rows in (frame, frame[frame["recipe"] != "slicegpt"])
+    ]
+    assert [x["title"] for x in titles] == ["sparsity", "sparsity (blocks removed)"]
 
 
 def test_the_page_shows_them(frame, results, tmp_path):

@@ -254,7 +254,8 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 def _token(path: Path) -> str | None:
     try:
-        return json.loads(path.read_bytes()).get("token")
+        token: str | None = json.loads(path.read_bytes()).get("token")
+        return token
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -37,7 +37,8 @@ class Entry:
 
     def load(self) -> Callable[..., Any]:
         """Import the module and return the function."""
-        return getattr(importlib.import_module(self.module), self.name)
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
+        return function
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:

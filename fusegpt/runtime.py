@@ -89,7 +89,8 @@ def torch_dtype(name: str) -> torch.dtype:
 
     if name not in DTYPES:
         raise ConfigError(f"unknown dtype {name!r}{suggestion(name, DTYPES)}")
-    return getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def allow_remote_code(allowed: bool) -> None:
@@ -110,7 +111,7 @@ def peak_memory_gib() -> float:
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
+        return float(torch.cuda.max_memory_allocated() / 2**30)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 

@@ -215,6 +215,6 @@ def attention_width(config: Any) -> float:
     if heads and (
         nope := get("qk_nope_head_dim")
     ):  # latent attention: values have a size of theirs
-        return heads * (nope + get("qk_rope_head_dim") + get("v_head_dim")) / 2
+        return float(heads * (nope + get("qk_rope_head_dim") + get("v_head_dim")) / 2)
     size = get("head_dim")
     return heads * size if heads and size else get("hidden_size", "n_embd", "d_model") or 0

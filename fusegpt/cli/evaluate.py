@@ -33,7 +33,7 @@ __all__ = ["evaluate"]
 ONE_BY_NAME = "NAME={eval, dtype, settings, corpora, tasks}"
 
 
-class NamedEntry(click.ParamType):
+class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     """An evaluation of the configuration with its name."""
 
     name = ONE_BY_NAME

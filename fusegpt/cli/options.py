@@ -36,7 +36,7 @@ input_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 output_path = click.Path(path_type=Path)
 
 
-class JsonObject(click.ParamType):
+class JsonObject(click.ParamType):  # type: ignore[type-arg]
     """A JSON object on the command line, e.g. ``--settings '{"rank": 8}'``."""
 
     name = "json"
@@ -56,7 +56,7 @@ class JsonObject(click.ParamType):
         return parsed
 
 
-class Assignment(click.ParamType):
+class Assignment(click.ParamType):  # type: ignore[type-arg]
     """One setting on the command line, e.g. ``--set recovery.rank=8``; the value is YAML."""
 
     name = "key=value"

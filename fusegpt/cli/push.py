@@ -21,7 +21,7 @@ def push(checkpoint: Path, repo_id: str, private: bool, revision: str | None) ->
     Everything is checked first: the files by checksum, safetensors only, a card with the licence.
     HF_ENDPOINT says where the hub is, HF_TOKEN who you are.
     """
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     from fusegpt.reports.push import push as upload
 

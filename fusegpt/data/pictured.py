@@ -57,7 +57,8 @@ class Pictured(torch.Tensor):
     def split(self, size: Any, dim: int = 0) -> tuple[Tensor, ...]:
         """Pieces of ``size`` sequences, with their pictures."""
         if dim or not isinstance(size, int):
-            return self.plain().split(size, dim)
+            parts: tuple[Tensor, ...] = self.plain().split(size, dim)
+            return parts
         return tuple(self[start : start + size] for start in range(0, len(self), size))
 
     def __iter__(self) -> Any:

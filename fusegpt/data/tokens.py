@@ -73,4 +73,4 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     if tokenizer.bos_token_id is None:
         return False
-    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

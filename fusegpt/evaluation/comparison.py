@@ -153,7 +153,8 @@ def _resampled_means(pairs: np.ndarray, seed: int) -> np.ndarray:
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return result.bootstrap_distribution
+    values: np.ndarray = result.bootstrap_distribution
+    return values
 
 
 def _key(row: Row) -> tuple[Any, ...]:

@@ -38,7 +38,8 @@ def one_image(doc: Doc) -> list[Image]:
 
 def plain_text(doc: Doc) -> str:
     """The prompt as it stands in the data."""
-    return doc["text"]
+    text: str = doc["text"]
+    return text
 
 
 def plain_results(doc: Doc, results: Sequence[str]) -> dict[str, float]:
@@ -167,4 +168,5 @@ def _image(value: Any) -> Image:
         from PIL import Image as images
 
         value = images.open(io.BytesIO(value["bytes"]))
-    return value.convert("RGB")
+    image: Image = value.convert("RGB")
+    return image

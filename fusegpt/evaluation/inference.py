@@ -79,7 +79,7 @@ def decode_bytes(model: Model, batch: int, context: int, cached: float) -> float
     """Bytes read per decoding step: all blocks, the head, and each sequence's cache."""
     size = next(model.module.parameters()).element_size()
     weights = sum(p.numel() for block in model.blocks for p in block.parameters())
-    return (weights + _head(model)) * size + batch * context * cached
+    return float((weights + _head(model)) * size + batch * context * cached)
 
 
 def peak_of_request(model: Model, batch: int, length: int, new_tokens: int) -> float:

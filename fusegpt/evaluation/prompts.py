@@ -102,4 +102,5 @@ class Verbaliser:
             words = words[: max(1, len(words) - max(1, over // 4))]
 
     def _encode(self, text: str) -> list[int]:
-        return encode(self._tokenizer, text).tolist()
+        ids: list[int] = encode(self._tokenizer, text).tolist()
+        return ids

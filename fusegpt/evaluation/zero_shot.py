@@ -218,4 +218,5 @@ def _numbers(values: list[Any], mean: float) -> str | None:
     numbers = [float(value) for value in values]
     if not numbers or not math.isclose(math.fsum(numbers) / len(numbers), mean, abs_tol=1e-9):
         return None
-    return pack(numbers, "")["values"]
+    packed: str | None = pack(numbers, "")["values"]
+    return packed

@@ -41,6 +41,7 @@ def relative_l2(
 
     def size(before: Tensor, after: Tensor) -> Tensor:
         before, after = before.float(), after.float()
-        return vector_norm(after - before, 2, dim=-1) / vector_norm(before, 2, dim=-1)
+        change: Tensor = vector_norm(after - before, 2, dim=-1) / vector_norm(before, 2, dim=-1)
+        return change
 
     return mean_update("relative_l2", model, batches, units, size)

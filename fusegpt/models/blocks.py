@@ -36,7 +36,8 @@ def decoder_of(module: PreTrainedModel) -> nn.Module:
     """The part that reads and writes text, without its head."""
     decoder = module.get_decoder()
     # transformers goes by attribute names, and some models call their output layer "decoder"
-    return decoder if isinstance(decoder, PreTrainedModel) else module.base_model
+    found: nn.Module = decoder if isinstance(decoder, PreTrainedModel) else module.base_model
+    return found
 
 
 def find_blocks(module: PreTrainedModel) -> BlockList:

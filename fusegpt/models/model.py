@@ -81,12 +81,14 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.module.dtype
+        dtype: torch.dtype = self.module.dtype
+        return dtype
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -151,9 +151,10 @@ def sublayer_classes(model_type: str, architecture: str) -> tuple[Any, Any]:
     base_config = CONFIG_MAPPING[model_type]
 
     def to_dict(self: Any) -> dict[str, Any]:
-        return base_config.to_dict(self) | {"model_type": MODEL_TYPE}
+        plain: dict[str, Any] = base_config.to_dict(self) | {"model_type": MODEL_TYPE}
+        return plain
 
-    def from_dict(cls: Any, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls: Any, /, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         own = {key: value for key, value in config_dict.items() if key != "model_type"}
         return super(config_class, cls).from_dict(own, **kwargs)
 

@@ -36,7 +36,8 @@ class MappedWeight(FusedWeight):
         assert self.update is not None
         rows = wide(self.base)
         formed = rows + self.update() @ rows
-        return formed.mT if self.transposed else formed
+        weight: Tensor = formed.mT if self.transposed else formed
+        return weight
 
     @torch.no_grad()
     def pull(self, grad: Tensor) -> None:

@@ -96,6 +96,7 @@ def ridge_map(sums: Moments, ridge: float) -> Tensor:
     """
     level = ridge * sums.gram.diagonal().mean()
     system = sums.gram + level * torch.eye(len(sums.gram), dtype=torch.float64)
+    found: Tensor
     found, failed = torch.linalg.solve_ex(system, sums.cross)
     if failed or not torch.isfinite(found).all():
         raise NumericsError(

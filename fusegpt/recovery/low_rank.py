@@ -80,4 +80,5 @@ def low_rank(
 def truncate(matrix: Tensor, rank: int) -> Tensor:
     """Return the best approximation of a matrix with a given rank: its largest singular values."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
+    product: Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return product

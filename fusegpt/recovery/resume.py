@@ -52,7 +52,7 @@ class Checkpoint:
         if about.get(FINGERPRINT) != self.fingerprint:
             logger.info("ignoring %s: it belongs to other settings or inputs", self.path)
             return []
-        rows = json.loads(about[ROWS])
+        rows: list[dict[str, Any]] = json.loads(about[ROWS])
         for number, parameter in enumerate(_parameters(optimizer)):
             parameter.data.copy_(tensors[f"{number}.value"])
             state: dict[str, Tensor] = {"step": tensors[f"{number}.step"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -35,7 +36,7 @@ class Marks:
     colour: alt.Color
     shape: alt.Shape
     dash: alt.StrokeDash
-    opacity: dict
+    opacity: dict[str, Any]
     choice: alt.Parameter
 
 

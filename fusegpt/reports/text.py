@@ -24,7 +24,10 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rows: Cells of each line, as many as ``head`` has.
     """
     sides = ("left", *["right"] * (len(head) - 1))
-    return tabulate.tabulate(rows, head, tablefmt="simple", disable_numparse=True, colalign=sides)
+    text: str = tabulate.tabulate(
+        rows, head, tablefmt="simple", disable_numparse=True, colalign=sides
+    )
+    return text
 
 
 def escaped(value: Any) -> str:

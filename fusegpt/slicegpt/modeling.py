@@ -89,19 +89,22 @@ class SlicedBlock(nn.Module):
         """The stream between attention and mlp."""
         normed = getattr(self, self.family.attention_norm)(hidden_states)
         attended, _ = getattr(self, self.family.attention)(hidden_states=normed, **kwargs)
-        return self.attention_shortcut(hidden_states) + attended
+        hidden: Tensor = self.attention_shortcut(hidden_states) + attended
+        return hidden
 
     def after_mlp(self, hidden_states: Tensor) -> Tensor:
         """The stream after the mlp."""
         assert self.family.mlp_norm is not None
         normed = getattr(self, self.family.mlp_norm)(hidden_states)
-        return self.mlp_shortcut(hidden_states) + self._mlp(normed)
+        hidden: Tensor = self.mlp_shortcut(hidden_states) + self._mlp(normed)
+        return hidden
 
     def side_by_side(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """The stream after a block whose attention and mlp read the same norm."""
         normed = getattr(self, self.family.attention_norm)(hidden_states)
         attended, _ = getattr(self, self.family.attention)(hidden_states=normed, **kwargs)
-        return self.attention_shortcut(hidden_states) + attended + self._mlp(normed)
+        hidden: Tensor = self.attention_shortcut(hidden_states) + attended + self._mlp(normed)
+        return hidden
 
     def _mlp(self, normed: Tensor) -> Tensor:
         for name in self.family.mlp:
@@ -132,15 +135,18 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings, ``[vocab, width]``."""
-        return self.inner.get_input_embeddings()
+        hidden: nn.Module = self.inner.get_input_embeddings()
+        return hidden
 
     def get_output_embeddings(self) -> nn.Module:
         """The head, ``[vocab, head width]``."""
-        return self.inner.get_output_embeddings()
+        hidden: nn.Module = self.inner.get_output_embeddings()
+        return hidden
 
     def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The part without the head."""
-        return self.inner.get_decoder()
+        hidden: nn.Module = self.inner.get_decoder()
+        return hidden
 
     def forward(
         self,

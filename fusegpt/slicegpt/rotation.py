@@ -252,7 +252,8 @@ def _random_rotation(width: int, seed: int, name: str) -> Tensor:
         width, width, dtype=torch.float64, generator=generator(seed, "orientation", name)
     )
     rotation, upper = torch.linalg.qr(draw)
-    return rotation * upper.diagonal().sign()
+    turned: Tensor = rotation * upper.diagonal().sign()
+    return turned
 
 
 def _eps(inner: nn.Module, family: Family) -> float:

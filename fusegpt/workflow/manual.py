@@ -60,7 +60,8 @@ def recipe_list() -> str:
     """Return the project's recipes, a line each, with the first sentence of their files."""
     folder = builtin_config_dir() / "recipes"
     rows = [(name, _comment(folder / f"{name}.yaml")) for name in recipe_names()]
-    return tabulate(rows, headers=("recipe", "what it is"), maxcolwidths=[None, _width(44)])
+    found: str = tabulate(rows, headers=("recipe", "what it is"), maxcolwidths=[None, _width(44)])
+    return found
 
 
 def explained(recipe: Recipe) -> str:
@@ -155,7 +156,8 @@ def _table(settings: list[Setting], values: Mapping[str, Any]) -> str:
         rows.append((setting.name, value, default, f"{setting.meaning} [{setting.allowed}]"))
     headers = ("setting", "value", "default", "meaning")
     widths = [None, None, None, _width(50)]
-    return tabulate(rows, headers=headers, maxcolwidths=widths, disable_numparse=True)
+    found: str = tabulate(rows, headers=headers, maxcolwidths=widths, disable_numparse=True)
+    return found
 
 
 def _width(used: int) -> int:

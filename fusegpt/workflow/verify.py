@@ -12,6 +12,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.base import Record, read
 from fusegpt.results.files import FileRecord, Parent, Source
 from fusegpt.results.models import Evaluation, Table, read_checkpoint
+from fusegpt.results.point import Place
 from fusegpt.results.records import Scores, read_manifest
 
 __all__ = ["verify"]
@@ -73,7 +74,7 @@ def _record(file: Path, reader: Callable[[Path], Record], windows: set[str]) -> 
 
 
 def _input(file: Path, role: str, digest: str, windows: set[str]) -> Iterator[str]:
-    first = file.parent.with_name(at.Place.step(1).name)
+    first = file.parent.with_name(Place.step(1).name)
     beside = {"scores": file.with_name(at.SCORES), "first_scores": first / at.SCORES}
     if role in beside:
         said = {"sha256": digest}

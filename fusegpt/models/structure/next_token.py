@@ -38,4 +38,5 @@ def next_logits(model: Model, ids: Tensor, lengths: Tensor) -> Tensor:
         logits = model.module(**inputs, use_cache=False).logits
     finally:
         hook.remove()
-    return logits[:, 0] if logits.shape[1] == 1 else logits[rows, last]  # [batch, vocab]
+    found: Tensor = logits[:, 0] if logits.shape[1] == 1 else logits[rows, last]  # [batch, vocab]
+    return found

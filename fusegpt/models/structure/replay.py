@@ -144,7 +144,8 @@ def head_logits(model: Model, batch: Tensor | Mapping[str, Tensor], hidden: Tens
     real = dict(listed)
     listed.update({name: _Injector(block, value) for name, block in real.items()})
     try:
-        return model.module(**inputs, use_cache=False).logits
+        found: Tensor = model.module(**inputs, use_cache=False).logits
+        return found
     finally:
         listed.update(real)
 
@@ -268,7 +269,8 @@ def _take_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor,
 
 
 def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, (tuple, list)) else output
+    found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return found
 
 
 def _same(one: Any, other: Any, seen: dict[tuple[int, int], bool]) -> bool:

@@ -77,4 +77,5 @@ def _all(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _prefix(model: Model, block: nn.Module) -> str:
-    return next(name for name, module in model.module.named_modules() if module is block)
+    prefix: str = next(name for name, module in model.module.named_modules() if module is block)
+    return prefix

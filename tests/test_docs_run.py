@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -158,7 +159,30 @@ def starts_snakemake(words: list[str]) -> bool:
 PLANNED = sorted({tuple(words) for _, words in commands() if starts_snakemake(words)})
 
 
-@pytest.mark.parametrize("words", PLANNED, ids=lambda words: " ".join(words)[-60:])
+def together(lines) -> list[list[str]]:
+    """Lines of snakemake that differ by cores, or targets after ``--``, as one with all targets."""
+    found: dict[str, list[str]] = {}
+    for words in map(list, lines):
+        if words[0] == "snakemake" and "--cores" in words:
+            del words[(at := words.index("--cores")) : at + 2]
+        options = [word for word in words if word not in ("-n", "--dry-run")]
+        several = words[0] == "snakemake" and "--" in options
+        cut = options.index("--") + 1 if several else len(options)
+        found.setdefault(shlex.join(options[:cut]), []).extend(options[cut:])
+    return [[*shlex.split(options), *targets] for options, targets in found.items()]
+
+
+def test_lines_that_differ_by_cores_or_targets_are_planned_at_once():
+    one = "snakemake"
+    lines = [f"{one} --cores 1 -- x", f"{one} --cores 2 -- y", f"{one} --cores 2", f"{one} -n"]
+    assert together(line.split() for line in [*lines, "fusegpt run a -- b"]) == [
+        [one, "--", "x", "y"],
+        [one],
+        ["fusegpt", "run", "a", "--", "b"],
+    ]
+
+
+@pytest.mark.parametrize("words", together(PLANNED), ids=lambda words: " ".join(words)[-60:])
 def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path):
     if "slurm" in " ".join(words) and not importlib.util.find_spec(
         "snakemake_executor_plugin_slurm"
@@ -172,7 +196,8 @@ def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path):
         line = [*PROGRAM, "run", "--dry-run", *words[2:]]
     else:
         own = [] if {"-s", "--snakefile"} & set(words) else ["-s", str(ROOT / "Snakefile")]
-        line = [sys.executable, "-m", "snakemake", *own, "-n", "--quiet", "rules", *words[1:]]
+        line = [sys.executable, "-m", "snakemake", *own, "-n", "--quiet", "rules"]
+        line += ["--cores", "2", *words[1:]]
     done = subprocess.run(
         line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )

@@ -43,7 +43,8 @@ def plan(
     from fusegpt.config import builtin_config_dir
     from fusegpt.workflow.experiment import make_plan
     from fusegpt.workflow.files import experiment_files, merged
-    from fusegpt.workflow.outlook import as_text, outlook
+    from fusegpt.workflow.outlook import outlook
+    from fusegpt.workflow.outlook_text import as_text
 
     config = merged(experiment_files(experiments))
     made = make_plan(config, builtin_config_dir() / "recipes")

@@ -1,59 +1,214 @@
-"""What scoring costs before it runs: block forward passes, tokens, FLOPs; and their sums.
+"""What the jobs of a recipe cost before they run: the methods' own counts, at each place.
 
-Leaving each of n blocks out, prefixes shared, runs n·(n+1)/2 blocks; leaving out one sublayer of
-block i of L runs L - i. FLOPs are those of
-``fusegpt.work``, and two for each value of the output matrix where logits are formed.
-The one sequence that shows which blocks the data reach is not counted.
+A metric counts block forward passes from the units that are there, a recovery and a width method
+their whole work; what a method does not count is None here and "not counted" in words. Leaving each
+of n blocks out, prefixes shared, runs n·(n+1)/2 blocks; leaving out one sublayer of block i of L
+runs L - i. FLOPs are those of ``fusegpt.work``, and two for each value of the output matrix where
+logits are formed. The one sequence that shows which blocks the data reach is not counted.
+
+Which block goes, and so how many lie before it, is not known yet: the pass that records what it
+computed is counted through all remaining blocks. So FLOPs are the step's record or a little more;
+tokens, optimiser steps and trainable parameters are the record's. Where blocks differ in kind,
+counts are those of a mean block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fusegpt.pruning.definition import Role
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.work import Scoring, Shape, Work, forward_rule, head_rule, training_rule
+from fusegpt.work import (
+    Passes,
+    Scoring,
+    Shape,
+    Stage,
+    Work,
+    forward_rule,
+    head_rule,
+    total,
+    training_rule,
+)
 
-__all__ = ["drawn", "score_work"]
+__all__ = ["COUNTED", "Cost", "Memory"]
 
+COUNTED = ("score", "fuse", "merge", "slice")
+"""Rules whose work is counted."""
 
-def drawn(recipe: Recipe, role: str, sequences: int | None) -> int | None:
-    """Windows of a role; ``None`` where rows are drawn and nobody has counted what they fill."""
-    spec = recipe.windows(role)  # type: ignore[arg-type]
-    return sequences if spec.rows is not None else spec.sequences
-
-
-def score_work(
-    recipe: Recipe, num_blocks: int, step: int, shape: Shape | None, sequences: int | None = None
-) -> Work:
-    """Work of scoring before ``step``; ``sequences``: windows of a file sampled by rows."""
-    if recipe.selection == "one_shot" and step > 1:
-        return Work()
-    number, length = drawn(recipe, "calibration", sequences), recipe.calibration.length
-    counted = recipe.importance.passes(_scoring(recipe, num_blocks, step))
-    if counted is not None and not counted.forward:
-        return Work()
-    tokens = None if number is None else number * length
-    flops = None
-    if counted is not None and tokens is not None and shape is not None:
-        backward, width = counted.backward, shape.attended
-        forward = counted.forward - backward
-        flops = forward_rule(forward * shape.values, forward * width, tokens, length)
-        flops += training_rule(backward * shape.values, backward * width, tokens, length)
-        heads = counted.heads + 2 * min(counted.heads, backward)
-        flops += head_rule(shape.vocab, shape.width, heads * tokens)
-    passes = None if counted is None else counted.forward
-    return Work(passes=passes, tokens=tokens, flops=flops)
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+GIB = 1024**3
 
 
-def _scoring(recipe: Recipe, num_blocks: int, step: int) -> Scoring:
-    """What is there before a step; earlier removals of sublayers lie evenly."""
-    first, last = recipe.importance.protect_first, recipe.importance.protect_last
-    if recipe.granularity != "block":
-        places = range(first, num_blocks - last)
-        units = len(places) * recipe.num_units(1)
-        remaining = max(0, units - step + 1)
-        behind = sum(num_blocks - place for place in places) * recipe.num_units(1)
-        without_each = num_blocks + behind * remaining / max(1, units)
-        return Scoring(num_blocks, num_blocks, remaining, first, without_each, sublayers=True)
-    blocks = num_blocks if recipe.selection == "contiguous" else num_blocks - step + 1
-    places = range(first, blocks - last)
-    without_each = blocks + sum(blocks - 1 - place for place in places)
-    return Scoring(num_blocks, blocks, len(places), first, without_each, sublayers=False)
+@dataclass(frozen=True)
+class Memory:
+    """GiB that a job takes at least; activations and what libraries hold come on top.
+
+    Attributes:
+        weights: Weights of the dense model, in the recipe's type; twice where trials take a copy.
+        tuning: Trainable parameters with gradients and two moments each, and what the recovery
+            says that it copies of blocks.
+        states: Hidden states that the recovery keeps in main memory.
+    """
+
+    weights: float
+    tuning: float
+    states: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A recipe on a model, whose jobs are counted.
+
+    Attributes:
+        recipe: Recipe of depth or of width.
+        num_blocks: Number of blocks of the dense model.
+        shape: Size of the model's blocks; None: the model is not here.
+        drawn: Number of windows in the files that were sampled by rows; none of a role until
+            its file is there.
+    """
+
+    recipe: Recipe
+    num_blocks: int
+    shape: Shape | None = None
+    drawn: Mapping[Role, int | None] = field(default_factory=dict)
+
+    def work(self, rule: str, step: int = 0) -> Work:
+        """Return the work of one job.
+
+        Args:
+            rule: One of ``COUNTED``.
+            step: Number of the removal, or of removals before a merge; 0 for a slicing.
+        """
+        counts = {"score": self._score, "fuse": self._fuse, "merge": self._merge}
+        return counts[rule](step) if rule in counts else self._slice()
+
+    def memory(self) -> Memory | None:
+        """Return what the first job holds; None: the model is not here, or it is not counted."""
+        shape, size = self.shape, BYTES[self.recipe.dtype]
+        if shape is None:
+            return None
+        rerank, recovery = self.recipe.rerank, self.recipe.recovery
+        tries = rerank is not None and rerank.candidates > 1
+        weights = shape.total * size * (2 if tries else 1) / GIB
+        work, stage = total([self._fuse(1), self._merge(1)]), self._stage(1)
+        if work.trainable is None or stage is None or recovery.memory_dtype not in BYTES:
+            return None
+        if not work.optimizer_steps:
+            return Memory(weights, 0.0, 0.0)
+        factors = 4 * BYTES[recovery.memory_dtype] * work.trainable
+        copies = recovery.copies(stage) * shape.values * size
+        states = recovery.kept_states(stage) * stage.length * shape.width * size
+        return Memory(weights, (factors + copies) / GIB, states / GIB)
+
+    def _windows(self, role: Role) -> int | None:
+        """Number of windows that are read."""
+        spec = self.recipe.windows(role)
+        return spec.sequences if spec.rows is None else self.drawn.get(role)
+
+    def _score(self, step: int) -> Work:
+        if self.recipe.slices or (self.recipe.selection == "one_shot" and step > 1):
+            return Work()
+        passes, length = self.recipe.importance.passes(self._scoring(step)), self._length
+        if passes is not None and not passes.forward:
+            return Work()
+        windows = self._windows("calibration")
+        tokens = None if windows is None else windows * length
+        flops = None
+        if passes is not None and tokens is not None and self.shape is not None:
+            flops = _scoring_flops(passes, self.shape, tokens, length)
+        return Work(passes=None if passes is None else passes.forward, tokens=tokens, flops=flops)
+
+    @property
+    def _length(self) -> int:
+        return self.recipe.calibration.length
+
+    def _scoring(self, step: int) -> Scoring:
+        """What is there before a step; earlier removals of sublayers lie evenly."""
+        recipe, dense = self.recipe, self.num_blocks
+        first, last = recipe.importance.protect_first, recipe.importance.protect_last
+        if recipe.granularity != "block":
+            places = range(first, dense - last)
+            units = len(places) * recipe.num_units(1)
+            remaining = max(0, units - step + 1)
+            behind = sum(dense - place for place in places) * recipe.num_units(1)
+            without_each = dense + behind * remaining / max(1, units)
+            return Scoring(dense, dense, remaining, first, without_each, sublayers=True)
+        blocks = dense if recipe.selection == "contiguous" else dense - step + 1
+        places = range(first, blocks - last)
+        without_each = blocks + sum(blocks - 1 - place for place in places)
+        return Scoring(dense, blocks, len(places), first, without_each, sublayers=False)
+
+    def _fuse(self, step: int) -> Work:
+        """Removing and recovering, the trials of a re-ranking included."""
+        if self.recipe.slices or self.recipe.recovers_at_end:  # the latter works on merging
+            return Work()
+        work, rerank = self._recovery(step), self.recipe.rerank
+        if rerank is None or rerank.candidates == 1:
+            return work
+        trial = replace(self, recipe=self.recipe.trial())._recovery(step)
+        if self.shape is not None and trial.flops is not None:
+            length, left = self.recipe.finetune.length, self.num_blocks - step
+            size = (left * self.shape.values, left * self.shape.attended)
+            judged = forward_rule(*size, rerank.judged * length, length)
+            trial = replace(trial, flops=trial.flops + judged)
+        stay = self.recipe.importance.protect_first + self.recipe.importance.protect_last
+        candidates = min(rerank.candidates, self.num_blocks - step + 1 - stay)
+        return total([work, *[trial] * candidates])
+
+    def _merge(self, step: int) -> Work:
+        """Recovering after the last removal; none for a method of each step."""
+        at_end = self.recipe.recovers_at_end and not self.recipe.slices
+        return self._recovery(step) if at_end else Work()
+
+    def _recovery(self, step: int) -> Work:
+        """What the recovery counts; its shape is that of a mean whole block."""
+        stage = self._stage(step)
+        if stage is None:
+            return NOT_COUNTED
+        work = self.recipe.recovery.work(stage)
+        known = self.shape is not None and self.recipe.granularity == "block"
+        return work if known else _without_size(work)
+
+    def _stage(self, step: int) -> Stage | None:
+        """None: nobody has counted the windows yet."""
+        windows = self._windows("finetune") if self.recipe.needs_windows else 0
+        if windows is None:
+            return None
+        left = self.num_blocks - step
+        before = self.num_blocks if self.recipe.selection == "contiguous" else left + 1
+        blocks = left if self.recipe.recovers_at_end else before
+        length, shape = self.recipe.finetune.length, self.shape or ANY_SHAPE
+        return Stage(self.num_blocks, blocks, left, step, windows, length, shape)
+
+    def _slice(self) -> Work:
+        if self.recipe.width is None:
+            return Work()
+        windows = self._windows("calibration")
+        if windows is None:
+            return NOT_COUNTED
+        blocks = (self.num_blocks, self.num_blocks, self.num_blocks, 0)
+        stage = Stage(*blocks, windows, self._length, self.shape or ANY_SHAPE)
+        work = self.recipe.width.work(stage)
+        return work if self.shape is not None else _without_size(work)
+
+
+ANY_SHAPE = Shape(values=1, sides=1, width=1, biases=1, rest=1, vocab=1, total=1)
+"""Stands for the shape that nobody knows: what comes out as zero is zero for every shape."""
+
+NOT_COUNTED = Work(passes=None, tokens=None, optimizer_steps=None, trainable=None, flops=None)
+
+
+def _without_size(work: Work) -> Work:
+    """Leave out what depends on the size of what is tuned."""
+    return replace(work, trainable=work.trainable and None, flops=work.flops and None)
+
+
+def _scoring_flops(passes: Passes, shape: Shape, tokens: int, length: int) -> float:
+    """FLOPs of one round of scoring, logits included."""
+    backward, width = passes.backward, shape.attended
+    forward = passes.forward - backward
+    flops = forward_rule(forward * shape.values, forward * width, tokens, length)
+    flops += training_rule(backward * shape.values, backward * width, tokens, length)
+    heads = passes.heads + 2 * min(passes.heads, backward)
+    return flops + head_rule(shape.vocab, shape.width, heads * tokens)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
+import csv
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
-from fusegpt.workflow.dense_scores import DenseScores, all_dense_scores
-from fusegpt.workflow.experiment import make_plan
+from fusegpt.results import layout as at
+from fusegpt.workflow.dense_scores import all_dense_scores
+from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.files import snakefile
 
 __all__ = ["Job", "jobs"]
@@ -28,25 +27,28 @@ SETS = "evaluate_"
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a dry run; sets of evaluations all are of the rule ``evaluate``."""
+    """One job of the workflow; sets of evaluations all are of the rule ``evaluate``.
+
+    Attributes:
+        rule: Name of the rule.
+        wildcards: What stands for them in the job's files; ``evaluation`` is the set's name.
+        waits: Whether it is still to run; if not, its results are there.
+    """
 
     rule: str
     wildcards: Mapping[str, str]
+    waits: bool = True
 
 
 def jobs(
-    config: Mapping[str, Any],
-    directory: Path,
-    *,
-    everything: bool = False,
-    workflow: Path | None = None,
+    plan: Plan, config: Mapping[str, Any], directory: Path, workflow: Path | None = None
 ) -> list[Job]:
-    """The jobs of a dry run.
+    """Every job of the workflow, from Snakemake's summary of the files that it makes.
 
     Args:
+        plan: Plan of the merged configuration.
         config: The merged configuration.
         directory: Where results lie; made if it is not there.
-        everything: As if nothing had run.
         workflow: A Snakefile that imports this project's rules under their names; None: ours.
 
     Raises:
@@ -57,40 +59,52 @@ def jobs(
         file = Path(folder) / "merged.json"
         file.write_text(json.dumps(config), encoding="utf-8")
         command = [
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--cores", "1"),
+            *(sys.executable, "-m", "snakemake", "--summary", "--nocolor", "--cores", "1"),
             *("--snakefile", str(workflow or snakefile()), "--directory", str(directory)),
-            *("--configfile", str(file), "--nolock", "--rerun-incomplete"),
-            *(["--forceall"] if everything else []),
+            *("--configfile", str(file), "--nolock"),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise ConfigError(f"snakemake --dry-run: {lines[-1] if lines else done.returncode}")
-    return [_of_a_run(job, config) for job in _parse(done.stdout)]
+        raise ConfigError(f"snakemake --summary: {lines[-1] if lines else done.returncode}")
+    return list(_of_runs(plan, _parse(done.stdout.splitlines())))
 
 
-def _of_a_run(job: Job, config: Mapping[str, Any]) -> Job:
-    """Shared scores of a dense model as those of the first run that needs them."""
-    if job.rule != "score_dense":
-        return job
-    _, recipe, step = _dense_scores(json.dumps(config))[job.wildcards["scores"]]
-    return Job("score", {"model": job.wildcards["model"], "recipe": recipe, "k": f"{step:03d}"})
+def _of_runs(plan: Plan, found: Iterable[Job]) -> Iterator[Job]:
+    """Shared scores of a dense model are those of the first run that needs them."""
+    shared = all_dense_scores(plan)
+    for job in found:
+        if job.rule == "score_dense":
+            _, recipe, step = shared[job.wildcards["scores"]]
+            run = {"model": job.wildcards["model"], "recipe": recipe, "k": f"{step:03d}"}
+            yield Job("score", run, job.waits)
+        else:
+            yield job
 
 
-@functools.lru_cache(maxsize=1)
-def _dense_scores(config: str) -> dict[str, tuple[DenseScores, str, int]]:
-    return all_dense_scores(make_plan(json.loads(config), builtin_config_dir() / "recipes"))
+def _parse(lines: Iterable[str]) -> Iterator[Job]:
+    """One job for all files of a rule that differ in nothing but the evaluation."""
+    seen = set()
+    for row in csv.DictReader(lines, delimiter="\t"):
+        kind, names = _of_file(row["output_file"])
+        if kind == at.recipe:  # which the job of step 0 makes, too
+            continue
+        rule = row["rule"]
+        key = (rule, *names.values())
+        if key in seen:
+            continue
+        seen.add(key)
+        if rule.startswith(SETS):
+            rule, names = "evaluate", names | {"evaluation": rule.removeprefix(SETS)}
+        yield Job(rule, names, row["plan"] != "no update")
 
 
-def _parse(text: str) -> list[Job]:
-    found = []
-    for block in re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.MULTILINE)[1:]:
-        rule = re.match(r"(?:local)?rule (\w+):", block)
-        assert rule is not None
-        line = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
-        pairs = [pair.split("=", 1) for pair in line[1].split(", ")] if line else []
-        name, wildcards = rule[1], {pair[0]: pair[1] for pair in pairs}
-        if name.startswith(SETS):
-            name, wildcards["evaluation"] = "evaluate", name.removeprefix(SETS)
-        found.append(Job(name, wildcards))
-    return [job for job in found if job.rule != "all"]
+def _of_file(file: str) -> tuple[str, dict[str, str]]:
+    """What a file is, and the names in its path but the evaluation's.
+
+    The files of other rules, which a workflow may have added, are each of their own kind.
+    """
+    found = at.parse(file) if file.startswith(f"{at.FOLDER}/") else None
+    if found is None:
+        return file, {"file": file}
+    return found.kind, {name: x for name, x in found.names.items() if name != "evaluation"}

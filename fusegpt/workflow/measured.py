@@ -11,9 +11,7 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, FuseGPTError
 from fusegpt.pruning.recipe import Recipe, read_recipe
-from fusegpt.work import Work
-from fusegpt.workflow.cost import score_work
-from fusegpt.workflow.cost_recovery import fuse_work
+from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
 
@@ -94,7 +92,7 @@ RECORDS = {"score": "scores.json", "fuse": "manifest.json"}
 def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | None:
     if step == 0:
         return None
-    work: Work = {"score": score_work, "fuse": fuse_work}[rule](recipe, num_blocks, step, None)
+    work = Cost(recipe, num_blocks).work(rule, step)
     if work.tokens is None or work.passes is None:
         return None
     size = work.tokens * work.passes if rule == "score" else work.tokens

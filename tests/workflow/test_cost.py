@@ -14,8 +14,7 @@ from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import resolve
-from fusegpt.workflow.cost import score_work
-from fusegpt.workflow.cost_recovery import fuse_work, least_memory, merge_work
+from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.shape import block_shape
 from tests.tiny import build
 
@@ -71,7 +70,7 @@ SCORED = [
 def test_block_passes_are_those_that_hooks_count(importance, tiny_llama_dir, shape):
     chosen = recipe(importance)
     model = load(str(tiny_llama_dir), dtype="float32")
-    work = score_work(chosen, BLOCKS, 1, shape)
+    work = Cost(chosen, BLOCKS, shape).work("score", 1)
     if work.passes is None:
         pytest.skip(f"{chosen.metric} is not counted")
 
@@ -97,7 +96,7 @@ def test_drawn_sub_networks_take_as_many_passes_on_average(more, tiny_llama_dir,
 
     passes, _ = scored(chosen, load(str(tiny_llama_dir), dtype="float32"))
 
-    expected = score_work(chosen, BLOCKS, 1, shape).passes * len(WINDOWS)
+    expected = Cost(chosen, BLOCKS, shape).work("score", 1).passes * len(WINDOWS)
     assert passes == pytest.approx(expected, rel=0.05)
 
 
@@ -157,7 +156,7 @@ def test_a_steps_record_has_what_was_planned(recovery, tiny_llama_dir, shape):
     steps = fusegpt.prune(model, chosen, 2, WINDOWS, WINDOWS)
 
     for number, record in enumerate(steps, start=1):
-        holds(record, fuse_work(chosen, BLOCKS, number, shape), shape)
+        holds(record, Cost(chosen, BLOCKS, shape).work("fuse", number), shape)
 
 
 def test_a_neighbour_that_learns_to_predict_text_is_counted_at_most(tiny_llama_dir, shape):
@@ -168,7 +167,7 @@ def test_a_neighbour_that_learns_to_predict_text_is_counted_at_most(tiny_llama_d
 
     (record,) = fusegpt.prune(model, chosen, 1, WINDOWS, WINDOWS)
 
-    work = fuse_work(chosen, BLOCKS, 1, shape)
+    work = Cost(chosen, BLOCKS, shape).work("fuse", 1)
     for name in ("tokens", "optimizer_steps"):
         assert getattr(work, name) == getattr(record, name)
     assert work.trainable == record.trainable_parameters
@@ -182,12 +181,12 @@ def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
 
     (record,) = fusegpt.prune(model, chosen, 1, WINDOWS, WINDOWS)
 
-    work = fuse_work(chosen, BLOCKS, 1, shape)
+    work = Cost(chosen, BLOCKS, shape).work("fuse", 1)
     assert len(record.rerank.candidates) == 2
     holds(record, work, shape)
     assert work.optimizer_steps == 2 * 2 + 2 * 1
     plain = recipe({"metric": "macro_influence", "protect_first": 4}, TRAINED[0])
-    weights = [least_memory(each, BLOCKS, shape).weights for each in (plain, chosen)]
+    weights = [Cost(each, BLOCKS, shape).memory().weights for each in (plain, chosen)]
     assert weights[1] == 2 * weights[0]
 
 
@@ -198,7 +197,7 @@ def test_terms_that_go_on_training_are_counted_at_most(tiny_llama_dir, shape):
 
     steps = fusegpt.prune(model, chosen, 3, WINDOWS, WINDOWS)
 
-    planned = [fuse_work(chosen, BLOCKS, k, shape).trainable for k in (1, 2, 3)]
+    planned = [Cost(chosen, BLOCKS, shape).work("fuse", k).trainable for k in (1, 2, 3)]
     # all neighbours are in every group here, so each has as many donors as there were steps
     assert [step.trainable_parameters for step in steps] == planned
 
@@ -211,9 +210,9 @@ def test_a_run_of_blocks_and_a_recovery_at_the_end_are_counted(method, tiny_llam
 
     (record,) = fusegpt.prune(model, chosen, 2, WINDOWS, WINDOWS)
 
-    assert score_work(chosen, BLOCKS, 2, shape).passes == BLOCKS
-    holds(record, fuse_work(chosen, BLOCKS, 2, shape), shape)
-    end = merge_work(chosen, BLOCKS, 2, shape)
+    assert Cost(chosen, BLOCKS, shape).work("score", 2).passes == BLOCKS
+    holds(record, Cost(chosen, BLOCKS, shape).work("fuse", 2), shape)
+    end = Cost(chosen, BLOCKS, shape).work("merge", 2)
     assert (end.optimizer_steps or 0) == (record.finish.optimizer_steps if record.finish else 0)
     if method == "lora":
         assert end.flops == record.finish.flops
@@ -251,7 +250,7 @@ def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, sha
 
     fuse_step(model, chosen, scores, WINDOWS)
 
-    found = least_memory(chosen, BLOCKS, shape)
+    found = Cost(chosen, BLOCKS, shape).memory()
     gib = 1024**3
     assert found.weights * gib == pytest.approx(weights)
     assert found.states * gib == pytest.approx(seen["states"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from safetensors.numpy import save_file
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
-from fusegpt.pruning.recipe import resolve
+from fusegpt.importance.settings import MetricSettings
+from fusegpt.pruning.recipe import Recipe, resolve
+from fusegpt.recovery.settings.base import RecoverySettings
+from fusegpt.slicegpt.settings import WidthSettings
 from fusegpt.work import Shape, Work, total
-from fusegpt.workflow.cost import score_work
-from fusegpt.workflow.cost_recovery import fuse_work
+from fusegpt.workflow.cost import COUNTED, Cost
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
@@ -31,33 +34,45 @@ def recipe(metric="macro_influence", method="fusion", **settings):
 
 
 def test_scoring_runs_half_of_all_pairs_of_blocks():
-    assert score_work(recipe(), 32, 1, None).passes == 528
-    works = [score_work(recipe(), 30, step, None) for step in range(1, 9)]
+    assert Cost(recipe(), 32).work("score", 1).passes == 528
+    works = [Cost(recipe(), 30).work("score", step) for step in range(1, 9)]
     assert total(works).passes == sum(n * (n + 1) // 2 for n in range(23, 31))
 
 
 def test_scoring_a_7b_model_costs_what_the_formula_says():
-    work = score_work(recipe(), 32, 1, LLAMA)
+    work = Cost(recipe(), 32, LLAMA).work("score", 1)
 
     assert work.flops == pytest.approx(14.59e15, rel=1e-3)
-    assert score_work(recipe("block_influence"), 32, 1, LLAMA).passes == 32
-    assert score_work(recipe("last_blocks"), 32, 1, LLAMA).passes == 0
-    assert score_work(recipe("taylor"), 32, 1, LLAMA).passes == 32
-    assert score_work(recipe(selection="one_shot"), 32, 2, LLAMA).passes == 0
+    assert Cost(recipe("block_influence"), 32, LLAMA).work("score", 1).passes == 32
+    assert Cost(recipe("last_blocks"), 32, LLAMA).work("score", 1).passes == 0
+    assert Cost(recipe("taylor"), 32, LLAMA).work("score", 1).passes == 32
+    assert Cost(recipe(selection="one_shot"), 32, LLAMA).work("score", 2).passes == 0
 
 
 def test_tuning_a_7b_model_costs_what_the_formula_says():
-    work = fuse_work(recipe(), 32, 1, LLAMA)
+    work = Cost(recipe(), 32, LLAMA).work("fuse", 1)
 
     assert work.optimizer_steps == 2560
     # each optimiser step, as before, and one pass that records what the group did
     assert work.flops == pytest.approx(2560 * 146.0e12 + 27.6e15, rel=1e-2)
     assert work.trainable == 7 * LLAMA.sides * 256
-    assert fuse_work(recipe(method="none"), 32, 1, LLAMA).tokens == 0
+    assert Cost(recipe(method="none"), 32, LLAMA).work("fuse", 1).tokens == 0
+
+
+def test_a_method_that_counts_nothing_is_not_counted_and_fails_nowhere():
+
+    known = {"importance": MetricSettings(), "recovery": RecoverySettings()}
+    depth = Cost(dataclasses.replace(recipe(), **known), 32, LLAMA)
+    width = Cost(Recipe.of_width("mine", "mine_width", WidthSettings()), 32, LLAMA)
+
+    assert depth.work("score", 1) == Work(passes=None, tokens=32 * 2048, flops=None)
+    assert (depth.work("fuse", 1).tokens, depth.memory()) == (None, None)
+    assert (width.work("slice").tokens, width.work("slice").flops) == (None, None)
+    assert width.work("score", 1) == width.work("merge", 1) == Work()
 
 
 def test_what_one_method_does_not_count_is_not_counted_in_the_sum():
-    works = [Work(passes=None), score_work(recipe(), 4, 2, None)]
+    works = [Work(passes=None), Cost(recipe(), 4).work("score", 2)]
 
     assert total(works).passes is None
 
@@ -190,7 +205,7 @@ def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny
     assert end["all_merge"]["tokens"] == 2 * 3 * 8 * 16
     assert end["all_merge"]["trainable"] == end["to_run_merge"]["trainable"] > 0
     assert end["least_memory_gib"]["tuning"] > 0
-    assert "tuned at the end                 768 / 768" in outlook(finished)
+    assert "recovery tokens                  768 / 768" in outlook(finished)
 
 
 def test_hours_are_the_counted_work_at_a_rate(finished):
@@ -200,8 +215,7 @@ def test_hours_are_the_counted_work_at_a_rate(finished):
     notes = outlook(finished, "--json", "--tflops", "0.5")
 
     assert notes["jobs"]["fetch"]["to_run"] == 0  # saying the shape makes nothing stale
-    rows = [*notes["runs"], *notes["slices"]]
-    flops = [row[f"all_{rule}"]["flops"] for row in rows for rule in ("score", "fuse", "merge")]
+    flops = [row[f"all_{rule}"]["flops"] for row in notes["runs"] for rule in COUNTED]
     assert notes["hours"]["all"] == pytest.approx(sum(flops) / 0.5e12 / 3600)
     assert 0 < notes["hours"]["to_run"] < notes["hours"]["all"]
     assert notes["hours"]["not_counted"] == []

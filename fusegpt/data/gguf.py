@@ -67,7 +67,7 @@ def convert(
 
 
 def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTrainedModel:
-    """The same weights in a model of the same class that was never quantised.
+    """Put the weights into a model of the same class that was never quantised.
 
     A model read from GGUF refuses to be saved.
     """

@@ -98,7 +98,7 @@ def peak_of_request(model: Model, batch: int, length: int, new_tokens: int) -> f
 
 
 def peak_in_child(path: Path, dtype: str, batch: int, length: int, new_tokens: int) -> float:
-    """The same of a process that holds nothing but this model.
+    """Peak GiB of one request in a process of its own, which holds nothing but this model.
 
     Raises:
         ArtifactError: The process failed.

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from fusegpt.cli import fusegpt_command, run
 from fusegpt.workflow.files import plan_of
 from tests.test_docs import FENCE, ROOT, commands
 
@@ -102,18 +103,12 @@ def lines():
     return [words for words in found if words[0] == "fusegpt" and words[1] in BY_HAND]
 
 
-def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path):
+def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert tuple(words[1] for words in lines) == BY_HAND
     small = {"smollm2-135m": str(tiny_llama_dir)}  # the one thing that differs
     for words in lines:
-        done = subprocess.run(
-            [*PROGRAM, *(small.get(word, word) for word in words[1:])],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (words, done.stderr[-2000:])
+        assert run(fusegpt_command, [small.get(word, word) for word in words[1:]]) == 0, words
     evaluated = json.loads((tmp_path / "work/pruned.json").read_text())
     assert evaluated["rows"][0]["metric"] == "perplexity"
     record = json.loads((tmp_path / "work/pruned/fusegpt.json").read_text())

@@ -58,8 +58,8 @@ def draw_pictures(
     """Draw pictures at random; equal arguments give equal pictures.
 
     Args:
-        count: How many.
-        seed: Of everything that is drawn.
+        count: How many pictures.
+        seed: Seed of everything that is drawn.
         digits: Which of scikit-learn's digits to take from.
     """
     draw = np.random.RandomState(seed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @settings_options("Settings of the metric", "protect_first=2")
 @dtype_option
 @click.option("--recipe", help="Name or file of a recipe; says metric, settings and dtype.")
-@click.option("--recipe-settings", type=JsonObject(), help="The same, written out.")
+@click.option("--recipe-settings", type=JsonObject(), help="Or: a whole recipe as JSON.")
 @click.option(
     "--dense-scores",
     type=input_file,

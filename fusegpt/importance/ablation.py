@@ -46,7 +46,7 @@ def state_without(model: Model, recording: Recording, units: Collection[Unit]) -
 
     Args:
         model: As it was when recorded. Unchanged.
-        recording: Of all remaining blocks, with ``keep_states``.
+        recording: A recording of all remaining blocks, with ``keep_states``.
         units: Remaining units that are left out together; at least one.
 
     Returns:

@@ -52,7 +52,7 @@ def rerank(
     Args:
         model: Unchanged; a copy of it lies beside it during a trial.
         recipe: Its ``rerank`` says how.
-        scores: Of this step, from ``score_step``.
+        scores: The scores of this step, from ``score_step``.
         windows: Fine-tuning token ids ``[sequences, length]`` int64.
         checkpoint: Finished trials are kept beside its file, and read back.
 

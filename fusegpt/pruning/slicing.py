@@ -84,7 +84,7 @@ def publish_slice(
     """Write weights, tokenizer, ``fusegpt.json`` and the card of a sliced model.
 
     Args:
-        model: Sliced.
+        model: The sliced model.
         recipe: The recipe of the slicing.
         sparsity: Fraction of the hidden size that was asked for.
         record: What the method returned: hidden_size, width, head_width, kept_energy.

@@ -31,7 +31,7 @@ class Schedule:
         epochs: Passes over all batches.
         num_batches: Batches of one pass; one optimiser step each.
         shuffle: Draw a new order of the batches for each epoch; their make-up never changes.
-        seed: Of that order.
+        seed: Seed of that order.
     """
 
     epochs: int

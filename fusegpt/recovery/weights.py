@@ -31,14 +31,14 @@ def fused_weights(
     """Make, or take up again, the fused weight of every matrix and bias of a group.
 
     Args:
-        model: Weights it already carries in ``model.fused`` are taken up (fold: at_end).
+        model: The weights in its ``fused`` are taken up again (fold: at_end).
         group: Dense indices.
         update_rank: Rank of the low-rank update; 0 leaves it out, ``full`` trains every value.
         train_norms: Also tune the blocks' norms.
-        dtype: Of the trainable factors.
-        seed: Of the run.
+        dtype: The dtype of the trainable factors.
+        seed: The run's seed.
         step: Removals before this one; with the name it seeds each factor.
-        kind: Of whole blocks, or of their attentions or mlps alone.
+        kind: Which units of the group are tuned: whole blocks, or their attentions or mlps alone.
     """
     weights: dict[str, FusedWeight] = {}
     for index in group:
@@ -64,11 +64,11 @@ def donor_tensors(model: Model, unit: Unit, donor: str, *, seed: int) -> dict[st
 
     Args:
         model: The unit is still in it. Its parameters hold its folded weights.
-        unit: About to be removed.
+        unit: The unit that is about to be removed.
         donor: ``removed``: its weights. ``shuffled``: the same numbers in a random order.
             ``random``: normal noise with the same mean and deviation. Controls of what the
             donor's content is worth.
-        seed: Of the run.
+        seed: The run's seed.
     """
     tensors: Mapping[str, Tensor] = {**model.matrices(unit.index), **model.biases(unit.index)}
     own = parameters_of(model, unit)

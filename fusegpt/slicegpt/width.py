@@ -16,7 +16,7 @@ def sliced_width(hidden: int, sparsity: float | str | Decimal, round_interval: i
     dimension, whatever the interval.
 
     Args:
-        hidden: Of the dense model.
+        hidden: The dense model's hidden size.
         sparsity: Fraction of it to slice off, in [0, 1).
         round_interval: What the result is a multiple of.
 

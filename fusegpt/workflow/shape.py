@@ -41,8 +41,8 @@ def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shap
 
     Args:
         tensors: Names and shapes of all that the model's files hold.
-        config: Of its text model.
-        num_blocks: Of the dense model.
+        config: The configuration of its text model.
+        num_blocks: The dense model's number of blocks.
     """
     width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model")
     attention = int(attention_width(config))

@@ -59,8 +59,8 @@ def save(
     One without attentions or mlps needs ``import fusegpt.models.sublayers`` before.
 
     Args:
-        model: With nothing left to fold.
-        directory: Must not exist, or be empty.
+        model: A model with nothing left to fold.
+        directory: The place, which must not exist or must be empty.
         extra: More entries for ``fusegpt.json``, which is written last.
         card: The text of ``README.md``.
         zeros: Write removed attentions and mlps as zeros, so that no import is needed.

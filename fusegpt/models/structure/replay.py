@@ -115,9 +115,9 @@ def run_blocks(blocks: Sequence[nn.Module], calls: Sequence[Call], hidden: Tenso
     """Run ``blocks`` one after the other, each as in its call; differentiable.
 
     Args:
-        blocks: As many as ``calls``.
+        blocks: The blocks, as many as ``calls``.
         calls: From ``record``.
-        hidden: ``[batch, seq, hidden]`` entering the first one.
+        hidden: What enters the first one, ``[batch, seq, hidden]``.
     """
     for block, call in zip(blocks, calls, strict=True):
         hidden = call.run(block, hidden)

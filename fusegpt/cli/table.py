@@ -33,34 +33,11 @@ def table(
     if show is not None and experiment is None and output is None:
         _show(show, against)
     elif experiment is not None and output is not None and show is None and against is None:
-        _collect(experiment, results, output)
+        from fusegpt.reports.tables import write_table
+
+        write_table(experiment, output, results=results)
     else:
         raise click.UsageError("give either --show (and --against), or --experiment and --output")
-
-
-def _collect(experiment: dict[str, Any], results: Path, output: Path) -> None:
-    from fusegpt.artifacts import file_record, provenance
-    from fusegpt.reports.collect import collect, evaluation_files
-    from fusegpt.reports.tables import write_csv
-    from fusegpt.results.base import check, write
-    from fusegpt.results.contents import parse_contents
-    from fusegpt.results.files import Parent
-    from fusegpt.results.models import Table
-    from fusegpt.runtime import Timer, peak_memory_gib
-
-    contents = parse_contents(experiment)
-    with Timer() as timer:
-        write_csv(output, collect(contents, results))
-    record = {
-        "kind": "table",
-        "experiment": experiment,
-        "files": {output.name: file_record(output)},
-        "parents": [Parent.of(file, output.parent) for file in evaluation_files(contents, results)],
-        "seconds": round(timer.seconds, 3),
-        "memory_gib": round(peak_memory_gib(), 3),
-        "provenance": provenance(),
-    }
-    write(output.with_suffix(".json"), check(record, Table, output))
 
 
 def _show(csv: Path, against: str | None) -> None:

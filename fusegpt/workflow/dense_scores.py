@@ -39,7 +39,7 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
 
     Args:
         plan: Has the recipe.
-        recipe_id: Of a run.
+        recipe_id: Id of a run's recipe.
         step: 1, or of a contiguous selection any.
     """
     recipe = plan.recipes[recipe_id]

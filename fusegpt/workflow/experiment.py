@@ -47,8 +47,8 @@ class Plan:
     """Everything the rules ask for.
 
     Attributes:
-        models, tasks, evaluations, experiments: Of the configuration, by name.
-        corpora: Likewise, also those that no entry changes.
+        models, tasks, evaluations, experiments: Entries of the configuration, by name.
+        corpora: All corpora by name, also those that no entry changes.
         recipes: By id, of depth and of width; ``dense`` is not among them.
         members: Experiment to its recipes, ``dense`` included.
         windows: By id.

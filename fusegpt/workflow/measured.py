@@ -25,7 +25,7 @@ class Measured:
     other job takes is the median of the same rule on the same model.
 
     Attributes:
-        plan: Of what is asked for now.
+        plan: Plan of what is asked for now.
         benchmarks: Where Snakemake notes seconds.
         peaks: Model and recipe id to the highest GiB that one of its steps recorded.
     """

@@ -154,7 +154,7 @@ class LeastSquares(ClosedForm):
 class Magnitude(ClosedForm):
     """Rescale the hidden states at the gap by what the removed unit made them grow."""
 
-    paper: ClassVar[str] = "Prune&Comp, arXiv 2507.18212; LinearPatch, arXiv 2505.24680"
+    paper: ClassVar[str] = "Prune&Comp, arXiv 2507.18212; LinearPatch, NeurIPS 2025"
 
     scale: Literal["stream", "channel"] = Field(
         default="stream",

@@ -15,7 +15,7 @@ include: "rules/common.smk"
 wildcard_constraints:
     model=one_of(PLAN.models),
     recipe=one_of([DENSE, *PLAN.recipes]),
-    sparsity=one_of(slices.sparsities(PLAN)),
+    sparsity=one_of(SPARSITIES),
     windows=one_of(PLAN.windows),
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),
@@ -42,7 +42,7 @@ rule all:
     """Tables, figures and the report of every experiment, and its checkpoints."""
     default_target: True
     input:
-        report="results/report.html",
+        report=at.report,
         checkpoints=every_checkpoint,
         cards=every_card,
 
@@ -72,5 +72,5 @@ for experiment in PLAN.experiments:
         name:
             target_of(experiment)
         input:
-            table=paths.table(experiment),
-            figure=paths.figure(experiment),
+            table=layout.table(experiment=experiment),
+            figure=layout.figure(experiment=experiment),

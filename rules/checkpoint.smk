@@ -4,12 +4,12 @@
 rule merge:
     """A step's model as a plain transformers directory; fusegpt.json is written last."""
     input:
-        model="results/runs/{model}/{recipe}/step-{k}/manifest.json",
-        recipe="results/runs/{model}/{recipe}/recipe.json",
-        chain=chain_of_checkpoint,
-        finetune=finish_windows,
+        model=at.manifest,
+        recipe=at.recipe,
+        chain=ask.chain_to,
+        finetune=ask.finish_windows,
     output:
-        record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
+        record=at.checkpoint,
     log:
         "logs/merge/{model}/{recipe}/step-{k}.log",
     benchmark:
@@ -23,7 +23,7 @@ rule merge:
         gpu=1,
         device="cpu",
     params:
-        trust=trust_flag,
+        trust=say.trust,
         directory=directory_of,
         finetune=finetune_flag,
         version=STAGE_VERSION["merge"],
@@ -34,25 +34,25 @@ rule merge:
 
 
 rule card:
-    """A checkpoint's model card, with everything that was measured on it.
+    """The card of a merged or sliced model, with everything that was measured on it.
 
-    The output is a copy: README.md itself is there as soon as the checkpoint is.
+    The output is a copy: README.md itself is there as soon as the model is.
     """
     input:
-        record="results/checkpoints/{model}/{recipe}/step-{k}/fusegpt.json",
-        evaluations=evaluations_of_checkpoint,
+        record=ask.published_model,
+        evaluations=ask.evaluations_of_model,
     output:
-        card="results/cards/{model}/{recipe}/step-{k}.md",
+        card=at.card,
     log:
-        "logs/card/{model}/{recipe}/step-{k}.log",
+        "logs/card/{model}/{recipe}/{place}.log",
     benchmark:
-        "benchmarks/runs/card/{model}/{recipe}/step-{k}.tsv"
+        "benchmarks/runs/card/{model}/{recipe}/{place}.tsv"
     wildcard_constraints:
-        k=r"(?!000)\d{3}",
+        place=r"step-(?!000)\d{3}|sparsity-[^/]+",
     conda:
         "../environment.yml"
     params:
-        evaluations=evaluation_files_flags,
+        evaluations=with_each("--evaluation", "evaluations"),
         version=STAGE_VERSION["card"],
     shell:
         "fusegpt card --checkpoint {input.record:q} {params.evaluations:q}"

@@ -4,7 +4,7 @@
 rule fetch:
     """A model as a plain transformers directory; source.json, written last, lists its files."""
     output:
-        source="results/models/{model}/source.json",
+        source=at.source,
     log:
         "logs/fetch/{model}.log",
     benchmark:
@@ -14,8 +14,8 @@ rule fetch:
     conda:
         "../environment.yml"
     params:
-        source=model_source,
-        settings=model_settings,
+        source=say.source,
+        settings=say.model_settings,
         directory=directory_of,
         version=STAGE_VERSION["fetch"],
     shell:
@@ -26,10 +26,10 @@ rule fetch:
 rule sample:
     """Seeded windows of token ids, for calibration and fine-tuning."""
     input:
-        model="results/models/{model}/source.json",
-        corpus=corpus_files,
+        model=at.source,
+        corpus=ask.corpus_files,
     output:
-        windows="results/data/{model}/{windows}.parquet",
+        windows=at.windows,
     log:
         "logs/sample/{model}/{windows}.log",
     benchmark:
@@ -37,9 +37,9 @@ rule sample:
     conda:
         "../environment.yml"
     params:
-        trust=trust_flag,
+        trust=say.trust,
         model=model_directory,
-        flags=windows_flags,
+        flags=say.windows,
         version=STAGE_VERSION["sample"],
     shell:
         "fusegpt {params.trust:q} sample --model {params.model:q} {params.flags:q}"

@@ -8,16 +8,13 @@ for SET in TOGETHER:
 
     rule:
         name:
-            like("evaluate", f"evaluate_{SET.label}")
+            f"evaluate_{SET.label}"
         input:
-            model=evaluated_model,
-            data=evaluation_files(SET),
-            dense=dense_model_beside(SET),
+            model=ask.evaluated_model,
+            data=ask.evaluation_data(SET),
+            dense=ask.dense_model_beside(SET),
         output:
-            [
-                f"results/evaluations/{{model}}/{{recipe}}/{{place}}/{name}.json"
-                for name in SET.evaluations
-            ],
+            [layout.evaluation.partly(evaluation=name) for name in SET.evaluations],
         log:
             f"logs/evaluate/{{model}}/{{recipe}}/{{place}}/{SET.label}.log",
         benchmark:
@@ -27,15 +24,14 @@ for SET in TOGETHER:
             place=r"step-\d{3}|sparsity-[^/]+",
         conda:
             "../environment.yml"
-        threads: 2
+        threads: threads_of("evaluate", 2)
         resources:
-            gpu=1,
-            device="cpu",
+            **resources_of("evaluate", gpu=1, device="cpu"),
         params:
-            *evaluation_settings(SET),
-            trust=trust_flag,
+            *say.settings_of_set(SET),
+            trust=say.trust,
             model=model_directory,
-            flags=evaluation_flags,
+            flags=say.evaluations,
             dense=dense_flag,
             version=STAGE_VERSION["evaluate"],
         shell:

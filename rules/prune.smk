@@ -7,10 +7,10 @@ Only a contiguous selection is no chain: its step k removes k blocks of the dens
 rule start:
     """Step 000, the dense model, and the recipe with every setting (Algorithm 1, line 1)."""
     input:
-        model="results/models/{model}/source.json",
+        model=at.source,
     output:
-        manifest="results/runs/{model}/{recipe}/step-000/manifest.json",
-        recipe="results/runs/{model}/{recipe}/recipe.json",
+        manifest=layout.manifest.partly(k="000"),
+        recipe=at.recipe,
     log:
         "logs/start/{model}/{recipe}.log",
     benchmark:
@@ -18,8 +18,8 @@ rule start:
     conda:
         "../environment.yml"
     params:
-        settings=recipe_settings,
-        num_blocks=num_blocks,
+        settings=say.recipe,
+        num_blocks=say.num_blocks,
         version=STAGE_VERSION["start"],
     shell:
         "fusegpt start --model {input.model:q} --recipe-settings {params.settings:q}"
@@ -29,30 +29,27 @@ rule start:
 
 rule score_dense:
     """Importance of every unit of the dense model (Eq. 3), once for all that score it alike."""
-    name:
-        like("score", "score_dense")
     input:
-        model="results/models/{model}/source.json",
-        calibration=dense_windows,
+        model=at.source,
+        calibration=ask.dense_windows,
     output:
-        scores="results/scores/{model}/{scores}.json",
+        scores=at.dense_scores,
     log:
         "logs/score_dense/{model}/{scores}.log",
     benchmark:
         "benchmarks/runs/score_dense/{model}/{scores}.tsv"
     wildcard_constraints:
-        scores=one_of(DENSE_SCORES),
+        scores=one_of(ask.dense_scores),
     conda:
         "../environment.yml"
-    threads: 2
+    threads: threads_of("score", 2)
     resources:
-        gpu=1,
-        device="cpu",
+        **resources_of("score", gpu=1, device="cpu"),
     params:
-        trust=trust_flag,
+        trust=say.trust,
         model=model_directory,
-        recipe=dense_settings,
-        blocks=dense_count,
+        recipe=say.dense_recipe,
+        blocks=say.dense_count,
         version=STAGE_VERSION["score"],
     shell:
         "fusegpt {params.trust:q} score --model {params.model:q} --recipe-settings {params.recipe:q}"
@@ -63,11 +60,11 @@ rule score_dense:
 rule take_scores:
     """What a step that starts from the dense model takes from its scores: all of it."""
     input:
-        model=previous_manifest,
-        recipe="results/runs/{model}/{recipe}/recipe.json",
-        scores=shared_scores,
+        model=ask.previous_manifest,
+        recipe=at.recipe,
+        scores=ask.shared_scores,
     output:
-        scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
+        scores=at.scores,
     log:
         "logs/take_scores/{model}/{recipe}/step-{k}.log",
     benchmark:
@@ -87,13 +84,13 @@ rule take_scores:
 rule score:
     """Importance of every unit still present, before step k > 1 (Eq. 3)."""
     input:
-        model=previous_manifest,
-        recipe="results/runs/{model}/{recipe}/recipe.json",
-        chain=chain_files,
-        calibration=calibration_windows,
-        first=first_scores,
+        model=ask.previous_manifest,
+        recipe=at.recipe,
+        chain=ask.chain_before,
+        calibration=ask.calibration_windows,
+        first=ask.first_scores,
     output:
-        scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
+        scores=at.scores,
     log:
         "logs/score/{model}/{recipe}/step-{k}.log",
     benchmark:
@@ -108,7 +105,7 @@ rule score:
         gpu=1,
         device="cpu",
     params:
-        trust=trust_flag,
+        trust=say.trust,
         selection=selection_flags,
         version=STAGE_VERSION["score"],
     shell:
@@ -120,15 +117,15 @@ rule score:
 rule fuse:
     """Step k: the least important unit goes, its neighbours take over what it did (Eq. 4-10)."""
     input:
-        model=previous_manifest,
-        recipe="results/runs/{model}/{recipe}/recipe.json",
-        chain=chain_files,
-        scores="results/runs/{model}/{recipe}/step-{k}/scores.json",
-        finetune=finetune_windows,
+        model=ask.previous_manifest,
+        recipe=at.recipe,
+        chain=ask.chain_before,
+        scores=at.scores,
+        finetune=ask.finetune_windows,
     output:
-        manifest="results/runs/{model}/{recipe}/step-{k}/manifest.json",
-        delta="results/runs/{model}/{recipe}/step-{k}/delta.safetensors",
-        training="results/runs/{model}/{recipe}/step-{k}/training.json",
+        manifest=at.manifest,
+        delta=at.delta,
+        training=at.training,
     log:
         "logs/fuse/{model}/{recipe}/step-{k}.log",
     benchmark:
@@ -142,7 +139,7 @@ rule fuse:
         gpu=1,
         device="cpu",
     params:
-        trust=trust_flag,
+        trust=say.trust,
         directory=directory_of,
         finetune=finetune_flag,
         version=STAGE_VERSION["fuse"],

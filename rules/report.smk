@@ -4,14 +4,14 @@
 rule table:
     """An experiment's results, one row per model, recipe, seed, sparsity and metric."""
     input:
-        evaluations=evaluations_of_experiment,
+        evaluations=ask.evaluations_of_experiment,
     output:
         csv=report(
-            "results/tables/{experiment}.csv",
+            at.table,
             category="tables",
             labels={"experiment": "{experiment}"},
         ),
-        record="results/tables/{experiment}.json",
+        record=at.table_record,
     log:
         "logs/table/{experiment}.log",
     benchmark:
@@ -19,7 +19,7 @@ rule table:
     conda:
         "../environment.yml"
     params:
-        experiment=experiment_description,
+        experiment=say.contents,
         version=STAGE_VERSION["table"],
     shell:
         "fusegpt table --experiment {params.experiment:q} --results results"
@@ -29,11 +29,11 @@ rule table:
 rule figure:
     """An experiment's metrics over sparsity, or over what its recipes differ in."""
     input:
-        csv="results/tables/{experiment}.csv",
-        record="results/tables/{experiment}.json",
+        csv=at.table,
+        record=at.table_record,
     output:
         svg=report(
-            "results/figures/{experiment}.svg",
+            at.figure,
             category="figures",
             labels={"experiment": "{experiment}"},
         ),
@@ -55,7 +55,7 @@ rule report:
         tables=every_table,
         figures=every_figure,
     output:
-        page=report("results/report.html", category="the page"),
+        page=report(at.report, category="the page"),
     log:
         "logs/report.log",
     benchmark:
@@ -63,8 +63,8 @@ rule report:
     conda:
         "../environment.yml"
     params:
-        tables=table_flags,
-        figures=figure_flags,
+        tables=with_each("--table", "tables"),
+        figures=with_each("--figure", "figures"),
         version=STAGE_VERSION["report"],
     shell:
         "fusegpt report {params.tables:q} {params.figures:q} --results results"

@@ -8,10 +8,10 @@ sparsities share more than the model and the calibration windows.
 rule slice:
     """The dense model with every hidden size cut; fusegpt.json is written last."""
     input:
-        model="results/models/{model}/source.json",
-        calibration=calibration_windows,
+        model=at.source,
+        calibration=ask.calibration_windows,
     output:
-        record="results/slices/{model}/{recipe}/sparsity-{sparsity}/fusegpt.json",
+        record=at.sliced,
     log:
         "logs/slice/{model}/{recipe}/sparsity-{sparsity}.log",
     benchmark:
@@ -23,9 +23,9 @@ rule slice:
         gpu=1,
         device="cpu",
     params:
-        trust=trust_flag,
+        trust=say.trust,
         model=model_directory,
-        settings=slice_settings,
+        settings=say.recipe,
         directory=directory_of,
         version=STAGE_VERSION["slice"],
     shell:
@@ -33,15 +33,3 @@ rule slice:
         " --recipe-settings {params.settings:q} --sparsity {wildcards.sparsity:q}"
         " --calibration {input.calibration:q} --device {resources.device:q}"
         " --output {params.directory:q} >{log:q} 2>&1"
-
-
-use rule card as card_slice with:
-    input:
-        record="results/slices/{model}/{recipe}/sparsity-{sparsity}/fusegpt.json",
-        evaluations=evaluations_of_slice,
-    output:
-        card="results/cards/{model}/{recipe}/sparsity-{sparsity}.md",
-    log:
-        "logs/card/{model}/{recipe}/sparsity-{sparsity}.log",
-    benchmark:
-        "benchmarks/runs/card/{model}/{recipe}/sparsity-{sparsity}.tsv"

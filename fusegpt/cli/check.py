@@ -10,13 +10,14 @@ import click
 
 from fusegpt.cli.options import device_option
 from fusegpt.config import Dtype
+from fusegpt.results import layout
 
 if TYPE_CHECKING:
     from fusegpt.models.suitability import Finding
 
 __all__ = ["check"]
 
-FETCHED = Path("results/models")
+FETCHED = Path(layout.model_directory).parent
 
 
 @click.command()

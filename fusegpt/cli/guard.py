@@ -19,35 +19,29 @@ from typing import Any
 import click
 
 import fusegpt
-from fusegpt.artifacts import STAGE_VERSION, check_file, read_json, sha256
+from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.devices import device_lock
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
+from fusegpt.results import layout as at
 
 __all__ = ["WRITERS", "guarded", "in_words"]
 
 logger = logging.getLogger(__name__)
 
-STEP_FILES = (
-    "trials.json",
-    "resume.safetensors",
-    "delta.safetensors",
-    "training.json",
-    "manifest.json",
-)
+STEP_FILES = (at.TRIALS, at.RESUME, at.DELTA, at.TRAINING, at.MANIFEST)
 WRITERS: dict[str, tuple[str, ...]] = {
-    "fetch": ("source.json",),
+    "fetch": (at.SOURCE,),
     "sample": (),
     "score": (),
     "fuse": STEP_FILES,
-    "merge": ("fusegpt.json",),
-    "prune": ("fusegpt.json",),
-    "slice": ("fusegpt.json",),
+    "merge": (at.CHECKPOINT,),
+    "prune": (at.CHECKPOINT,),
+    "slice": (at.CHECKPOINT,),
     "evaluate": (),
 }
 """Verbs that hold their output's lock; the files of those that write a directory, last one last."""
 
-NOTES = ("source.json", "fusegpt.json", "manifest.json")
 LOWER = {
     "score": "lower calibration.batch_size (changes scores by rounding only) or calibration.length",
     "fuse": "lower {recovery}, or choose another device; nothing is lowered by itself, since each"
@@ -153,7 +147,7 @@ def _named(value: Any) -> Any:
     """A path with the checksum of the file, or of the notes in the directory."""
     if not isinstance(value, Path):
         return value
-    files = [value] if value.is_file() else [value / name for name in NOTES]
+    files = [value] if value.is_file() else [value / name for name in at.RECORDS]
     return [os.path.abspath(value), *(sha256(file) for file in files if file.is_file())]
 
 
@@ -181,11 +175,13 @@ def _is_whole(verb: str, output: Path) -> bool:
     last = _last(verb, output)
     if last.suffix != ".json":
         return last.is_file()
+    from fusegpt.results.base import read
+    from fusegpt.results.files import Listing
+
     try:
-        listed = read_json(last).get("files", {})
-        for name, record in listed.items():
-            check_file(last.parent / name, record)
-    except (ArtifactError, AttributeError):
+        for name, about in read(last, Listing).files.items():
+            about.check(last.parent / name)
+    except ArtifactError:
         return False
     return True
 

@@ -50,9 +50,10 @@ def watch(
     planned = evaluations = None
     if experiments:
         from fusegpt.workflow.files import plan_of
+        from fusegpt.workflow.targets import steps_of_runs
 
         plan = plan_of(experiments)
-        planned, evaluations = _steps(plan), _evaluations(plan, results)
+        planned, evaluations = steps_of_runs(plan), _evaluations(plan, results)
     with closing(EventLog(tensorboard)) if tensorboard else nullcontext() as log:
         shown: list[str] = []
         while True:
@@ -66,31 +67,13 @@ def watch(
             time.sleep(seconds)
 
 
-def _steps(plan: Plan) -> dict[tuple[str, str], Sequence[int]]:
-    """Return each run with the numbers of its steps."""
-    asked: dict[tuple[str, str], set[int]] = {}
-    for model, recipe, step in plan.evaluated:
-        if step:
-            asked.setdefault((model, recipe), set()).add(step)
-    return {
-        run: sorted(steps)
-        if plan.recipes[run[1]].selection == "contiguous"
-        else range(1, max(steps) + 1)
-        for run, steps in asked.items()
-    }
-
-
 def _evaluations(plan: Plan, results: Path) -> list[Path]:
     """Return every result file that is asked for."""
     from fusegpt.results.layout import evaluation
-    from fusegpt.results.point import Place, Point
-    from fusegpt.workflow.slices import sliced
 
-    steps = {Point.on(m, r, Place.step(k)): names for (m, r, k), names in plan.evaluated.items()}
-    slices = {Point(m, r, Place.sparsity(s)): names for (m, r, s), names in sliced(plan).items()}
     return [
         evaluation.under(results, point, evaluation=name)
-        for point, names in {**steps, **slices}.items()
+        for point, names in plan.evaluated.items()
         for name in names
     ]
 

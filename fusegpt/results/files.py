@@ -12,7 +12,7 @@ from fusegpt.artifacts import check_file, sha256
 from fusegpt.results import layout
 from fusegpt.results.base import Record
 
-__all__ = ["FileRecord", "Parent", "Provenance", "Source", "WindowsMeta"]
+__all__ = ["FileRecord", "Listing", "Parent", "Provenance", "Source", "WindowsMeta"]
 
 
 class Provenance(Record):
@@ -39,6 +39,12 @@ class FileRecord(Record):
             ArtifactError: It is missing, or its size or checksum differs.
         """
         check_file(path, {name: value for name, value in self.to_json().items() if value})
+
+
+class Listing(Record):
+    """Any record of ours, read for the files beside it alone."""
+
+    files: dict[str, FileRecord] = Field(default_factory=dict)
 
 
 class Parent(Record):

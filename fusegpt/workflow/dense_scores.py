@@ -64,10 +64,11 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
 def all_dense_scores(plan: Plan) -> dict[str, tuple[DenseScores, str, int]]:
     """By id, each with the first recipe of the plan that needs it, and at which step."""
     found: dict[str, tuple[DenseScores, str, int]] = {}
-    for _, recipe_id, last in plan.evaluated:
-        if recipe_id not in plan.recipes:
+    for point in plan.evaluated:
+        if not point.place.number:
             continue
-        step = last if plan.recipes[recipe_id].selection == "contiguous" else 1
-        scores = dense_scores(plan, recipe_id, step)
-        found.setdefault(scores.id, (scores, recipe_id, step))
+        contiguous = plan.recipes[point.recipe].selection == "contiguous"
+        step = point.place.number if contiguous else 1
+        scores = dense_scores(plan, point.recipe, step)
+        found.setdefault(scores.id, (scores, point.recipe, step))
     return found

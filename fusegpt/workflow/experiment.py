@@ -19,8 +19,10 @@ from fusegpt.pruning.budget import removals
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
 from fusegpt.registry import lookup, suggestion
+from fusegpt.results.contents import Contents, ShownModel, ShownRecipe
+from fusegpt.results.point import DENSE, Point
+from fusegpt.units import Granularity
 from fusegpt.workflow.members import (
-    DENSE,
     Member,
     available_recipes,
     check_distinct,
@@ -37,9 +39,6 @@ from fusegpt.workflow.windows import (
 )
 
 __all__ = ["Plan", "make_plan"]
-
-Point = tuple[str, str, int]
-"""Model, recipe id, step: one model that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,6 @@ class Plan:
     def windows_of(self, recipe_id: str, role: Role) -> Windows:
         """The windows a recipe reads."""
         return windows_of(self.recipes[recipe_id], role, self.corpora)
-
-    @functools.cached_property
-    def slices(self) -> dict[str, Recipe]:
-        """Recipes that slice widths, by id; they have no steps (``fusegpt.workflow.slices``)."""
-        return {name: recipe for name, recipe in self.recipes.items() if recipe.slices}
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
@@ -108,23 +102,20 @@ class Plan:
         sparsities = self.experiments[experiment].sparsities
         return {str(sparsity): removals(units, sparsity, where) for sparsity in sparsities}
 
-    def granularity(self, recipe: str) -> str:
+    def _slices(self, recipe: str) -> bool:
+        return recipe in self.recipes and self.recipes[recipe].slices
+
+    def granularity(self, recipe: str) -> Granularity:
         """What a recipe removes, by its id; of the dense model ``block``."""
         return self.recipes[recipe].granularity if recipe in self.recipes else "block"
 
     @functools.cached_property
     def points(self) -> dict[str, list[Point]]:
-        """What each experiment asks for, each point once; step 0 is always ``dense``."""
-        found: dict[str, list[Point]] = {}
-        for name, experiment in self.experiments.items():
-            points: dict[Point, None] = {}
-            for model in experiment.models:
-                for member in (x for x in self.members[name] if x.id not in self.slices):
-                    steps = sorted(set(self.steps(name, model, member.id).values()))
-                    reached = [0] if member.id == DENSE else steps
-                    points |= {(model, member.id if k else DENSE, k): None for k in reached}
-            found[name] = list(points)
-        return found
+        """What each experiment asks for, each point once; where nothing is gone, ``dense``."""
+        return {
+            name: list(dict.fromkeys(shown.point for shown in self.contents(name).shown()))
+            for name in self.experiments
+        }
 
     @functools.cached_property
     def evaluated(self) -> dict[Point, list[str]]:
@@ -138,37 +129,41 @@ class Plan:
 
     @functools.cached_property
     def kept(self) -> list[Point]:
-        """The pruned models whose checkpoints any experiment keeps."""
-        found: dict[Point, None] = {}
-        for name, experiment in self.experiments.items():
-            if experiment.keep_checkpoints:
-                found |= {point: None for point in self.points[name] if point[1] != DENSE}
-        return list(found)
+        """The pruned and sliced models that any experiment keeps."""
+        return list(
+            dict.fromkeys(
+                point
+                for name, experiment in self.experiments.items()
+                if experiment.keep_checkpoints
+                for point in self.points[name]
+                if not point.is_dense
+            )
+        )
 
-    def describe(self, experiment: str) -> dict[str, Any]:
-        """What the table of an experiment needs to find its files."""
-        models, curves = self.experiments[experiment].models, self.experiments[experiment].curves
-        kinds = {member: self.granularity(member.id) for member in self.members[experiment]}
+    def contents(self, experiment: str) -> Contents:
+        """What the table of an experiment shows."""
+        asked, members = self.experiments[experiment], self.members[experiment]
+        kinds = {member: self.granularity(member.id) for member in members}
         mixed = next((member.id for member, kind in kinds.items() if kind == "mixed"), None)
-        return {
-            "name": experiment,
-            "models": {
-                model: {
-                    "num_blocks": self.models[model].num_blocks,
-                    "steps": self.steps(experiment, model),
-                    **({"mixed_steps": self.steps(experiment, model, mixed)} if mixed else {}),
-                }
-                for model in models
-            },
-            "recipes": [
-                vars(member)
-                | ({"width": True} if member.id in self.slices else {})
-                | ({} if kind == "block" else {"granularity": kind})
-                for member, kind in kinds.items()
-            ],
-            "evaluations": list(self.experiments[experiment].evaluations),
-            **({"curves": curves} if curves else {}),
+        models = {
+            name: ShownModel(
+                num_blocks=self.models[name].num_blocks,
+                steps=self.steps(experiment, name),
+                mixed_steps=self.steps(experiment, name, mixed) if mixed else None,
+            )
+            for name in asked.models
         }
+        recipes = [
+            ShownRecipe(**vars(member), width=self._slices(member.id), granularity=kind)
+            for member, kind in kinds.items()
+        ]
+        return Contents(
+            name=experiment,
+            models=models,
+            recipes=recipes,
+            evaluations=list(asked.evaluations),
+            curves=asked.curves,
+        )
 
 
 def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
@@ -222,7 +217,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         for used in experiment.models:
             for member in plan.members[name]:
                 last = max(plan.steps(name, used, member.id).values())
-                if last and member.id != DENSE and member.id not in plan.slices:
+                if last and member.id != DENSE and not plan.recipes[member.id].slices:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)
     return plan

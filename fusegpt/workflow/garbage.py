@@ -11,33 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusegpt.locks import holder
-from fusegpt.workflow import paths
+from fusegpt.results import layout as at
+from fusegpt.results.point import Point
 from fusegpt.workflow.dense_scores import dense_scores
 from fusegpt.workflow.experiment import Plan
-from fusegpt.workflow.members import DENSE
-from fusegpt.workflow.slices import kept_slices, sliced
 
 __all__ = ["Garbage", "find", "remove"]
 
-LEFTOVER = re.compile(r".+\.tmp-[0-9a-f]{32}")
 QUIET_SECONDS = 3600.0
 """A half-written file that nobody touched for so long belongs to nobody."""
 
-PATTERNS = (
-    "models/*",
-    "data/*/*.parquet",
-    "scores/*/*.json",
-    "runs/*/*",
-    "runs/*/*/step-*",
-    "checkpoints/*/*/step-*",
-    "slices/*/*/sparsity-*",
-    "cards/*/*/step-*.md",
-    "cards/*/*/sparsity-*.md",
-    "evaluations/*/*/step-*/*.json",
-    "evaluations/*/*/sparsity-*/*.json",
-    "tables/*.csv",
-    "tables/*.json",
-    "figures/*.svg",
+KINDS = (
+    *(at.model_directory, at.windows, at.dense_scores, at.run_directory, at.step_directory),
+    *(at.checkpoint_directory, at.slice_directory, at.card, at.evaluation),
+    *(at.table, at.table_record, at.figure),
 )
 """What experiments can name; anything else is left alone."""
 
@@ -69,17 +56,17 @@ def find(plan: Plan, directory: Path) -> list[Garbage]:
         plan: Of all experiments whose results stay.
         directory: Where ``results`` and ``.snakemake`` lie.
     """
-    results, kept = directory / "results", _named(plan)
+    results, kept = directory / at.FOLDER, _named(plan)
     found: list[Garbage] = []
     gone: set[Path] = set()
-    for path in sorted({path for pattern in PATTERNS for path in results.glob(pattern)}):
-        leftover = LEFTOVER.fullmatch(path.name) or path.name.startswith(".")
-        if leftover or gone & {*path.parents} or path.relative_to(directory).as_posix() in kept:
+    there = sorted(one.path for kind in KINDS for one in kind.found_in(results))
+    for path in there:
+        if gone & {*path.parents} or path.relative_to(directory).as_posix() in kept:
             continue
         gone.add(path)
         found.append(_judged(path, "unnamed", directory))
-    for path in sorted(results.rglob("*.tmp-*")):
-        if LEFTOVER.fullmatch(path.name) and not gone & {*path.parents} and _is_quiet(path):
+    for path in at.leftovers(results):
+        if not gone & {*path.parents} and _is_quiet(path):
             gone.add(path)
             found.append(_judged(path, "leftover", directory))
     return found[::-1]
@@ -89,7 +76,7 @@ def remove(garbage: Garbage) -> None:
     """Take it out of sight in one move, then delete it: a kill leaves no half artifact."""
     assert not garbage.in_use, garbage
     path = garbage.path
-    if not LEFTOVER.fullmatch(path.name):
+    if not at.is_leftover(path):
         path = path.rename(path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}"))
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -99,35 +86,37 @@ def remove(garbage: Garbage) -> None:
 
 def _named(plan: Plan) -> set[str]:
     """Every path that an experiment needs or makes, relative to the working directory."""
-    found = {paths.table(name) for name in plan.experiments}
-    found |= {str(Path(paths.table(name)).with_suffix(".json")) for name in plan.experiments}
-    found |= {paths.figure(name) for name in plan.experiments}
-    for (model, recipe, step), evaluations in plan.evaluated.items():
-        found |= {paths.evaluation(model, recipe, step, name) for name in evaluations}
-        found |= {_parent(paths.model(name)) for name in _bases(plan, model)}
-        if recipe != DENSE:
-            found |= set(_of_run(plan, model, recipe, step))
-    for (model, recipe, sparsity), evaluations in sliced(plan).items():
-        found |= {paths.slice_evaluation(model, recipe, sparsity, name) for name in evaluations}
-        found |= {_parent(paths.model(name)) for name in _bases(plan, model)}
-        found |= {_parent(paths.sliced(model, recipe, sparsity))}
-        found |= {paths.windows(model, plan.windows_of(recipe, "calibration").id)}
-    found |= {paths.slice_card(*point) for point in kept_slices(plan)}
+    found = {
+        of(experiment=name)
+        for name in plan.experiments
+        for of in (at.table, at.table_record, at.figure)
+    }
+    for point, evaluations in plan.evaluated.items():
+        found |= {at.evaluation(point, evaluation=name) for name in evaluations}
+        found |= {at.model_directory(model=name) for name in _bases(plan, point.model)}
+        if not point.is_dense:
+            found |= set(_of_recipe(plan, point))
     for point in plan.kept:
-        found |= {_parent(paths.checkpoint(*point)), paths.card(*point)}
+        found |= {_parent(at.published(point)), at.card(point)}
     return found
 
 
-def _of_run(plan: Plan, model: str, recipe: str, last: int) -> Iterator[str]:
-    yield _parent(_parent(paths.manifest(model, recipe, 0)))
-    yield from (_parent(paths.manifest(model, recipe, step)) for step in range(last + 1))
-    yield paths.windows(model, plan.windows_of(recipe, "calibration").id)
-    first = last if plan.recipes[recipe].selection == "contiguous" else 1
-    yield paths.dense_scores(model, dense_scores(plan, recipe, first).id)
-    if plan.recipes[recipe].needs_windows:
-        yield paths.windows(model, plan.windows_of(recipe, "finetune").id)
-    if getattr(plan.recipes[recipe], "recovers_at_end", False):
-        yield _parent(paths.checkpoint(model, recipe, last))
+def _of_recipe(plan: Plan, point: Point) -> Iterator[str]:
+    """What a pruned or sliced model is made of: itself, its windows, its steps, its scores."""
+    model, recipe = point.model, plan.recipes[point.recipe]
+    for role in recipe.roles:
+        yield at.windows(model=model, windows=plan.windows_of(point.recipe, role).id)
+    if point.place.slices:
+        yield _parent(at.sliced(point))
+        return
+    yield at.run_directory(point)
+    last = point.place.number
+    for step in range(last + 1):
+        yield at.step_directory(model=model, recipe=point.recipe, k=step)
+    first = last if recipe.selection == "contiguous" else 1
+    yield at.dense_scores(model=model, scores=dense_scores(plan, point.recipe, first).id)
+    if recipe.recovers_at_end:
+        yield _parent(at.checkpoint(point))
 
 
 def _bases(plan: Plan, model: str) -> Iterator[str]:
@@ -152,7 +141,7 @@ def _judged(path: Path, reason: str, directory: Path) -> Garbage:
 
 def _user(path: Path, directory: Path) -> str | None:
     """Who works on a path, above it or below it: a verb's lock, or Snakemake's."""
-    results = directory / "results"
+    results = directory / at.FOLDER
     above = [path, *(parent for parent in path.parents if results in parent.parents)]
     below = [lock.with_name(lock.name[1:].removesuffix(".lock")) for lock in path.rglob(".*.lock")]
     plain = [Path(re.sub(r"\.tmp-[0-9a-f]{32}$", "", str(path)))]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, FuseGPTError
 from fusegpt.pruning.recipe import Recipe, read_recipe
+from fusegpt.results import layout as at
+from fusegpt.results.base import read
+from fusegpt.results.records import Scores, Step, read_manifest
 from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.dryrun import Job
 from fusegpt.workflow.experiment import Plan
@@ -37,8 +40,8 @@ class Measured:
         self._rates: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._overheads: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for model in plan.models:
-            for run in sorted((directory / "results" / "runs" / model).glob("*")):
-                self._read_run(run, model, device)
+            for run in at.run_directory.found_in(directory / at.FOLDER, model=model):
+                self._read_run(run.path, model, device)
 
     def seconds(self, job: Job) -> float | None:
         """How long a job will take; ``None``: nothing like it was measured here."""
@@ -56,24 +59,21 @@ class Measured:
 
     def _read_run(self, run: Path, model: str, device: str) -> None:
         try:
-            recipe = read_recipe(run / "recipe.json")
+            recipe = read_recipe(run / at.RECIPE)
         except FuseGPTError:
             return
-        for file, rule in (
-            (f, r) for r in RECORDS for f in sorted(run.glob(f"step-*/{RECORDS[r]}"))
-        ):
-            notes = _notes(file)
-            if not _ran_on(notes, device) or "seconds" not in notes:
+        for rule, record, benchmark in _records(run):
+            if record.provenance is None or not record.provenance.device.startswith(device):
                 continue
-            peak = notes.get("memory_gib") or 0.0
+            peak = record.memory_gib or 0.0
             self.peaks[model, run.name] = max(peak, self.peaks.get((model, run.name), 0.0))
-            amount = _amount(rule, recipe, self.plan.models[model].num_blocks, notes["step"])
+            step, num_blocks = record.step or 0, self.plan.models[model].num_blocks
+            amount = _amount(rule, recipe, num_blocks, step)
             if amount is not None:
                 key = (rule, model, *_method(rule, recipe))
-                self._rates[key].append(notes["seconds"] / max(amount, 1))
-            step = f"{file.parent.name}.tsv"
-            for whole in _benchmark(self.benchmarks / rule / model / run.name / step):
-                self._overheads[rule, model].append(max(0.0, whole - notes["seconds"]))
+                self._rates[key].append(record.seconds / max(amount, 1))
+            for whole in _benchmark(self.benchmarks / rule / model / run.name / benchmark):
+                self._overheads[rule, model].append(max(0.0, whole - record.seconds))
 
     def _median_of_others(self, job: Job) -> float | None:
         folder = self.benchmarks / job.rule
@@ -86,7 +86,18 @@ class Measured:
         return statistics.median(seconds) if seconds else None
 
 
-RECORDS = {"score": "scores.json", "fuse": "manifest.json"}
+def _records(run: Path) -> Iterator[tuple[str, Scores | Step, str]]:
+    """Rule, record and name of the benchmark file of each step; what is damaged is left out."""
+    names = {"model": run.parent.name, "recipe": run.name}
+    results = run.parent.parent.parent
+    for found in at.scores.found_in(results, **names):
+        with suppress(ArtifactError):
+            yield "score", read(found.path, Scores), f"{found.place}.tsv"
+    for found in at.manifest.found_in(results, **names):
+        with suppress(ArtifactError):
+            record = read_manifest(found.path)
+            if isinstance(record, Step):
+                yield "fuse", record, f"{found.place}.tsv"
 
 
 def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | None:
@@ -102,18 +113,6 @@ def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | No
 def _method(rule: str, recipe: Recipe) -> tuple[str, ...]:
     own = (recipe.metric,) if rule == "score" else (recipe.method, recipe.recovery.pace)
     return (*own, recipe.dtype)
-
-
-def _notes(file: Path) -> dict[str, Any]:
-    try:
-        notes = read_json(file)
-    except ArtifactError:
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def _ran_on(notes: dict[str, Any], device: str) -> bool:
-    return str((notes.get("provenance") or {}).get("device", "")).startswith(device)
 
 
 def _benchmark(file: Path) -> list[float]:

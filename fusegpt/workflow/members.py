@@ -10,12 +10,10 @@ from typing import Any
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
 from fusegpt.registry import lookup
+from fusegpt.results.point import DENSE
 from fusegpt.workflow.schema import Configuration, Experiment
 
-__all__ = ["DENSE", "Member", "available_recipes", "check_distinct", "check_names", "members_of"]
-
-DENSE = "dense"
-"""The recipe that removes nothing: its one result is the model as it came."""
+__all__ = ["Member", "available_recipes", "check_distinct", "check_names", "members_of"]
 
 
 @dataclass(frozen=True)

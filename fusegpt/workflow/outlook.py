@@ -19,7 +19,6 @@ from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
 from fusegpt.workflow.shape import block_shape
-from fusegpt.workflow.slices import sliced
 
 __all__ = ["outlook"]
 
@@ -116,11 +115,9 @@ def _runs(
 def _reached(plan: Plan) -> dict[tuple[str, str], list[Place]]:
     """Model and recipe id to the places that experiments ask for."""
     found: dict[tuple[str, str], list[Place]] = {}
-    for model, recipe, step in plan.evaluated:
-        if recipe != "dense":
-            found.setdefault((model, recipe), []).append(Place.step(step))
-    for model, recipe, sparsity in sliced(plan):
-        found.setdefault((model, recipe), []).append(Place.sparsity(sparsity))
+    for point in plan.evaluated:
+        if not point.is_dense:
+            found.setdefault((point.model, point.recipe), []).append(point.place)
     return {run: sorted(places) for run, places in found.items()}
 
 
@@ -158,7 +155,7 @@ def _time(jobs: Sequence[tuple[Job, float | None]]) -> dict[str, Any]:
 def _shape(plan: Plan, model: str, directory: Path) -> Shape | None:
     """The size of a model's blocks, from its files, else from its entry."""
     entry = plan.models[model]
-    places = [(directory / at.source(model=model)).parent]
+    places = [directory / at.model_directory(model=model)]
     if entry.source.startswith("dir:"):
         places.append(directory / entry.source.removeprefix("dir:"))
     found = (block_shape(place, entry.num_blocks) for place in places)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from fusegpt.workflow import paths
+from fusegpt.results.point import Point
 from fusegpt.workflow.experiment import Plan
-from fusegpt.workflow.slices import slice_points
 
 __all__ = ["Together", "settings_of", "together"]
 
-Place = tuple[str, str, str]
-"""Model, recipe id, and ``step-...`` or ``sparsity-...``: where the results of one model lie."""
 LONGEST = 48
 
 
@@ -30,21 +26,22 @@ class Together:
         evaluations: Their names, in the configuration's order. They have one dtype, and the same
             experiments want them; one that compares two models is alone, so that nothing else is
             in memory.
-        places: The models that are measured by exactly these.
+        points: The models that are measured by exactly these.
     """
 
     label: str
     evaluations: tuple[str, ...]
-    places: tuple[Place, ...]
+    points: tuple[Point, ...]
 
     @property
     def models(self) -> str:
         """A regular expression for ``model`` in a path, which looks ahead at the rest of it."""
         runs = []
-        for (model, recipe), places in groupby(sorted(self.places), lambda place: place[:2]):
-            last = "|".join(re.escape(place) for _, _, place in places)
+        whole = sorted(self.points)
+        for (model, recipe), points in groupby(whole, lambda point: (point.model, point.recipe)):
+            last = "|".join(re.escape(point.place.name) for point in points)
             runs.append(f"{re.escape(model)}/{re.escape(recipe)}/(?:{last})/")
-        names = sorted({re.escape(model) for model, _, _ in self.places})
+        names = sorted({re.escape(point.model) for point in whole})
         return f"(?={'|'.join(runs)})(?:{'|'.join(names)})"
 
 
@@ -54,27 +51,27 @@ def together(plan: Plan) -> tuple[Together, ...]:
     A job of the workflow makes all its files, so a set holds only what the same experiments want:
     whoever asks for one experiment gets nothing else.
     """
-    wanting: dict[Place, dict[str, list[str]]] = {}
+    wanting: dict[Point, dict[str, list[str]]] = {}
     for experiment, asked in plan.experiments.items():
-        for place in _places(plan, experiment):
+        for point in plan.points[experiment]:
             for name in asked.evaluations:
-                wanting.setdefault(place, {}).setdefault(name, []).append(experiment)
+                wanting.setdefault(point, {}).setdefault(name, []).append(experiment)
     order = {name: position for position, name in enumerate(plan.evaluations)}
-    found: dict[tuple[str, ...], list[Place]] = {}
-    for place, wanted in wanting.items():
+    found: dict[tuple[str, ...], list[Point]] = {}
+    for point, wanted in wanting.items():
         kinds: dict[Any, list[str]] = {}
         for name in sorted(wanted, key=order.__getitem__):
             alone = name if plan.compares_with_dense(name) else ""
             kind = (plan.evaluations[name].dtype, alone, *wanted[name])
             kinds.setdefault(kind, []).append(name)
         for members in kinds.values():
-            found.setdefault(tuple(members), []).append(place)
+            found.setdefault(tuple(members), []).append(point)
     sets: dict[str, Together] = {}
-    for evaluations, places in found.items():
+    for evaluations, points in found.items():
         label = _label(evaluations)
         if label in sets:
             label = f"{label}_{_hash(evaluations)}"
-        sets[label] = Together(label, evaluations, tuple(places))
+        sets[label] = Together(label, evaluations, tuple(points))
     return tuple(sets.values())
 
 
@@ -88,14 +85,6 @@ def settings_of(plan: Plan, evaluation: str) -> dict[str, Any]:
         "corpora": plan.corpora_of(evaluation),
         "tasks": plan.tasks_of(evaluation),
     }
-
-
-def _places(plan: Plan, experiment: str) -> Iterator[Place]:
-    """Every model of an experiment, step by step, and sliced."""
-    for model, recipe, step in plan.points[experiment]:
-        yield model, recipe, paths.step_name(step)
-    for model, recipe, sparsity in slice_points(plan, experiment):
-        yield model, recipe, f"sparsity-{sparsity}"
 
 
 def _label(names: tuple[str, ...]) -> str:

@@ -38,6 +38,11 @@ def test_a_pattern_is_what_rules_say():
     )
 
 
+def test_rules_get_plain_text():
+    assert at.patterns().manifest == at.manifest and not callable(at.patterns().manifest)
+    assert {str(pattern) for pattern in at.PATTERNS} == set(vars(at.patterns()).values())
+
+
 def test_a_point_fills_a_pattern_in():
     assert at.manifest(STEP) == "results/runs/tiny/fusegpt-01234567/step-007/manifest.json"
     assert at.manifest(model="m", recipe="r", k=12) == "results/runs/m/r/step-012/manifest.json"

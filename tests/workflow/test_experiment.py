@@ -11,6 +11,7 @@ import yaml
 
 from fusegpt.errors import ConfigError
 from fusegpt.results.contents import parse_contents
+from fusegpt.results.point import Point
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.files import plan_of
 from tests.workflow.conftest import EVALUATION, configuration
@@ -131,7 +132,7 @@ def test_the_demo_asks_for_each_point_once():
     made = plan(config)
 
     points = made.points["demo"]
-    assert points[0] == ("smollm2-135m", "dense", 0)
+    assert points[0] == Point.dense("smollm2-135m")
     assert len(points) == len(set(points)) == 10
     assert made.steps("demo", "smollm2-135m") == {"0.05": 2, "0.1": 3, "0.2": 6}
 
@@ -143,12 +144,12 @@ def test_a_mixed_recipe_removes_twice_as_many_units_at_a_sparsity():
 
     made = plan(config)
 
-    steps = {recipe.split("-")[0]: step for _, recipe, step in made.points["study"]}
+    steps = {x.recipe.split("-")[0]: x.place.number for x in made.points["study"]}
     assert steps == {"fusegpt": 2, "blockpruner": 4, "fusegpt_attention": 2}
-    described = made.describe("study")
-    assert described["models"]["tiny"]["mixed_steps"] == {"0.5": 4}
-    assert [run.get("granularity") for run in described["recipes"]] == [None, "mixed", "attention"]
-    assert parse_contents(described)
+    described = made.contents("study")
+    assert described.models["tiny"].mixed_steps == {"0.5": 4}
+    assert [run.granularity for run in described.recipes] == ["block", "mixed", "attention"]
+    assert parse_contents(described.to_json()) == described
 
 
 def test_a_mixed_recipe_must_reach_its_own_last_step():
@@ -183,7 +184,7 @@ def test_sparsity_zero_is_the_dense_model():
     config = configuration()
     config["experiments"]["study"] |= {"sparsities": [0.0], "recipes": ["fusegpt"]}
 
-    assert plan(config).points["study"] == [("tiny", "dense", 0)]
+    assert plan(config).points["study"] == [Point.dense("tiny")]
 
 
 def test_equal_windows_are_sampled_once_and_batch_size_does_not_change_them():
@@ -215,7 +216,8 @@ def test_an_evaluation_is_completed_with_defaults():
 
 
 def test_the_tables_verb_understands_the_description():
-    parse_contents(plan(configuration()).describe("study"))
+    contents = plan(configuration()).contents("study")
+    assert parse_contents(contents.to_json()) == contents
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def _everything(project):
     yield "results/models/tiny/source.json"
     yield from (f"results/data/tiny/{name}.parquet" for name in made.windows)
     yield from (f"results/scores/tiny/{name}.json" for name in all_dense_scores(made))
-    for model, recipe, step in made.evaluated:
+    for point in made.evaluated:
+        model, recipe, step = point.model, point.recipe, point.place.number
         if step:
             for k in range(step + 1):
                 yield f"results/runs/{model}/{recipe}/step-{k:03d}/manifest.json"

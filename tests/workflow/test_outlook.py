@@ -239,7 +239,14 @@ def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
     run = tmp_path / "results/runs/tiny" / name
     (run / "step-001").mkdir(parents=True)
     (run / "recipe.json").write_text(json.dumps(made.recipes[name].to_json()))
-    scores = {"step": 1, "seconds": 20.0, "memory_gib": 1.5, "provenance": {"device": "cpu"}}
+    scores = {
+        "metric": "macro_influence",
+        "units": [],
+        "step": 1,
+        "seconds": 20.0,
+        "memory_gib": 1.5,
+        "provenance": {"device": "cpu"},
+    }
     (run / "step-001/scores.json").write_text(json.dumps(scores))
     benchmark = tmp_path / "benchmarks/runs/score/tiny" / name / "step-001.tsv"
     _tsv(benchmark, 23.0)

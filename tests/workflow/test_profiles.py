@@ -17,9 +17,13 @@ PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/conf
 GPU_RULES = ("score_dense", "score", "fuse", "merge", "evaluate_python_docs_demo")
 
 
-def planned(directory: Path, *arguments: str, **environment: str) -> str:
+COMPUTES = {"score", "fuse", "merge", "slice", "evaluate"}
+"""Rules that load a model; a profile says the same things of all of them."""
+
+
+def planned(directory: Path, *arguments: str, config: str = "demo", **environment: str) -> str:
     command = [sys.executable, "-m", "snakemake", "-n", *arguments]
-    command += ["-s", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "config/demo.yaml")]
+    command += ["-s", str(ROOT / "Snakefile"), "--configfile", str(ROOT / f"config/{config}.yaml")]
     environment = {**os.environ, **environment}
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, check=False
@@ -37,6 +41,35 @@ def test_a_profile_trusts_no_incomplete_output(name):
     profile = yaml.safe_load(PROFILES[name].read_text())
     assert profile["rerun-incomplete"] is True and "keep-incomplete" not in profile
     assert set(profile["rerun-triggers"]) == {"mtime", "params", "input", "code", "software-env"}
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_a_profile_speaks_of_every_rule_that_loads_a_model(name):
+    profile = yaml.safe_load(PROFILES[name].read_text())
+    for section in ("set-threads", "set-resources"):
+        said = profile.get(section)
+        assert said is None or set(said) == COMPUTES
+        kinds = {frozenset(one) if isinstance(one, dict) else one for one in (said or {}).values()}
+        assert len(kinds) <= 1
+
+
+def test_a_slice_job_of_the_local_profile_asks_for_one_gpu_and_uses_it(tmp_path):
+    profile = ["--profile", str(PROFILES["local-gpu"].parent)]
+    said = planned(tmp_path, *profile, config="experiments/width_small")
+    (job,) = re.findall(r"^rule slice:.*?^Shell command: [^\n]*", said, re.M | re.S)[:1]
+    assert "gpu=1" in job and "--device cuda" in job
+
+
+def test_what_a_profile_says_of_evaluate_holds_for_every_set_of_evaluations(tmp_path):
+    more = ["--set-resources", "evaluate:runtime=attempt * 240", "evaluate:mem_mb=7777"]
+    more += ["score:runtime=attempt * 120", "evaluate_python_docs_demo:mem_mb=5555"]
+    said = planned(tmp_path, *more, "--set-threads", "evaluate=1", "score=1", "--cores", "2", "-p")
+    for rule, words in {
+        "evaluate_python_docs_demo": ("runtime=240", "mem_mb=5555", "gpu=1"),
+        "score_dense": ("runtime=120", "gpu=1"),
+    }.items():
+        (job,) = re.findall(rf"^rule {rule}:.*?^Shell command: ", said, re.M | re.S)[:1]
+        assert all(word in job for word in words) and "threads:" not in job  # one: not printed
 
 
 def test_gpu_jobs_of_the_local_profile_ask_for_one_gpu_and_use_it(tmp_path):

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.reports.collect import evaluation_files
-from fusegpt.results.contents import parse_contents
-from fusegpt.workflow import paths, slices
+from fusegpt.results import layout as at
+from fusegpt.results.point import Place, Point
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.garbage import find
 from tests.workflow.conftest import ROOT, configuration, verbs
@@ -38,24 +38,39 @@ def plan(config):
 def test_each_sparsity_but_zero_is_a_model_of_its_own():
     made = plan(width_study())
 
-    [recipe] = made.slices
-    assert recipe.startswith("slicegpt-") and list(made.recipes) == [recipe]
-    expected = [("tiny", recipe, "0.25"), ("tiny", recipe, "0.5")]
-    assert slices.slice_points(made, "study") == slices.kept_slices(made) == expected
-    assert slices.sliced(made) == {point: ["docs", "short"] for point in expected}
-    assert made.points["study"] == [("tiny", "dense", 0)]
+    [recipe] = made.recipes
+    assert recipe.startswith("slicegpt-")
+    expected = [Point("tiny", recipe, Place.sparsity(text)) for text in ("0.25", "0.5")]
+    assert made.points["study"] == [Point.dense("tiny"), *expected]
+    assert made.kept == expected
+    assert made.evaluated == {point: ["docs", "short"] for point in made.points["study"]}
     assert made.windows_of(recipe, "calibration").sequences == 2
+
+
+def test_one_experiment_mixes_depth_and_width():
+    config = width_study()
+    config["experiments"]["study"] |= {"recipes": ["dense", "macro_influence", "slicegpt"]}
+
+    points = plan(config).points["study"]
+
+    assert [(x.recipe.partition("-")[0], x.place.name) for x in points] == [
+        ("dense", "step-000"),
+        ("macro_influence", "step-001"),
+        ("macro_influence", "step-002"),
+        ("slicegpt", "sparsity-0.25"),
+        ("slicegpt", "sparsity-0.5"),
+    ]
 
 
 def test_the_id_follows_settings_but_no_sparsity():
     config = width_study()
-    [first] = plan(config).slices
+    [first] = plan(config).recipes
     config["experiments"]["study"]["sparsities"] = [0.1]
-    [same] = plan(config).slices
+    [same] = plan(config).recipes
     config["experiments"]["study"]["recipe_settings"] = {
         "slicegpt": {"width": {"slice_head": True}}
     }
-    [other] = plan(config).slices
+    [other] = plan(config).recipes
 
     assert first == same != other
 
@@ -92,11 +107,11 @@ def test_a_fault_is_named_in_one_line(change, path, value, message):
 
 def test_a_table_reads_one_file_per_sparsity_and_the_dense_model():
     made = plan(width_study())
-    asked = parse_contents(made.describe("study"))
+    asked = made.contents("study")
 
     files = [file.as_posix() for file in evaluation_files(asked, Path("results"))]
 
-    [recipe] = made.slices
+    [recipe] = made.recipes
     place = f"results/evaluations/tiny/{recipe}"
     wanted = [f"{place}/sparsity-{s}/{e}.json" for s in ("0.25", "0.5") for e in ("docs", "short")]
     dense = [f"results/evaluations/tiny/dense/step-000/{e}.json" for e in ("docs", "short")]
@@ -118,11 +133,11 @@ def test_another_sparsity_is_sliced_alone_and_nothing_else_runs_again(project):
 def test_what_no_experiment_names_can_go(tmp_path):
     config = width_study()
     made = plan(config)
-    [recipe] = made.slices
+    [recipe] = made.recipes
     for sparsity in ("0.25", "0.5"):
-        point = ("tiny", recipe, sparsity)
-        results = [paths.slice_evaluation(*point, name) for name in ("docs", "short")]
-        for file in (paths.sliced(*point), paths.slice_card(*point), *results):
+        point = Point("tiny", recipe, Place.sparsity(sparsity))
+        results = [at.evaluation(point, evaluation=name) for name in ("docs", "short")]
+        for file in (at.sliced(point), at.card(point), *results):
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).touch()
     assert find(made, tmp_path) == []

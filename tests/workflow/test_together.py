@@ -70,17 +70,17 @@ def test_an_experiment_asked_for_alone_gets_nothing_else():
 
     by_names = {each.evaluations: each for each in found}
     assert set(by_names) == {("one",), ("two",), ("exact",), ("one", "two")}
-    ((_, recipe, _),) = by_names["one", "two"].places
+    cut = by_names["one", "two"].points[0].recipe
     matches = {
         names: {
-            f"{point}-{k}"
-            for point in ("dense", recipe)
+            f"{recipe}-{k}"
+            for recipe in ("dense", cut)
             for k in ("000", "001", "002", "003")
             for model in ("a.b", "axb")
-            if re.match(f"(?P<model>{each.models})/", f"{model}/{point}/step-{k}/one.json")
+            if re.match(f"(?P<model>{each.models})/", f"{model}/{recipe}/step-{k}/one.json")
         }
         for names, each in by_names.items()
     }
-    assert matches["one",] == {"dense-000", f"{recipe}-001", f"{recipe}-002"}
-    assert matches["two",] == matches["exact",] == {f"{recipe}-002"}
-    assert matches["one", "two"] == {f"{recipe}-003"}
+    assert matches["one",] == {"dense-000", f"{cut}-001", f"{cut}-002"}
+    assert matches["two",] == matches["exact",] == {f"{cut}-002"}
+    assert matches["one", "two"] == {f"{cut}-003"}

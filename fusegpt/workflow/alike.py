@@ -1,0 +1,55 @@
+"""What a profile says of one rule, for rules that do the same under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["resources_like", "threads_like"]
+
+
+def threads_like(said: Mapping[str, Any], rule: str, default: int) -> Any:
+    """Return the threads that a profile gives to a rule.
+
+    Args:
+        said: Rule to threads: ``workflow.resource_settings.overwrite_threads``.
+        rule: The older one. What the profile says of the new rule itself comes first.
+        default: Where the profile says nothing.
+    """
+    return _value(said[rule]) if rule in said else default
+
+
+def resources_like(
+    said: Mapping[str, Mapping[str, Any]], rule: str, **default: int | str
+) -> dict[str, Any]:
+    """Return the resources that a profile gives to a rule.
+
+    Args:
+        said: Rule to resources: ``workflow.resource_settings.overwrite_resources``.
+        rule: The older one. What the profile says of the new rule itself comes first.
+        default: The rule's own, where the profile says nothing.
+    """
+    given = said[rule] if rule in said else {}
+    return {**default, **{name: _value(given[name]) for name in given}}
+
+
+def _value(said: Any) -> Any:
+    """A plain value, or a function of the job; Snakemake wraps what a command line gives it."""
+    if not hasattr(said, "is_evaluable"):
+        return said
+    return _later(said) if said.is_evaluable() else said.value
+
+
+def _later(said: Any) -> Callable[..., Any]:
+    def value(
+        wildcards: Any,
+        input: Any,
+        attempt: int,
+        rulename: str,
+        threads: int | None = None,  # not known yet where it is asked for
+        async_run: Any = None,
+    ) -> Any:
+        known = {"input": input, "attempt": attempt, "rulename": rulename, "threads": threads}
+        return said.evaluate(wildcards, **known, async_run=async_run).value
+
+    return value

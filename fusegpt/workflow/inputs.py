@@ -1,0 +1,155 @@
+"""Which files the rules read. The graph comes from the configuration alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fusegpt.results import layout as at
+from fusegpt.results.point import DENSE, Place, Point
+from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
+from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.together import Together
+
+__all__ = ["Inputs", "point_of"]
+
+
+def point_of(wildcards: Any) -> Point:
+    """Return the model that a path's wildcards name."""
+    if hasattr(wildcards, "place"):
+        place = Place.parse(wildcards.place)
+    elif hasattr(wildcards, "k"):
+        place = Place.step(int(wildcards.k))
+    else:
+        place = Place.sparsity(wildcards.sparsity)
+    return Point(wildcards.model, wildcards.recipe, place)
+
+
+class Inputs:
+    """Answers to what a rule asks for its wildcards; each method is an input function.
+
+    Attributes:
+        plan: Everything that is to be computed.
+        shared: Whether jobs see each other's files; if not, each gets only its declared inputs.
+        dense_scores: Scores of dense models by id, each with the first recipe and step that need
+            them.
+    """
+
+    def __init__(self, plan: Plan, *, shared: bool = True) -> None:
+        self.plan = plan
+        self.shared = shared
+        self.dense_scores = all_dense_scores(plan)
+        self._dense_scores_of = functools.cache(functools.partial(dense_scores, plan))
+
+    def previous_manifest(self, wildcards: Any) -> str:
+        """The step before; a contiguous selection always starts from the dense model."""
+        contiguous = self.plan.recipes[wildcards.recipe].selection == "contiguous"
+        previous = 0 if contiguous else int(wildcards.k) - 1
+        return at.manifest(model=wildcards.model, recipe=wildcards.recipe, k=previous)
+
+    def chain_before(self, wildcards: Any) -> list[str]:
+        """What lies between the dense model and step k."""
+        return self._chain(wildcards, int(wildcards.k) - 1)
+
+    def chain_to(self, wildcards: Any) -> list[str]:
+        """The same, with what step k itself changed."""
+        return self._chain(wildcards, int(wildcards.k))
+
+    def _chain(self, wildcards: Any, last: int) -> list[str]:
+        """Manifests and deltas up to a step; nothing where they just lie on a shared disk."""
+        if self.shared:
+            return []
+        contiguous = self.plan.recipes[wildcards.recipe].selection == "contiguous"
+        run = {"model": wildcards.model, "recipe": wildcards.recipe}
+        steps = range(int(wildcards.k) if contiguous else 1, last + 1)
+        start = [at.source(**run), at.manifest(**run, k=0)]
+        manifests = [at.manifest(**run, k=k) for k in steps]
+        return [*start, *manifests, *(at.delta(**run, k=k) for k in steps)]
+
+    def first_scores(self, wildcards: Any) -> list[str]:
+        """What a one-shot selection keeps at later steps."""
+        if self.plan.recipes[wildcards.recipe].selection != "one_shot":
+            return []
+        return [at.scores(model=wildcards.model, recipe=wildcards.recipe, k=1)]
+
+    def shared_scores(self, wildcards: Any) -> str:
+        """The dense model's scores, which a step that starts from it takes."""
+        found = self._dense_scores_of(wildcards.recipe, int(wildcards.k))
+        return at.dense_scores(model=wildcards.model, scores=found.id)
+
+    def dense_windows(self, wildcards: Any) -> str:
+        """What the dense model is scored on."""
+        windows = self.dense_scores[wildcards.scores][0].windows
+        return at.windows(model=wildcards.model, windows=windows)
+
+    def calibration_windows(self, wildcards: Any) -> str:
+        """What importance, or the signal of a width, is measured on."""
+        windows = self.plan.windows_of(wildcards.recipe, "calibration")
+        return at.windows(model=wildcards.model, windows=windows.id)
+
+    def finetune_windows(self, wildcards: Any) -> list[str]:
+        """What a step tunes on; nothing for a recovery that does not train, or not yet."""
+        recipe = self.plan.recipes[wildcards.recipe]
+        tunes = recipe.needs_windows and not recipe.recovers_at_end
+        return self._recovery_windows(wildcards) if tunes else []
+
+    def finish_windows(self, wildcards: Any) -> list[str]:
+        """What a recovery after the last removal tunes on."""
+        at_end = self.plan.recipes[wildcards.recipe].recovers_at_end
+        return self._recovery_windows(wildcards) if at_end else []
+
+    def _recovery_windows(self, wildcards: Any) -> list[str]:
+        windows = self.plan.windows_of(wildcards.recipe, "finetune")
+        return [at.windows(model=wildcards.model, windows=windows.id)]
+
+    def evaluated_model(self, wildcards: Any) -> str:
+        """What is measured: the dense model, a step, or a sliced model; none has to be merged.
+
+        A recovery after the last removal works on merging, so there the checkpoint is measured.
+        """
+        point = point_of(wildcards)
+        at_end = not point.is_dense and self.plan.recipes[point.recipe].recovers_at_end
+        return at.published(point) if at_end else at.measured(point)
+
+    def published_model(self, wildcards: Any) -> str:
+        """The directory that transformers loads: merged or sliced."""
+        return at.published(point_of(wildcards))
+
+    def evaluations_of_model(self, wildcards: Any) -> list[str]:
+        """Every result that any experiment asks for on a model."""
+        point = point_of(wildcards)
+        return [at.evaluation(point, evaluation=name) for name in self.plan.evaluated[point]]
+
+    def evaluations_of_experiment(self, wildcards: Any) -> list[str]:
+        """Every result that a table reads."""
+        names = self.plan.experiments[wildcards.experiment].evaluations
+        points = self.plan.points[wildcards.experiment]
+        return [at.evaluation(point, evaluation=name) for point in points for name in names]
+
+    def corpus_files(self, wildcards: Any) -> list[str]:
+        """The local file that windows are cut from, if the corpus is one."""
+        return list(_files(self.plan.windows[wildcards.windows].corpora))
+
+    def evaluation_data(self, evaluations: Together) -> list[str]:
+        """The local files that a set reads: corpora, or the items of tasks."""
+        found: dict[str, None] = {}
+        for name in evaluations.evaluations:
+            tasks = self.plan.tasks_of(name)
+            local = {task: entry for task, entry in tasks.items() if "package" not in entry}
+            found |= dict.fromkeys([*_files(self.plan.corpora_of(name)), *_files(local)])
+        return list(found)
+
+    def dense_model_beside(self, evaluations: Together) -> Any:
+        """The dense model, for an evaluation that measures it beside the pruned one."""
+        beside = any(map(self.plan.compares_with_dense, evaluations.evaluations))
+        return self._dense_model if beside else []
+
+    def _dense_model(self, wildcards: Any) -> list[str]:
+        return [] if wildcards.recipe == DENSE else [at.source(model=wildcards.model)]
+
+
+def _files(entries: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """The files in entries of ``corpora`` or ``tasks``."""
+    for entry in entries.values():
+        yield from entry.get("splits", {}).values()

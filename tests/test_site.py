@@ -55,7 +55,7 @@ def test_all_is_staged_and_the_navigation_names_what_is_there(tmp_path):
         "::: fusegpt.importance.macro_influence\n"
         in (tmp_path / "reference/importance.md").read_text()
     )
-    assert "demo.yaml" in (tmp_path / "files/config/demo.yaml.md").read_text()
+    assert "smollm2-135m:" in (tmp_path / "files/config/config.yaml.md").read_text()
 
 
 def test_a_page_that_loads_something_from_elsewhere_is_refused(tmp_path):

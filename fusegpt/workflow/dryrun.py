@@ -85,15 +85,18 @@ def _of_runs(plan: Plan, found: Iterable[Job]) -> Iterator[Job]:
 def _parse(lines: Iterable[str]) -> Iterator[Job]:
     """One job for all files of a rule that differ in nothing but the evaluation."""
     seen = set()
+    folders = set()  # where a job of a rule puts a record of ours, and perhaps other files
     for row in csv.DictReader(lines, delimiter="\t"):
         kind, names = _of_file(row["output_file"])
         if kind == at.recipe:  # which the job of step 0 makes, too
             continue
-        rule = row["rule"]
+        rule, folder = row["rule"], row["output_file"].rpartition("/")[0]
         key = (rule, *names.values())
-        if key in seen:
+        if key in seen or ("file" in names and (rule, folder) in folders):
             continue
         seen.add(key)
+        if "file" not in names:
+            folders.add((rule, folder))
         if rule.startswith(SETS):
             rule, names = "evaluate", names | {"evaluation": rule.removeprefix(SETS)}
         yield Job(rule, names, row["plan"] != "no update")
@@ -102,7 +105,7 @@ def _parse(lines: Iterable[str]) -> Iterator[Job]:
 def _of_file(file: str) -> tuple[str, dict[str, str]]:
     """What a file is, and the names in its path but the evaluation's.
 
-    The files of other rules, which a workflow may have added, are each of their own kind.
+    Files that only a rule of another workflow makes are each of their own kind.
     """
     found = at.parse(file) if file.startswith(f"{at.FOLDER}/") else None
     if found is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.axes import is_wide, value_axis, value_lines
 from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.tables import format_sparsity, with_labels
@@ -28,11 +29,15 @@ def read_curves(csv: Path) -> Curves:
     """Return the curves of a table, from the record beside it; none without a record.
 
     Raises:
-        ArtifactError: The record is corrupt.
-        ConfigError: It does not say what the table shows.
+        ArtifactError: The record is damaged, or does not say what the table shows.
     """
     record = csv.with_suffix(".json")
-    return read(record, Table).contents.curves if record.is_file() else {}
+    if not record.is_file():
+        return {}
+    try:
+        return read(record, Table).contents.curves
+    except ConfigError as error:
+        raise ArtifactError(f"{record}: {error}") from None
 
 
 def curve_charts(

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from fusegpt.artifacts import read_json
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.checks import check_together
 from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.layers import depth_values, width_values
 from fusegpt.registry import lookup
+from fusegpt.results.base import read_object
 
 __all__ = [
     "Recipe",
@@ -33,14 +33,17 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
     """Read a complete recipe (``recipe.json``), or one by name or from a YAML file.
 
     Raises:
-        ArtifactError: The JSON file is missing or corrupt.
+        ArtifactError: The JSON file is missing or damaged.
         UnknownNameError: No such recipe.
         ConfigError: A setting is unknown or out of range.
     """
     if Path(name_or_path).suffix != ".json":
         return load_recipe(name_or_path)
-    record = dict(read_json(name_or_path))
-    return resolve(record.pop("name", ""), record)
+    record = read_object(name_or_path)
+    try:
+        return resolve(record.pop("name", ""), record)
+    except ConfigError as error:
+        raise type(error)(f"{name_or_path}: {error}") from None
 
 
 def recipe_names() -> list[str]:
@@ -107,7 +110,7 @@ def resolve(
         ConfigError: A key is unknown, a value is out of range, or two contradict each other.
     """
     where = f"recipes.{name}"
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"recipe name {name!r}: must be lower-case letters, digits and _")
     layers = (settings, overrides or {}, own or {})
     for mapping in layers:

@@ -22,7 +22,7 @@ from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import NoRecovery
-from fusegpt.results.records import SPENT, Removal, Scores, Training
+from fusegpt.results.records import SPENT, Removal, ScoredUnit, Scores, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
 
@@ -69,10 +69,10 @@ def score_step(
     with Timer() as timer:
         if recipe.selection == "one_shot" and earlier is not None:
             known = {row.unit: row for row in earlier.units}
-            rows = [known[unit].to_json() for unit in units]
+            rows = [known[unit] for unit in units]
         else:
             rows = _rows(model, recipe, windows, units, run)
-    chosen = select_run(units, [row["score"] for row in rows], run)
+    chosen = select_run(units, [row.score for row in rows], run)
     return Scores.model_validate(
         {
             "kind": "scores",
@@ -90,7 +90,7 @@ def score_step(
 
 def _rows(
     model: Model, recipe: Recipe, windows: Tensor, units: Sequence[Unit], run: int
-) -> list[dict[str, Any]]:
+) -> list[ScoredUnit]:
     """Score now: one row a unit, or a run of them, with what else the metric says about it."""
     metric = METRICS[recipe.metric]
     details: dict[str, Tensor] = {}
@@ -100,14 +100,16 @@ def _rows(
     given = {name: value for name, value in known.items() if name in recipe.importance.takes}
     pieces = batches(windows, recipe.calibration.batch_size)
     scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
-    rows = [
-        {**unit.to_json(), "score": score}
-        for unit, score in zip(units[: len(scores)], scores, strict=True)
+    more = {
+        name: [value if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in details.items()
+    }
+    return [
+        ScoredUnit.model_validate(
+            {**unit.to_json(), "score": score, **{name: of[place] for name, of in more.items()}}
+        )
+        for place, (unit, score) in enumerate(zip(units[: len(scores)], scores, strict=True))
     ]
-    for name, values in details.items():
-        for row, value in zip(rows, values.tolist(), strict=True):
-            row[name] = value if math.isfinite(value) else None
-    return rows
 
 
 def fuse_step(

@@ -48,7 +48,7 @@ class Plan:
     Attributes:
         models, tasks, evaluations, experiments: Entries of the configuration, by name.
         corpora: All corpora by name, also those that no entry changes.
-        recipes: By id, of depth and of width; ``dense`` is not among them.
+        recipes: Recipes by id, of depth and of width; ``dense`` is not among them.
         members: Experiment to its recipes, ``dense`` included.
         windows: By id.
     """

@@ -53,7 +53,7 @@ def find(plan: Plan, directory: Path) -> list[Garbage]:
     """List what may go, children before parents.
 
     Args:
-        plan: Of all experiments whose results stay.
+        plan: What all experiments whose results stay ask for.
         directory: Where ``results`` and ``.snakemake`` lie.
     """
     results, kept = directory / at.FOLDER, _named(plan)

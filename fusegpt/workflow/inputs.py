@@ -53,7 +53,7 @@ class Inputs:
         return self._chain(wildcards, int(wildcards.k) - 1)
 
     def chain_to(self, wildcards: Any) -> list[str]:
-        """The same, with what step k itself changed."""
+        """What lies between the dense model and the one after step k."""
         return self._chain(wildcards, int(wildcards.k))
 
     def _chain(self, wildcards: Any, last: int) -> list[str]:

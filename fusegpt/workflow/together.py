@@ -22,7 +22,7 @@ class Together:
     """Evaluations that the same models are measured by, in one process each.
 
     Attributes:
-        label: Of the rule, the log and the benchmark; distinct.
+        label: Name of the rule, the log and the benchmark; distinct.
         evaluations: Their names, in the configuration's order. They have one dtype, and the same
             experiments want them; one that compares two models is alone, so that nothing else is
             in memory.

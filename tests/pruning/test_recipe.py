@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fusegpt.errors import ConfigError, UnknownNameError
+from fusegpt.errors import ConfigError, FuseGPTError, UnknownNameError
 from fusegpt.pruning.recipe import load_recipe, read_recipe, recipe_names, recipe_settings, resolve
 from fusegpt.recovery.settings.whole import NoRecovery
 
@@ -296,3 +296,25 @@ def test_a_closed_form_needs_no_batch():
     resolve("a", {**settings, "recovery": {"method": "low_rank"}})
     with pytest.raises(ConfigError, match="must fill one batch of 8, got 4"):
         resolve("a", {**settings, "recovery": {"method": "low_rank", "fit": "learned"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("null", "must hold a JSON object"),
+        ("[]", "must hold a JSON object"),
+        ('{"name": 3}', "recipe name 3"),
+        ('{"importance": {"metric": "sleb"}}', "recipe name ''"),
+        ('{"name": "x", "importance": 3}', "recipes.x.importance: must be a table"),
+        ('{"name": "x", "width": []}', "recipes.x.width.method: must be given"),
+    ],
+)
+def test_a_damaged_recipe_of_a_run_is_one_line_that_names_the_file(tmp_path, text, words):
+    file = tmp_path / "recipe.json"
+    file.write_text(text)
+
+    with pytest.raises(FuseGPTError) as caught:
+        read_recipe(file)
+
+    assert str(caught.value).startswith(f"{file}: ") and words in str(caught.value)
+    assert "\n" not in str(caught.value)

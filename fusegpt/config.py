@@ -103,9 +103,16 @@ def _explain_one(fault: Mapping[str, Any], where: str, schema: type[BaseModel]) 
         return f"{name}: {fault['ctx']['error']}"
     rule = _RULES.get(kind)
     text = (
-        rule.format(**fault.get("ctx", {})) if rule else fault["msg"][:1].lower() + fault["msg"][1:]
+        rule.format(**{key: _bound(value) for key, value in fault.get("ctx", {}).items()})
+        if rule
+        else fault["msg"][:1].lower() + fault["msg"][1:]
     )
     return f"{name}: {text}, got {_short(fault['input'])}"
+
+
+def _bound(value: Any) -> Any:
+    """A bound as one writes it: 1 and not 1.0."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _is_union_tag(part: Any) -> bool:

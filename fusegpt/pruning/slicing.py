@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, read_json, sha256
+from fusegpt.data.directories import OWN_TYPES
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
@@ -87,7 +88,8 @@ def publish_slice(
         model: The sliced model.
         recipe: The recipe of the slicing.
         sparsity: Fraction of the hidden size that was asked for.
-        record: What the method returned: hidden_size, width, head_width, kept_energy.
+        record: What the method returned: hidden_size, width, head_width, kept_energy, or whatever
+            it has to say.
         output: Must not exist or be empty.
         made: How: parent, inputs, data, seconds, memory_gib.
 
@@ -105,6 +107,7 @@ def publish_slice(
             "removed": list(model.removed),
             "sparsity": float(sparsity),
             **record,
+            **({} if model.module.config.model_type in OWN_TYPES else {"needs": None}),
             "parameters": model.module.num_parameters(),
             "dtype": recipe.dtype,
             "recipe_id": recipe.id,

@@ -65,14 +65,20 @@ def _pruned(record: Checkpoint) -> list[str]:
 def _sliced(record: Slice) -> list[str]:
     """Title and facts of a model with a smaller hidden size."""
     width, hidden = record.width, record.hidden_size
-    opening = (
-        f"Width-pruned from {_base(record)}: {hidden - width} of {hidden} dimensions of the hidden"
-        f" states ({1 - width / hidden:.1%}) were cut; every block remains."
-    )
-    head = "" if record.head_width is None else f"; before the head {record.head_width}"
+    if width is None or hidden is None:
+        title, hidden_states = f"sliced at {record.sparsity}", []
+        opening = f"Width-pruned from {_base(record)}: every block remains."
+    else:
+        title = f"width {width} of {hidden}"
+        opening = (
+            f"Width-pruned from {_base(record)}: {hidden - width} of {hidden} dimensions of the"
+            f" hidden states ({1 - width / hidden:.1%}) were cut; every block remains."
+        )
+        head = "" if record.head_width is None else f"; before the head {record.head_width}"
+        hidden_states = [f"- hidden states: {width} of {hidden} dimensions{head}"]
     facts = [
         "## What was cut",
-        f"- hidden states: {width} of {hidden} dimensions{head}",
+        *hidden_states,
         f"- asked for: a sparsity of {record.sparsity} of the hidden size",
         f"- blocks: {len(record.kept)} of {record.num_blocks}",
     ]
@@ -82,7 +88,7 @@ def _sliced(record: Slice) -> list[str]:
             "- energy of the calibration signal that was kept: at least"
             f" {record.kept_energy[worst]:.2%} ({worst})"
         )
-    return [_titled(record, f"width {width} of {hidden}", opening), "\n".join(facts)]
+    return [_titled(record, title, opening), "\n".join(facts)]
 
 
 def _titled(record: Checkpoint, title: str, opening: str) -> str:

@@ -153,7 +153,7 @@ class Slice(Checkpoint):
     Attributes:
         needs: What must be imported first; older records leave it out, and all have one form.
         sparsity: Fraction of the hidden size that was asked to go.
-        hidden_size: Dimensions of the dense model's hidden states.
+        hidden_size: Dimensions of the dense model's hidden states; None: the method does not say.
         width: Dimensions that remain between blocks.
         head_width: Dimensions that remain before the head.
         kept_energy: Share of the calibration signal that each cut kept.
@@ -162,8 +162,8 @@ class Slice(Checkpoint):
     kind: Literal["slice"]
     needs: str | None = "import fusegpt.slicegpt.modeling"
     sparsity: float
-    hidden_size: int
-    width: int
+    hidden_size: int | None = None
+    width: int | None = None
     head_width: int | None = None
     kept_energy: dict[str, float] = Field(default_factory=dict)
 

@@ -21,6 +21,8 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.models.checkpoints.load import load
+from fusegpt.results.base import read
+from fusegpt.results.models import Evaluation
 from tests.crash.run import MAIN, ROOT
 
 ARCHIVE = ROOT / "tests/fixtures/old_results/old_results.tar.xz"
@@ -98,15 +100,33 @@ def test_the_same_experiment_computes_nothing(old):
     assert planned(text) == {}
 
 
-def test_another_sparsity_computes_only_what_is_new(old):
+@pytest.fixture(scope="module")
+def longer(old) -> str:
+    """The name of a configuration with one sparsity more."""
     config = json.loads((old / "old.json").read_text())
     config["experiments"]["old"]["sparsities"].append(0.5)
     (old / "longer.json").write_text(json.dumps(config))
+    return "longer.json"
 
-    work = planned(snakemake(old, "-n", config="longer.json"))
+
+def test_another_sparsity_computes_only_what_is_new(old, longer):
+    work = planned(snakemake(old, "-n", config=longer))
 
     assert {"score", "fuse", "merge", "slice", "evaluate_zen"} <= set(work)
     assert [file for files in work.values() for file in files if (old / file).exists()] == []
+
+
+@pytest.mark.slow
+def test_old_steps_go_on(old, longer):
+    step = of_recipe(old, "runs", "fusegpt_at_end") / "step-003"
+    result = of_recipe(old, "evaluations", "fusegpt_at_end") / "step-003/zen.json"
+
+    snakemake(old, str(result.relative_to(old)), config=longer)
+
+    manifest = json.loads((step / "manifest.json").read_text())
+    assert manifest["recipe"] == step.parent.name
+    assert len(manifest["kept"]) == 3
+    assert read(result, Evaluation).rows[0].value > 0
 
 
 def test_table_figure_and_page_show_the_old_values(old):

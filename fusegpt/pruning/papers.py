@@ -9,7 +9,7 @@ from fusegpt.importance import METRICS
 from fusegpt.methods import Method
 from fusegpt.recovery import RECOVERIES
 from fusegpt.results.base import check
-from fusegpt.results.models import RecipeText
+from fusegpt.results.files import RecipeText
 from fusegpt.slicegpt import WIDTHS
 
 __all__ = ["papers_of"]

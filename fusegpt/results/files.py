@@ -1,4 +1,4 @@
-"""What a run starts from, a fetched model and windows; and what records say of other files."""
+"""What a run starts from (a model, windows, a recipe), and what records say of other files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusegpt.artifacts import check_file, sha256
 from fusegpt.results import layout
 from fusegpt.results.base import Record
 
-__all__ = ["FileRecord", "Listing", "Parent", "Provenance", "Source", "WindowsMeta"]
+__all__ = ["FileRecord", "Listing", "Parent", "Provenance", "RecipeText", "Source", "WindowsMeta"]
 
 
 class Provenance(Record):
@@ -129,3 +129,30 @@ class WindowsMeta(Record):
     seconds: float | None = None
     memory_gib: float | None = None
     provenance: Provenance | None = None
+
+
+class NamedMethod(Record):
+    """A section of a recipe: which method it names."""
+
+    metric: str | None = None
+    method: str | None = None
+
+
+class RecipeText(Record):
+    """A recipe with every setting: ``recipe.json``; what the settings mean is their methods'."""
+
+    noun: ClassVar[str] = "a recipe"
+
+    name: str
+    width: NamedMethod | None = None
+    importance: NamedMethod | None = None
+    recovery: NamedMethod | None = None
+    dtype: str
+    seed: int
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that it names."""
+        sections = [self.width, self.importance, self.recovery]
+        named = [one.metric or one.method for one in sections if one is not None]
+        return [name for name in named if name]

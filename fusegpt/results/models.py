@@ -28,7 +28,6 @@ __all__ = [
     "Checkpoint",
     "EvaluatedModel",
     "Evaluation",
-    "RecipeText",
     "Row",
     "Slice",
     "Stored",
@@ -65,33 +64,6 @@ class BriefStep(Record):
         always = [name for name in cls.model_fields if name not in ("units", "rerank")]
         more = [name for name in ("units", "rerank") if getattr(step, name) is not None]
         return cls.model_validate({name: getattr(step, name) for name in (*always, *more)})
-
-
-class NamedMethod(Record):
-    """A section of a recipe: which method it names."""
-
-    metric: str | None = None
-    method: str | None = None
-
-
-class RecipeText(Record):
-    """A recipe with every setting: ``recipe.json``; what the settings mean is their methods'."""
-
-    noun: ClassVar[str] = "a recipe"
-
-    name: str
-    width: NamedMethod | None = None
-    importance: NamedMethod | None = None
-    recovery: NamedMethod | None = None
-    dtype: str
-    seed: int
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods that it names."""
-        sections = [self.width, self.importance, self.recovery]
-        named = [one.metric or one.method for one in sections if one is not None]
-        return [name for name in named if name]
 
 
 class Checkpoint(Record):

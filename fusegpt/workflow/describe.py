@@ -11,9 +11,9 @@ from fusegpt.errors import ArtifactError
 from fusegpt.reports.text import ranges
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read_object
-from fusegpt.results.files import Provenance, Source
+from fusegpt.results.files import Provenance, RecipeText, Source
 from fusegpt.results.history import read_history
-from fusegpt.results.models import Checkpoint, RecipeText, Slice, read_record
+from fusegpt.results.models import Checkpoint, Slice, read_record
 from fusegpt.units import Unit
 
 __all__ = ["Description", "as_text", "describe"]

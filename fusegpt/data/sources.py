@@ -74,6 +74,8 @@ class Source:
 def find_entry(model: str) -> dict[str, Any]:
     """The source entry of a name in the shipped ``config.yaml``, or of a spec string.
 
+    A name's entry comes without ``shape``, which is for plans and says nothing of the source.
+
     Raises:
         UnknownNameError: Neither a name, nor a directory, nor a spec with a known kind.
     """
@@ -82,7 +84,8 @@ def find_entry(model: str) -> dict[str, Any]:
     import yaml
 
     text = (builtin_config_dir() / "config.yaml").read_text(encoding="utf-8")
-    return dict(lookup(yaml.safe_load(text).get("models") or {}, model, "model"))
+    entry = lookup(yaml.safe_load(text).get("models") or {}, model, "model")
+    return {key: value for key, value in entry.items() if key != "shape"}
 
 
 def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from fusegpt.config import builtin_config_dir
 from fusegpt.data import sources
 from fusegpt.data.sources import fetch, find_entry, parse_source
 from fusegpt.errors import ArtifactError, ConfigError, UnknownNameError
@@ -161,3 +162,12 @@ def test_names_come_from_the_shipped_config():
 def test_a_misspelt_name_is_refused_with_the_closest(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown model 'smolm2-135m'; did you mean"):
         fetch("smolm2-135m", tmp_path / "m")
+
+
+def test_every_shipped_model_is_fetched_by_its_name_alone():
+    import yaml
+
+    names = yaml.safe_load((builtin_config_dir() / "config.yaml").read_text())["models"]
+
+    for name in names:
+        assert parse_source(find_entry(name)).num_blocks == names[name]["num_blocks"]

@@ -91,7 +91,8 @@ def test_a_blocks_shape_is_read_from_headers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama2-7b", "llama2-13b", "llama3-8b", "llava1.5-7b", "llava1.5-13b"]
+    "name",
+    ["smollm2-135m", "llama2-7b", "llama2-13b", "llama3-8b", "llava1.5-7b", "llava1.5-13b"],
 )
 def test_the_configured_shapes_are_those_of_transformers_own_classes(name):
     entry = plan_of(["table1"]).models[name]
@@ -120,7 +121,17 @@ def published_model(name: str):
         "num_attention_heads": 40,
     }
     llama3 = {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}
-    text = LlamaConfig(**{"13b": big, "8b": llama3}.get(name.rpartition("-")[2], {}))
+    small = {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }
+    sizes = {"13b": big, "8b": llama3, "135m": small}
+    text = LlamaConfig(**sizes.get(name.rpartition("-")[2], {}))
     with torch.device("meta"):
         if name.startswith("llava"):
             text.vocab_size = 32064

@@ -11,7 +11,7 @@ import pytest
 from tests.crash.run import Project, configuration
 
 EPOCHS = 100  # long enough that kills land inside the tuning
-PREPARED = ("models", "data")
+PREPARED = ("results/models", "results/data", ".snakemake/metadata")
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_llama_dir: Path) -> Callable[..., Project]:
-    """``project()``: the same, where nothing ran yet."""
+def project(
+    tmp_path: Path, tiny_llama_dir: Path, request: pytest.FixtureRequest
+) -> Callable[..., Project]:
+    """``project()``: the same, where nothing ran yet; or with model and windows in place."""
 
-    def make(epochs: int = EPOCHS) -> Project:
-        return Project(tmp_path / "a wörk dir", tiny_llama_dir, configuration(epochs))
+    def make(epochs: int = EPOCHS, *, prepared: bool = False) -> Project:
+        made = Project(tmp_path / "a wörk dir", tiny_llama_dir, configuration(epochs))
+        if prepared:
+            done = request.getfixturevalue("uninterrupted").directory
+            for folder in PREPARED:
+                shutil.copytree(done / folder, made.directory / folder, symlinks=True)
+        return made
 
     yield make
     shutil.rmtree(tmp_path, ignore_errors=True)

@@ -67,7 +67,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     uninterrupted, project, kills, seed
 ):
     draw = random.Random(seed)
-    killed = project()
+    killed = project(prepared=kills < 20)
     resumed = 0
     for _ in range(kills):
         kill_after(killed, killed.start(*RUN), draw.randint(1, 40), draw.uniform(0, 0.6))

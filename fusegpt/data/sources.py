@@ -16,7 +16,8 @@ from fusegpt.config import builtin_config_dir
 from fusegpt.data.directories import count_parameters, text_config, weight_files
 from fusegpt.data.hub import model_snapshot
 from fusegpt.data.packages import package_file
-from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.data.plain import check_plain
+from fusegpt.errors import ArtifactError, ConfigError, UnknownNameError
 from fusegpt.registry import lookup
 from fusegpt.results import layout
 from fusegpt.results.base import write
@@ -81,6 +82,11 @@ def find_entry(model: str) -> dict[str, Any]:
     """
     if model.startswith(KINDS) or Path(model).is_dir():
         return {"source": model}
+    if HUB.fullmatch(model) is not None:
+        raise UnknownNameError(
+            f"{model}: must be a model's name, a directory or a source with its kind; if it lies"
+            f" on the hub, write hub:{model}"
+        )
     import yaml
 
     text = (builtin_config_dir() / "config.yaml").read_text(encoding="utf-8")
@@ -175,6 +181,7 @@ def _from_hub(source: Source, directory: Path) -> dict[str, Any]:
     repository = _match(HUB, source.source, "", "model")["repository"]
     if source.revision is None:
         logger.warning("%s: no revision given; taking the newest one", source.source)
+    check_plain(model_snapshot(repository, source.revision, ["*.json"]))  # before many gigabytes
     snapshot = model_snapshot(repository, source.revision, _kept(source.trust_remote_code))
     _from_directory(snapshot, directory, source.trust_remote_code)
     return {"revision": snapshot.name}
@@ -186,6 +193,7 @@ def _kept(code: bool) -> list[str]:
 
 def _from_directory(folder: Path, directory: Path, code: bool) -> dict[str, Any]:
     """Hard-link the weights (never rewritten in place), copy what is small."""
+    check_plain(folder)
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json here; not a transformers directory")
     weights = weight_files(folder)

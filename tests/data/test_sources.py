@@ -117,7 +117,7 @@ def test_a_hub_snapshot_notes_its_commit(tiny_llama_dir, tmp_path, monkeypatch, 
         sources, "model_snapshot", lambda *args: asked.append(args[:2]) or tmp_path / commit
     )
     fetch("hub:org/name@main", tmp_path / "m")
-    assert asked == [("org/name", "main")]
+    assert asked == [("org/name", "main")] * 2  # what is small first, so that it can be refused
     assert note(tmp_path / "m")["revision"] == commit
     fetch("hub:org/name", tmp_path / "n")
     assert "no revision given" in caplog.text
@@ -171,3 +171,9 @@ def test_every_shipped_model_is_fetched_by_its_name_alone():
 
     for name in names:
         assert parse_source(find_entry(name)).num_blocks == names[name]["num_blocks"]
+
+
+@pytest.mark.parametrize("name", ["org/name", "org/name@main"])
+def test_a_hub_id_without_its_kind_is_refused_with_the_right_one(tmp_path, name):
+    with pytest.raises(UnknownNameError, match=f"if it lies on the hub, write hub:{name}"):
+        fetch(name, tmp_path / "m")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusegpt.errors import ArchitectureError, ArtifactError
-from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.load import load, load_structure
 from tests import tiny
 
 
@@ -112,8 +112,27 @@ def test_an_unknown_class_is_refused(directory, names):
 
 def test_a_model_without_a_head_is_refused(directory):
     edit(directory / "config.json", architectures=["LlamaModel"])
-    with pytest.raises(ArchitectureError, match="predicts tokens, got LlamaModel"):
+    with pytest.raises(ArchitectureError, match=r"predicts the next token .* got LlamaModel"):
         load(directory)
+
+
+@pytest.mark.parametrize("how", [load, load_structure])
+def test_a_masked_language_model_is_refused(tmp_path, how):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = {"vocab_size": 99, "intermediate_size": 32, **sizes}
+    tiny.from_class("BertForMaskedLM", config).save_pretrained(tmp_path)
+    with pytest.raises(ArchitectureError, match=r"predicts the next token .* got BertForMaskedLM"):
+        how(tmp_path)
+
+
+@pytest.mark.parametrize("how", [load, load_structure])
+def test_attention_by_a_kernel_that_is_absent_becomes_the_default_and_is_said(
+    directory, how, caplog
+):
+    edit(directory / "config.json", attn_implementation="flash_attention_2")
+    model = how(directory)
+    assert model.text_config._attn_implementation == "sdpa"
+    assert "attention by default, not by flash_attention_2, which is not installed" in caplog.text
 
 
 def test_code_in_the_directory_runs_only_when_asked(directory, tmp_path):
@@ -132,7 +151,7 @@ def test_code_in_the_directory_runs_only_when_asked(directory, tmp_path):
 @pytest.mark.parametrize(
     "notes, message",
     [
-        ({}, "kept, num_blocks and removed must be given"),
+        ({}, "fusegpt.json of a checkpoint: num_blocks: is required"),
         ({"kept": [0, 1], "num_blocks": 8, "removed": []}, "must name 6 of 8 blocks in order"),
         (
             {"kept": [5, 0, 1, 2, 3, 4], "num_blocks": 8, "removed": []},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.directories import OWN_TYPES, register_own_type
-from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
+from fusegpt.data.plain import check_plain
+from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_line
 from fusegpt.models.checkpoints.adapters import restore_adapters
 from fusegpt.models.checkpoints.chain import replay_chain
 from fusegpt.models.model import Model
@@ -91,6 +93,7 @@ def load_structure(path: str | Path) -> Model:
         ArchitectureError: transformers has no such model, or no list of blocks is found.
     """
     path = Path(path)
+    check_plain(path)
     register_own_type(path)
     try:
         with quiet():
@@ -98,13 +101,14 @@ def load_structure(path: str | Path) -> Model:
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     with quiet(), torch.device("meta"):
-        module = _class(path, config, False)(config)
+        module = _with_attention(path, config, lambda: _class(path, config, False)(config))
     return Model.dense(module.requires_grad_(False), source=path)
 
 
 def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: bool) -> Model:
     if not path.is_dir():
         raise ArtifactError(f"{path}: must be a model directory or a step manifest, is not there")
+    check_plain(path)
     if not (path / "config.json").is_file():
         raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
     dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
@@ -138,18 +142,16 @@ def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrain
             config = AutoConfig.from_pretrained(
                 path, trust_remote_code=trust_remote_code, local_files_only=True
             )
-            module, info = _class(path, config, trust_remote_code).from_pretrained(
-                path,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **({"trust_remote_code": True} if trust_remote_code else {}),
+            options = {"config": config, "dtype": dtype, "use_safetensors": True}
+            options |= {"local_files_only": True, "output_loading_info": True}
+            options |= {"trust_remote_code": True} if trust_remote_code else {}
+            cls = _class(path, config, trust_remote_code)
+            module, info = _with_attention(
+                path, config, lambda: cls.from_pretrained(path, **options)
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(f"{path}: cannot be loaded: {reason}") from error
     if info["missing_keys"]:
@@ -162,6 +164,22 @@ def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrain
         extra = sorted(info["unexpected_keys"])
         logger.warning("%s: %d weights unused, %r first", path, len(extra), extra[0])
     return module
+
+
+def _with_attention(path: Path, config: PretrainedConfig, build: Callable[[], Any]) -> Any:
+    """Build with the attention that the config asks for, or the default where that is absent."""
+    asked = config._attn_implementation
+    try:
+        return build()
+    except ImportError as error:
+        if asked in (None, "eager", "sdpa"):
+            raise
+        logger.warning(
+            "%s: attention by default, not by %s, which is not installed (%s)",
+            *(path, asked, first_line(error)),
+        )
+        config._attn_implementation = None
+        return build()
 
 
 def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any:
@@ -179,6 +197,11 @@ def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any
         raise ArchitectureError(
             f"{path}/config.json: architectures must name one model class of transformers "
             f"{transformers.__version__}, got {names}"
+        )
+    if config.is_encoder_decoder or not found[0].can_generate():
+        raise ArchitectureError(
+            f"{path}: must be a decoder that predicts the next token (...ForCausalLM or"
+            f" ...ForConditionalGeneration of images and text), got {names[0]}"
         )
     return found[0]
 

@@ -98,7 +98,8 @@ def atomic_directory(path: str | Path, *, last: str | None = None) -> Iterator[P
         The directory to write into.
 
     Raises:
-        ArtifactError: Something else lies there (nothing is touched), or the disk is full.
+        ArtifactError: Something else lies there (nothing is touched), or the disk is full. What
+            came there during the work costs no work: the message names where the result is.
     """
     target = Path(path)
     _refuse_foreign(target, last, None)
@@ -109,8 +110,9 @@ def atomic_directory(path: str | Path, *, last: str | None = None) -> Iterator[P
             yield partial
             for file in sorted(partial.rglob("*")):
                 _sync(file)
-            _refuse_foreign(target, last, {file.name for file in partial.iterdir()})
-            _move_into_place(partial, target, last)
+            with _kept_if_refused(partial, target):
+                _refuse_foreign(target, last, {file.name for file in partial.iterdir()})
+                _move_into_place(partial, target, last)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -205,6 +207,18 @@ def _full_disk_in_words(target: Path) -> Iterator[None]:
                 f"{target}: no space left on the disk; free some, run again"
             ) from error
         raise
+
+
+@contextlib.contextmanager
+def _kept_if_refused(partial: Path, target: Path) -> Iterator[None]:
+    """Keep finished work under a name of its own when its place cannot be had."""
+    try:
+        yield
+    except (ArtifactError, OSError) as error:
+        kept = target.with_name(f"{target.name}.kept-{uuid.uuid4().hex}")
+        reason = str(error) if isinstance(error, ArtifactError) else f"{target}: {_reason(error)}"
+        os.rename(partial, kept)
+        raise ArtifactError(f"{reason}; what was made is in {kept}") from error
 
 
 def _refuse_foreign(target: Path, last: str | None, names: set[str] | None) -> None:

@@ -11,6 +11,7 @@ __all__ = [
     "OutOfMemory",
     "UnknownNameError",
     "first_line",
+    "printable",
 ]
 
 
@@ -61,3 +62,11 @@ class OutOfMemory(FuseGPTError):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, cut to one line; its type when it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str) -> str:
+    """Return a text that a terminal shows and does not obey: control characters are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )

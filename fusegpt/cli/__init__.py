@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 import fusegpt
-from fusegpt.errors import FuseGPTError
+from fusegpt.errors import FuseGPTError, printable
 from fusegpt.registry import Entry, lookup
 from fusegpt.runtime import allow_remote_code, set_up_logging
 
@@ -43,8 +44,6 @@ VERBS: dict[str, Entry] = {
     "push": Entry("fusegpt.cli.push:push"),
 }
 """Verbs in the order of a day's work."""
-
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class LazyGroup(click.Group):
@@ -89,8 +88,8 @@ def fusegpt_command(trust_remote_code: bool, verbose: bool, quiet: bool) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit.
 
-    0: done. 1: the numbers went wrong. 2: something to fix. 75: another process holds the output
-    or every GPU. 77: out of memory. 130: stopped.
+    0: done. 1: the numbers went wrong, or nobody foresaw what did. 2: something to fix. 75: another
+    process holds the output or every GPU. 77: out of memory. 130: stopped.
     """
     sys.exit(run(fusegpt_command, arguments))
 
@@ -112,13 +111,40 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            raise
-        return _fail(f"{error.filename or 'output'}: {str(error.strerror).lower()}", 2)
+    except Exception as error:
+        return _unforeseen(error)
     return code if isinstance(code, int) else 0
 
 
+def _unforeseen(error: Exception) -> int:
+    """One line about what a library or the system raised, and the exit code."""
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename2 or error.filename or "output"
+        if not str(place).endswith(".py"):
+            return _fail(f"{place}: {error.strerror.lower()}", 2)
+    if isinstance(error, RecursionError):
+        return _fail("input: must not be nested so deeply; look at the files that were given", 2)
+    said = " ".join(str(error).split())[:300]
+    report = _write_report(error)
+    return _fail(f"unforeseen {type(error).__name__}: {said}; {report}", 1)
+
+
+def _write_report(error: Exception) -> str:
+    """Write the traceback where anybody can read it later, and say where that is."""
+    lines = [
+        f"fusegpt {fusegpt.__version__}\n",
+        f"{sys.argv}\n",
+        *traceback.format_exception(error),
+    ]
+    try:
+        number, path = tempfile.mkstemp(prefix="fusegpt-error-", suffix=".txt")
+        with open(number, "w", encoding="utf-8", errors="replace") as stream:
+            stream.writelines(lines)
+    except OSError:
+        return "no report could be written"
+    return f"a report for the authors is in {path}"
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo("fusegpt: " + " ".join(message.split()), err=True)
+    click.echo("fusegpt: " + printable(" ".join(message.split())), err=True)
     return code

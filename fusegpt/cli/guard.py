@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import glob
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ import click
 
 import fusegpt
 from fusegpt.artifacts import STAGE_VERSION, sha256
+from fusegpt.cli.places import FILES, FOLDERS, tried
 from fusegpt.devices import device_lock
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
@@ -29,17 +29,7 @@ __all__ = ["WRITERS", "guarded", "in_words"]
 
 logger = logging.getLogger(__name__)
 
-STEP_FILES = (at.TRIALS, at.RESUME, at.DELTA, at.TRAINING, at.MANIFEST)
-WRITERS: dict[str, tuple[str, ...]] = {
-    "fetch": (at.SOURCE,),
-    "sample": (),
-    "score": (),
-    "fuse": STEP_FILES,
-    "merge": (at.CHECKPOINT,),
-    "prune": (at.CHECKPOINT,),
-    "slice": (at.CHECKPOINT,),
-    "evaluate": (),
-}
+WRITERS: dict[str, tuple[str, ...]] = {**FOLDERS, "sample": (), "score": (), "evaluate": ()}
 """Verbs that hold their output's lock; the files of those that write a directory, last one last."""
 
 LOWER = {
@@ -56,14 +46,20 @@ LOWER = {
 
 
 def guarded(verb: str, command: click.Command) -> click.Command:
-    """Let a verb run as the only writer of its output, on a GPU of its own if it wants one."""
-    if verb not in WRITERS:
+    """Let a verb try its places first; let one that computes be the only writer of its output.
+
+    It gets a GPU of its own if it wants one.
+    """
+    if verb not in WRITERS and verb not in FILES:
         return command
     inner = command.callback
     assert inner is not None
 
     @functools.wraps(inner)
-    def callback(**given: Any) -> Any:
+    def callback(**asked: Any) -> Any:
+        given = tried(verb, asked)
+        if verb not in WRITERS:
+            return inner(**given)
         job, outputs = _job(verb, given), _outputs(given)
         before = [_state(verb, output) for output in outputs]
         with sole_writer(outputs[0], job=job, wait_seconds=_lock_timeout()) as waited_for:
@@ -188,10 +184,12 @@ def _is_whole(verb: str, output: Path) -> bool:
 
 def _remove_leftovers(verb: str, output: Path) -> None:
     """Delete what a killed process left half-written; nobody else can be writing it now."""
-    inside = [path for name in WRITERS[verb] for path in output.glob(f"{name}.tmp-*")]
-    beside = output.parent.glob(f"{glob.escape(output.name)}.tmp-*")
-    for path in [*beside, *inside]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    inside = [(output, name) for name in WRITERS[verb]]
+    for folder, name in [(output.parent, output.name), *inside]:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not at.is_leftover(path) or path.name.rpartition(".tmp-")[0] != name:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

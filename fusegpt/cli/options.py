@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JsonObject",
+    "Place",
     "device_option",
     "dtype_option",
     "input_file",
@@ -31,9 +32,20 @@ __all__ = [
     "sparsity_option",
 ]
 
-input_path = click.Path(exists=True, path_type=Path)
-input_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-output_path = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A path of the command line; one that the system cannot even look up is a usage error."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse nothing at all and NUL, which click hands to the system as they are."""
+        if not str(value) or "\0" in str(value):
+            self.fail(f"must be a path, got {str(value)!r}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+input_path = Place(exists=True, path_type=Path)
+input_file = Place(exists=True, dir_okay=False, path_type=Path)
+output_path = Place(path_type=Path)
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]

@@ -14,6 +14,7 @@ import torch
 from fusegpt.cli import VERBS, fusegpt_command, run
 from fusegpt.cli.guard import WRITERS, guarded, in_words
 from fusegpt.cli.options import output_path
+from fusegpt.cli.places import FILES
 from fusegpt.locks import lock_path, sole_writer
 
 
@@ -40,14 +41,20 @@ def test_every_writing_verb_has_an_output_to_lock(verb):
     assert "output" in {parameter.name for parameter in command.params}
 
 
+def place(folder, verb):
+    """A place of the kind that a verb writes."""
+    return folder / f"out{FILES.get(verb, ('',))[0]}"
+
+
 @pytest.mark.parametrize("verb", WRITERS)
 def test_a_verb_leaves_with_75_when_its_output_is_being_written(
     verb, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("FUSEGPT_LOCK_WAIT", "0")
     done = []
-    with sole_writer(tmp_path / "out"):
-        code = run(writer(verb, done.append), ["--output", str(tmp_path / "out")])
+    output = place(tmp_path, verb)
+    with sole_writer(output):
+        code = run(writer(verb, done.append), ["--output", str(output)])
     assert code == 75 and not done
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("fusegpt: ") and "writes this output; try again when it ended" in line
@@ -55,27 +62,27 @@ def test_a_verb_leaves_with_75_when_its_output_is_being_written(
 
 def test_a_wrong_wait_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FUSEGPT_LOCK_WAIT", "soon")
-    assert run(writer("score", print), ["--output", str(tmp_path / "out")]) == 2
+    assert run(writer("score", print), ["--output", str(tmp_path / "out.json")]) == 2
     assert "FUSEGPT_LOCK_WAIT: must be seconds, got 'soon'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_successor_keeps_what_the_one_it_waited_for_wrote_if_the_work_is_the_same(tmp_path, same):
-    output = tmp_path / "out"
+    output = tmp_path / "out.json"
     starts = []
 
     def body(path):
         starts.append(path)
         if len(starts) == 1:
             time.sleep(0.8)
-        (path / "other.json").write_text("{}") if path.is_dir() else path.write_text("{}")
+        path.write_text("{}")
 
     command = writer("score", body)
     first = threading.Thread(target=run, args=(command, ["--output", str(output)]))
     first.start()
     while not starts:
         time.sleep(0.02)
-    assert run(command if same else writer("sample", body), ["--output", str(output)]) == 0
+    assert run(command if same else writer("evaluate", body), ["--output", str(output)]) == 0
     first.join()
     assert len(starts) == (1 if same else 2)
 
@@ -101,17 +108,21 @@ def test_a_successor_works_again_when_a_listed_file_is_gone(tmp_path):
     assert len(starts) == 2
 
 
+HEX = "0123456789abcdef" * 2
+
+
 def test_what_a_killed_writer_left_half_written_is_removed(tmp_path):
     step = tmp_path / "step-001"
-    (tmp_path / "step-001.tmp-abc").mkdir()
+    (tmp_path / f"step-001.tmp-{HEX}").mkdir()
+    (tmp_path / "step-001.tmp-mine").mkdir()
     step.mkdir()
-    (step / "delta.safetensors.tmp-abc").write_text("half")
-    (step / "scores.json.tmp-def").write_text("of another verb")
+    (step / f"delta.safetensors.tmp-{HEX}").write_text("half")
+    (step / f"scores.json.tmp-{HEX}").write_text("of another verb")
 
     assert run(writer("fuse", lambda path: None), ["--output", str(step)]) == 0
 
-    assert os.listdir(tmp_path) == ["step-001"]
-    assert os.listdir(step) == ["scores.json.tmp-def"]
+    assert sorted(os.listdir(tmp_path)) == ["step-001", "step-001.tmp-mine"]
+    assert os.listdir(step) == [f"scores.json.tmp-{HEX}"]
     assert not lock_path(step).exists()
 
 
@@ -145,7 +156,7 @@ def test_out_of_memory_is_one_line_and_77(verb, error, said, tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr("fusegpt.registry.Entry.load", lambda self: plain(fail))
-    assert run(fusegpt_command, [verb, "--output", str(tmp_path / "out")]) == 77
+    assert run(fusegpt_command, [verb, "--output", str(place(tmp_path, verb))]) == 77
     assert capsys.readouterr().err.strip().startswith(said)
 
 
@@ -164,10 +175,19 @@ def test_what_lowers_memory_is_what_the_recipes_recovery_says(recipe, said):
     assert said in str(in_words("fuse", MemoryError(), recipe))
 
 
-def test_another_runtime_error_keeps_its_trace(tmp_path, monkeypatch):
+def test_another_runtime_error_is_one_line_and_keeps_its_trace_in_a_report(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def fail(path):
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr("fusegpt.registry.Entry.load", lambda self: plain(fail))
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        run(fusegpt_command, ["fuse", "--output", str(tmp_path / "out")])
+    assert run(fusegpt_command, ["fuse", "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.strip()
+    report = next(tmp_path.glob("fusegpt-error-*.txt"))
+    assert said == (
+        f"fusegpt: unforeseen RuntimeError: shapes differ; a report for the authors is in {report}"
+    )
+    assert 'raise RuntimeError("shapes differ")' in report.read_text()

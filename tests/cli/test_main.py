@@ -10,7 +10,7 @@ import click
 import pytest
 
 from fusegpt.cli import VERBS, fusegpt_command, run
-from fusegpt.errors import ConfigError, NumericsError
+from fusegpt.errors import ConfigError, FuseGPTError, NumericsError
 
 
 def fail_with(error: BaseException) -> click.Command:
@@ -28,18 +28,35 @@ def fail_with(error: BaseException) -> click.Command:
         (NumericsError("loss is nan at step 3"), 1, "fusegpt: loss is nan at step 3"),
         (click.UsageError("Missing option."), 2, "fusegpt: missing option; see 'fusegpt --help'"),
         (KeyboardInterrupt(), 130, "fusegpt: stopped"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "/x"),
+            2,
+            "fusegpt: /x: file name too long",
+        ),
+        (FuseGPTError("\x1b[31mred\x07"), 2, r"fusegpt: \x1b[31mred\x07"),
+        (
+            RecursionError(),
+            2,
+            "fusegpt: input: must not be nested so deeply; look at the files that were given",
+        ),
         (OSError(errno.EACCES, "Permission denied", "/x"), 2, "fusegpt: /x: permission denied"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_a_code(capsys, error, code, line):
+def test_what_a_user_can_fix_is_one_line_and_a_code(capsys, error, code, line):
     assert run(fail_with(error), []) == code
 
     assert capsys.readouterr().err.splitlines()[-1] == line
 
 
-def test_what_only_we_can_mend_keeps_its_trace():
-    with pytest.raises(ZeroDivisionError):
-        run(fail_with(ZeroDivisionError()), [])
+def test_what_nobody_foresaw_is_one_line_that_names_a_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    assert run(fail_with(ZeroDivisionError("by zero")), []) == 1
+
+    (report,) = tmp_path.iterdir()
+    said = f"unforeseen ZeroDivisionError: by zero; a report for the authors is in {report}"
+    assert capsys.readouterr().err.splitlines() == [f"fusegpt: {said}"]
+    assert "Traceback" in report.read_text()
 
 
 def test_an_unknown_verb_names_the_closest(capsys):

@@ -24,8 +24,9 @@ __all__ = ["Measured"]
 class Measured:
     """Past seconds, by rule, model and method, and the memory that steps took.
 
-    A step's seconds are scaled by its work (forward passes times tokens, or tuned tokens). What any
-    other job takes is the median of the same rule on the same model.
+    A step's seconds are scaled by its work (forward passes times tokens, or recovery tokens); one
+    that is not counted takes as long as other steps of its recipe. What any other job takes is the
+    median of the same rule on the same model.
 
     Attributes:
         plan: Plan of what is asked for now.
@@ -49,13 +50,13 @@ class Measured:
         if job.rule not in ("score", "fuse"):
             return self._median_of_others(job)
         recipe = self.plan.recipes[job.wildcards["recipe"]]
-        rates = self._rates[(job.rule, model, *_method(job.rule, recipe))]
         num_blocks = self.plan.models[model].num_blocks
         amount = _amount(job.rule, recipe, num_blocks, int(job.wildcards["k"]))
-        if not rates or amount is None:
+        rates = self._rates[_kind(job.rule, model, recipe, amount)]
+        if not rates:
             return None
-        overheads = self._overheads[job.rule, model]
-        return amount * statistics.median(rates) + statistics.median(overheads or [0.0])
+        overheads = statistics.median(self._overheads[job.rule, model] or [0.0])
+        return (amount or 1.0) * statistics.median(rates) + overheads
 
     def _read_run(self, run: Path, model: str, device: str) -> None:
         try:
@@ -68,10 +69,10 @@ class Measured:
             peak = record.memory_gib or 0.0
             self.peaks[model, run.name] = max(peak, self.peaks.get((model, run.name), 0.0))
             step, num_blocks = record.step or 0, self.plan.models[model].num_blocks
-            amount = _amount(rule, recipe, num_blocks, step)
-            if amount is not None:
-                key = (rule, model, *_method(rule, recipe))
-                self._rates[key].append(record.seconds / max(amount, 1))
+            if step:
+                amount = _amount(rule, recipe, num_blocks, step)
+                rates = self._rates[_kind(rule, model, recipe, amount)]
+                rates.append(record.seconds / (amount or 1.0))
             for whole in _benchmark(self.benchmarks / rule / model / run.name / benchmark):
                 self._overheads[rule, model].append(max(0.0, whole - record.seconds))
 
@@ -101,8 +102,7 @@ def _records(run: Path) -> Iterator[tuple[str, Scores | Step, str]]:
 
 
 def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | None:
-    if step == 0:
-        return None
+    """How much a step has to do; None: not counted, so every step takes as long as the others."""
     work = Cost(recipe, num_blocks).work(rule, step)
     if work.tokens is None or work.passes is None:
         return None
@@ -110,9 +110,11 @@ def _amount(rule: str, recipe: Recipe, num_blocks: int, step: int) -> float | No
     return float(max(size, 1))
 
 
-def _method(rule: str, recipe: Recipe) -> tuple[str, ...]:
+def _kind(rule: str, model: str, recipe: Recipe, amount: float | None) -> tuple[str, ...]:
+    """Which seconds are alike."""
     own = (recipe.metric,) if rule == "score" else (recipe.method, recipe.recovery.pace)
-    return (*own, recipe.dtype)
+    counted = "by work" if amount is not None else recipe.id
+    return (rule, model, *own, recipe.dtype, counted)
 
 
 def _benchmark(file: Path) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fusegpt.recovery.settings.base import RecoverySettings
 from fusegpt.slicegpt.settings import WidthSettings
 from fusegpt.work import Shape, Work, total
 from fusegpt.workflow.cost import COUNTED, Cost
-from fusegpt.workflow.dryrun import Job
+from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
 from fusegpt.workflow.shape import block_shape, shape_of
@@ -247,18 +248,7 @@ def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
     project.command()
     made = plan_of([str(project.directory / "study.json")])
     name = next(iter(made.recipes))
-    run = tmp_path / "results/runs/tiny" / name
-    (run / "step-001").mkdir(parents=True)
-    (run / "recipe.json").write_text(json.dumps(made.recipes[name].to_json()))
-    scores = {
-        "metric": "macro_influence",
-        "units": [],
-        "step": 1,
-        "seconds": 20.0,
-        "memory_gib": 1.5,
-        "provenance": {"device": "cpu"},
-    }
-    (run / "step-001/scores.json").write_text(json.dumps(scores))
+    _scored(tmp_path / "results/runs/tiny" / name, made.recipes[name])
     benchmark = tmp_path / "benchmarks/runs/score/tiny" / name / "step-001.tsv"
     _tsv(benchmark, 23.0)
     _tsv(tmp_path / "benchmarks/runs/fetch/tiny.tsv", 7.0)
@@ -271,6 +261,51 @@ def test_time_is_what_earlier_runs_took_scaled_by_work(tmp_path, project):
     assert known.peaks == {("tiny", name): 1.5}
     assert known.seconds(Job("merge", wildcards)) is None
     assert Measured(tmp_path, made, "cuda").seconds(Job("score", wildcards)) is None
+
+
+def test_a_step_that_is_not_counted_takes_as_long_as_others_of_its_recipe(
+    tmp_path, project, monkeypatch
+):
+    project.command()
+    made = plan_of([str(project.directory / "study.json")])
+    name = next(iter(made.recipes))
+    monkeypatch.setattr(type(made.recipes[name].importance), "passes", lambda *_: None)
+    _scored(tmp_path / "results/runs/tiny" / name, made.recipes[name])
+
+    known = Measured(tmp_path, made, "cpu")
+
+    assert known.seconds(Job("score", {"model": "tiny", "recipe": name, "k": "002"})) == 20.0
+
+
+def test_the_summary_counts_the_jobs_of_a_dry_run(finished):
+    """Snakemake says both; a changed setting and a lost file must be in both."""
+    finished.config["evaluations"]["docs"]["length"] = 16
+    for file in finished.directory.glob("results/runs/*/*/step-001/scores.json"):
+        file.unlink()
+    done = finished.snakemake("--dry-run")
+    named = re.findall(r"^(?:local)?rule (\w+):$", done.stdout, flags=re.MULTILINE)
+    rules = [name.replace("score_dense", "score").partition("_")[0] for name in named]
+    file = finished.directory / "study.json"
+
+    found = jobs(plan_of([str(file)]), merged([file]), finished.directory)
+
+    waiting = [job.rule.partition("_")[0] for job in found if job.waits]
+    assert sorted(waiting) == sorted(rule for rule in rules if rule != "all")
+
+
+def _scored(run: Path, recipe: Recipe) -> None:
+    """A run that was scored once, in 20 seconds on the CPU."""
+    (run / "step-001").mkdir(parents=True)
+    (run / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    scores = {
+        "metric": recipe.metric,
+        "units": [],
+        "step": 1,
+        "seconds": 20.0,
+        "memory_gib": 1.5,
+        "provenance": {"device": "cpu"},
+    }
+    (run / "step-001/scores.json").write_text(json.dumps(scores))
 
 
 def _tsv(file: Path, seconds: float) -> None:

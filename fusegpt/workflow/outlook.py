@@ -102,7 +102,7 @@ def _runs(
         row: dict[str, Any] = {"model": model, "recipe": recipe}
         row["places"] = [place.name for place in places]
         for rule in COUNTED:
-            works = {at: cost.work(rule, at.number) for at in _needed(cost.recipe, rule, places)}
+            works = {x: cost.work(rule, x.number) for x in _needed(cost.recipe, rule, places)}
             row[f"all_{rule}"] = vars(total(works.values()))
             row[f"to_run_{rule}"] = vars(
                 total(work for place, work in works.items() if (rule, place) in left)

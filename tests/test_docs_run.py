@@ -74,6 +74,7 @@ ELSEWHERE = {
 NOT_RUN = {
     "make test": "this is it",
     "make check": "this is beside it",
+    "make settings": "workflow/test_settings.py compares what it writes with what is there",
     "make docs": ".ci/run builds the site; test_site.py tests its parts",
     "make venv": "the environment that this runs in",
     "pip wheel": "test_packaging.py builds one with --slow",

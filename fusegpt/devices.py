@@ -86,7 +86,8 @@ def _take(devices: list[str], wait_seconds: float | None) -> tuple[str, int]:
     began, told = time.monotonic(), False
     while True:
         for device in devices:
-            descriptor = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(_lock_file(device), flags, 0o600)
             if try_lock(descriptor):
                 return device, descriptor
             os.close(descriptor)
@@ -104,6 +105,11 @@ def _lock_file(device: str) -> Path:
     chosen = os.environ.get("FUSEGPT_LOCKS") or os.environ.get("FUSEGPT_LEASES")  # until 0.1
     folder = Path(chosen or Path(tempfile.gettempdir()) / f"fusegpt-{os.getuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not chosen and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise ConfigError(
+            f"{folder}: must be a directory of this user, as device locks lie in it; set"
+            " FUSEGPT_LOCKS to another one"
+        )
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in device)
     return folder / f"gpu-{_job() or 'host'}-{safe}.lock"
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -23,7 +24,7 @@ from typing import Any
 
 from fusegpt.errors import ArtifactError, BusyError
 
-__all__ = ["holder", "lock_path", "sole_writer", "try_lock"]
+__all__ = ["holder", "lock_path", "open_plain", "sole_writer", "try_lock"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ POLL_SECONDS = 0.5
 TAKE_OVER_SECONDS = 1.0
 """How long a lock taken from a silent holder must stay ours before it is accepted."""
 REMIND_SECONDS = 300.0
+LOOKS = 3
+"""How often another owner must be read before a holder gives up its lock."""
+LOOK_SECONDS = 1.0
 
 
 def lock_path(output: str | Path) -> Path:
@@ -60,8 +64,8 @@ def holder(output: str | Path) -> str | None:
     """Who writes ``output`` now, in words; None if nobody does, as far as can be told."""
     path = lock_path(output)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
+        descriptor = open_plain(path)
+    except (OSError, ArtifactError):
         return None
     try:
         owner = _read(descriptor)
@@ -94,15 +98,17 @@ def sole_writer(
     path = lock_path(output)
     record = _me() | {"job": job}
     descriptor, waited_for = _acquire(path, record, wait_seconds)
+    held = [descriptor]
     stop = threading.Event()
-    threading.Thread(target=_beat, args=(path, descriptor, record, stop), daemon=True).start()
+    threading.Thread(target=_beat, args=(path, held, record, stop), daemon=True).start()
     try:
         yield waited_for
     finally:
         stop.set()
-        if _token(path) == record["token"]:
+        if _owner(path).get("token") == record["token"] or _is_still(path, held[-1]):
             path.unlink(missing_ok=True)
-        os.close(descriptor)
+        for each in held:
+            os.close(each)
 
 
 def _acquire(
@@ -144,7 +150,7 @@ def _try_once(
         _write(path, descriptor, record)
         if takes_over:  # another machine may be doing the same; the last to write has it
             time.sleep(TAKE_OVER_SECONDS)
-            if _token(path) != record["token"]:
+            if _owner(path).get("token") != record["token"]:
                 return None, owner
         keep = True
         return descriptor, owner
@@ -167,14 +173,30 @@ class _Watch:
         return time.monotonic() - self.since >= SILENT_SECONDS
 
 
-def _beat(path: Path, descriptor: int, record: dict[str, Any], stop: threading.Event) -> None:
-    """Touch the lock file while its holder lives; leave if another machine took it."""
-    while not stop.wait(HEARTBEAT_SECONDS):
-        if _token(path) != record["token"] and not stop.is_set():
-            logger.error("%s: another process took this lock; leaving", path)
+def _beat(path: Path, held: list[int], record: dict[str, Any], stop: threading.Event) -> None:
+    """Touch the lock file while its holder lives; leave if another owner is read in it.
+
+    A file that cannot be read for a moment says nothing; one that is gone is made again.
+    """
+    looks = 0
+    while not stop.wait(LOOK_SECONDS if looks else HEARTBEAT_SECONDS):
+        owner = _owner(path)
+        looks = looks + 1 if owner and owner["token"] != record["token"] else 0
+        if looks >= LOOKS and not stop.is_set():
+            logger.error("%s: %s took this lock; leaving", path, _words(owner))
             os._exit(BusyError.exit_code)
         with contextlib.suppress(OSError):
-            os.utime(descriptor)
+            if not owner and not os.path.lexists(path) and not stop.is_set():
+                _restore(path, held, record)
+            os.utime(held[-1])
+
+
+def _restore(path: Path, held: list[int], record: dict[str, Any]) -> None:
+    """Make a lock file that somebody removed again, unless a successor was faster."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try_lock(descriptor)
+    os.pwrite(descriptor, json.dumps(record).encode(), 0)
+    held.append(descriptor)
 
 
 def _open(path: Path) -> tuple[int, bool]:
@@ -185,7 +207,28 @@ def _open(path: Path) -> tuple[int, bool]:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):
-                return os.open(path, os.O_RDWR), False
+                return open_plain(path), False
+
+
+def open_plain(path: Path) -> int:
+    """Open a lock file for reading and writing; no link is followed and no pipe waited for.
+
+    Raises:
+        ArtifactError: It is no plain file, has another name as well, or holds what is no lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = "is a link" if path.is_symlink() else (error.strerror or str(error)).lower()
+        raise ArtifactError(f"{path}: must be a lock file of ours, {reason}; remove it") from None
+    status = os.fstat(descriptor)
+    plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+    if not plain or (status.st_size and os.pread(descriptor, 1, 0) != b"{"):
+        os.close(descriptor)
+        raise ArtifactError(f"{path}: must be a lock file of ours, is something else; move it away")
+    return descriptor
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -245,19 +288,25 @@ def _write(path: Path, descriptor: int, record: dict[str, Any]) -> None:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
+    """The owner that a lock file names; nothing when it names none."""
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    known = isinstance(found, dict) and type(found.get("pid")) is int
+    return found if known and isinstance(found.get("token"), str) else {}
 
 
-def _token(path: Path) -> str | None:
+def _owner(path: Path) -> dict[str, Any]:
+    """The owner on record at a path; nothing when none can be read."""
     try:
-        token: str | None = json.loads(path.read_bytes()).get("token")
-        return token
-    except (OSError, ValueError, AttributeError):
-        return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _words(owner: dict[str, Any]) -> str:

@@ -137,7 +137,8 @@ def test_without_locks_of_the_kernel_the_owner_on_record_decides(tmp_path, monke
 
 def test_a_holder_whose_lock_was_taken_leaves(tmp_path):
     script = (
-        "import sys, time\nfrom fusegpt import locks\nlocks.HEARTBEAT_SECONDS = 0.1\n"
+        "import sys, time\nfrom fusegpt import locks\n"
+        "locks.HEARTBEAT_SECONDS = locks.LOOK_SECONDS = 0.1\n"
         "with locks.sole_writer(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(30)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "out")]
@@ -148,4 +149,4 @@ def test_a_holder_whose_lock_was_taken_leaves(tmp_path):
         write_record(tmp_path / "out")
         _, said = process.communicate(timeout=20)
     assert process.returncode == 75
-    assert "another process took this lock; leaving" in said
+    assert "process 7 on elsewhere took this lock; leaving" in said

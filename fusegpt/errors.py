@@ -9,6 +9,7 @@ __all__ = [
     "FuseGPTError",
     "NumericsError",
     "OutOfMemory",
+    "Stopped",
     "UnknownNameError",
     "first_line",
     "printable",
@@ -57,6 +58,20 @@ class OutOfMemory(FuseGPTError):
     """The device's or the machine's memory is too small; the message names what lowers it."""
 
     exit_code = 77
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end; no library takes it for a failure of its own.
+
+    Args:
+        number: Of the signal.
+        saved: What was kept, in words.
+    """
+
+    def __init__(self, number: int, saved: str = "") -> None:
+        name = {1: "SIGHUP", 15: "SIGTERM"}.get(number, f"signal {number}")
+        super().__init__(f"stopped by {name}{'; ' if saved else ''}{saved}")
+        self.exit_code = 128 + number
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import fusegpt
-from fusegpt.errors import FuseGPTError, printable
+from fusegpt.errors import FuseGPTError, Stopped, printable
 from fusegpt.registry import Entry, lookup
 from fusegpt.runtime import allow_remote_code, set_up_logging
 
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit.
 
     0: done. 1: the numbers went wrong, or nobody foresaw what did. 2: something to fix. 75: another
-    process holds the output or every GPU. 77: out of memory. 130: stopped.
+    process holds the output or every GPU. 77: out of memory. 129, 130, 143: stopped by SIGHUP, by
+    Ctrl-C, by SIGTERM.
     """
     sys.exit(run(fusegpt_command, arguments))
 
@@ -106,6 +107,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{message[:1].lower() + message[1:]}; see '{where} --help'", 2)
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
+    except Stopped as error:
+        return _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _fail("stopped", 130)
     except BrokenPipeError:

@@ -24,6 +24,7 @@ from fusegpt.devices import device_lock
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
 from fusegpt.results import layout as at
+from fusegpt.signals import stoppable
 
 __all__ = ["WRITERS", "guarded", "in_words"]
 
@@ -70,7 +71,7 @@ def guarded(verb: str, command: click.Command) -> click.Command:
             for output in outputs:
                 _remove_leftovers(verb, output)
             try:
-                with device_lock(str(given.get("device", "cpu"))):
+                with stoppable(), device_lock(str(given.get("device", "cpu"))):
                     return inner(**given)
             except (RuntimeError, MemoryError) as error:
                 known = in_words(verb, error, given.get("recipe"))

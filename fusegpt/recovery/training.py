@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusegpt.errors import NumericsError
+from fusegpt.errors import NumericsError, Stopped
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.signals import asked_to_stop, saving_first
 
 __all__ = ["Schedule", "cosine_factor", "train"]
 
@@ -93,6 +95,23 @@ def train(
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     rows = checkpoint.resume(optimizer) if checkpoint else []
+    with saving_first() if checkpoint else nullcontext():
+        _run(optimizer, rows, loss_of, schedule, before, after, checkpoint, label)
+    optimizer.zero_grad(set_to_none=True)
+    return rows
+
+
+def _run(
+    optimizer: torch.optim.Optimizer,
+    rows: list[dict[str, Any]],
+    loss_of: Callable[[int], Tensor],
+    schedule: Schedule,
+    before: Callable[[], None],
+    after: Callable[[], None],
+    checkpoint: Checkpoint | None,
+    label: str,
+) -> None:
+    """Take the steps that are left; each adds its row."""
     bar = tqdm(total=schedule.steps, initial=len(rows), desc=label, disable=None, leave=False)
     for step in range(len(rows), schedule.steps):
         factor = cosine_factor(step, schedule.steps)
@@ -109,9 +128,11 @@ def train(
         bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}")
         if checkpoint and step + 1 < schedule.steps:
             checkpoint.save_when_due(optimizer, rows, schedule.steps, time.monotonic())
+        if checkpoint and (number := asked_to_stop()) is not None:
+            checkpoint.save(optimizer, rows, schedule.steps)
+            place = f"after optimiser step {len(rows)} of {schedule.steps}"
+            raise Stopped(number, f"saved {place} in {checkpoint.path}; run again to go on")
     bar.close()
-    optimizer.zero_grad(set_to_none=True)
-    return rows
 
 
 def _row(

@@ -65,7 +65,7 @@ def model_snapshot(repository: str, revision: str | None, patterns: Sequence[str
                 repository,
                 revision=revision,
                 allow_patterns=list(patterns),
-                ignore_patterns=["consolidated*", "*/*"],
+                ignore_patterns=["consolidated*", "*/*[!a]"],  # of folders, chat templates only
                 local_files_only=bool(reason),
             )
         )

@@ -28,7 +28,7 @@ __all__ = ["Source", "fetch", "find_entry", "parse_source"]
 logger = logging.getLogger(__name__)
 
 KEPT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md"]
-KEPT += ["LICENSE*", "NOTICE*"]
+KEPT += ["LICENSE*", "NOTICE*", "*/*.jinja"]
 CODE = ["*.py"]
 """What is fetched too when the entry says ``trust_remote_code: true``."""
 KINDS = ("hub:", "dir:", "pypi:", "made:")
@@ -201,7 +201,9 @@ def _from_directory(folder: Path, directory: Path, code: bool) -> dict[str, Any]
     for path in sorted(others):
         ours = path.name in layout.RECORDS  # the new directory is dense, numbered from 0 again
         if path.suffix != ".safetensors" and path.is_file() and not ours:
-            shutil.copyfile(path, directory / path.name)
+            place = directory / path.relative_to(folder)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)
     for path in weights:
         try:
             os.link(path.resolve(), directory / path.name)
@@ -226,7 +228,11 @@ def _record(source: Source, found: Mapping[str, Any], directory: Path) -> Fetche
         "model_type": config.model_type,
         "num_blocks": count,
         "parameters": sum(count_parameters(path) for path in weight_files(directory)),
-        "files": {path.name: file_record(path) for path in sorted(directory.iterdir())},
+        "files": {
+            path.relative_to(directory).as_posix(): file_record(path)
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        },
         "provenance": provenance(),
     }
     return Fetched.model_validate(values)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
+from fusegpt.models.checkpoints.save import differences
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
 from fusegpt.models.structure.replay import head_logits, record, run_blocks
@@ -54,6 +55,7 @@ def check_structure(model: Model) -> Iterator[Finding]:
     if config.passed:
         yield _removal(model)
         yield _weights(model)
+        yield from (Finding("differs", True, sentence) for sentence in differences(model))
 
 
 @torch.no_grad()

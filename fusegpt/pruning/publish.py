@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance
-from fusegpt.models.checkpoints.save import save
+from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.model import Model
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.recipe import Recipe
@@ -62,6 +62,7 @@ def publish(
             "parameters": model.module.num_parameters(),
             **({"zeroed": True} if zeros else {}),
             **({"needs": "import fusegpt.models.sublayers"} if model.lacking and not zeros else {}),
+            **({"differs": differs} if (differs := differences(model)) else {}),
             "dtype": recipe.dtype,
             "recipe_id": recipe.id,
             "recipe": recipe.to_json(),

@@ -11,7 +11,7 @@ from fusegpt.data.directories import OWN_TYPES
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
-from fusegpt.models.checkpoints.save import save
+from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.model import Model
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.publish import about_base
@@ -109,6 +109,7 @@ def publish_slice(
             **record,
             **({} if model.module.config.model_type in OWN_TYPES else {"needs": None}),
             "parameters": model.module.num_parameters(),
+            **({"differs": differs} if (differs := differences(model)) else {}),
             "dtype": recipe.dtype,
             "recipe_id": recipe.id,
             "recipe": recipe.to_json(),

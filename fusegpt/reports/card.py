@@ -58,6 +58,7 @@ def _pruned(record: Checkpoint) -> list[str]:
             for target, donors in record.fused.items()
             if donors
         ),
+        *(f"- {escaped(sentence)}" for sentence in record.differs),
     ]
     return [_titled(record, title, opening), "\n".join(facts)]
 
@@ -82,6 +83,7 @@ def _sliced(record: Slice) -> list[str]:
         f"- asked for: a sparsity of {record.sparsity} of the hidden size",
         f"- blocks: {len(record.kept)} of {record.num_blocks}",
     ]
+    facts += [f"- {escaped(sentence)}" for sentence in record.differs]
     if record.kept_energy:
         worst = min(record.kept_energy, key=record.kept_energy.__getitem__)
         facts.append(

@@ -76,6 +76,7 @@ class Checkpoint(Record):
         fused: What was fused into each remaining unit; keys are a block's index, or
             ``attention 5``.
         needs: What must be imported before transformers knows it.
+        differs: Sentences on what else differs from the dense model on purpose.
         data: What the windows of each role say of themselves.
     """
 
@@ -89,6 +90,7 @@ class Checkpoint(Record):
     parameters: int | None = None
     zeroed: bool = False
     needs: str | None = None
+    differs: list[str] = Field(default_factory=list)
     dtype: str | None = None
     recipe_id: str | None = None
     recipe: dict[str, Any] | None = None

@@ -85,6 +85,15 @@ def test_a_last_block_that_must_stay_is_a_yes_with_a_setting(capsys, saved):
     assert "only with {protect_first: 0, protect_last: 1}; without block 5:" in lines[2]
 
 
+def test_blocks_that_only_the_config_counts_are_said(capsys, saved):
+    prefix, settings = tiny.TEXT["glm4_moe"]
+    directory = saved(f"{prefix}ForCausalLM", {**settings, "num_nextn_predict_layers": 1})
+    code, lines, _ = said(capsys, directory)
+    assert code == 0
+    (line,) = [line for line in lines if line.startswith("yes differs:")]
+    assert "num_nextn_predict_layers is 0, not 1" in line
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -47,6 +47,11 @@ def card_of(info: dict, rows: Sequence[dict] = ()) -> str:
     return card(as_checkpoint(info, "fusegpt.json"), [Row.model_validate(row) for row in rows])
 
 
+def test_what_else_differs_is_said():
+    for info in (INFO, SLICED):
+        assert "- drafting is 0, not 1\n" in card_of({**info, "differs": ["drafting is 0, not 1"]})
+
+
 def front_matter(text: str) -> dict:
     return ModelCard(text).data.to_dict()
 

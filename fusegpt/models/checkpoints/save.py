@@ -15,7 +15,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record
 from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written
 from fusegpt.models.model import Model
+from fusegpt.models.structure.configs import unbuilt, without_unbuilt
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
@@ -23,7 +25,7 @@ from fusegpt.results.base import write
 from fusegpt.results.models import as_checkpoint
 from fusegpt.runtime import quiet
 
-__all__ = ["apply_deltas", "save", "write_delta"]
+__all__ = ["apply_deltas", "differences", "save", "write_delta"]
 
 COPIED = (
     "*token*",
@@ -33,6 +35,7 @@ COPIED = (
     "*.model",
     "*.tiktoken",
     "*.jinja",
+    "*/*.jinja",
     "chat_template*",
     "*processor*.json",
     "generation_config.json",
@@ -66,7 +69,8 @@ def save(
         zeros: Write removed attentions and mlps as zeros, so that no import is needed.
 
     Raises:
-        ArtifactError: The directory is taken, or the disk is full.
+        ArtifactError: The directory is taken, the disk is full, or what was written is not what is
+            in memory.
     """
     assert not model.fused, f"fold first: {sorted(model.fused)}"
     notes = {
@@ -77,11 +81,28 @@ def save(
     with atomic_directory(directory, last=layout.CHECKPOINT) as partial:
         _save_module(model, zeroed(model) if zeros else model.module, partial)
         for file in _copied(model.source):
-            shutil.copyfile(file, partial / file.name)
-        files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
+            place = partial / file.relative_to(model.source or "")
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
+        if model.source is not None:
+            check_tokenizer(model.source, partial)
+        files = {
+            file.relative_to(partial).as_posix(): file_record(file)
+            for file in sorted(partial.rglob("*"))
+            if file.is_file()
+        }
         (partial / layout.CARD).write_text(card, encoding="utf-8")  # written anew by evaluations
         file = partial / layout.CHECKPOINT
         write(file, as_checkpoint({**notes, **extra, "files": files}, file))
+
+
+def differences(model: Model) -> list[str]:
+    """Sentences on what a checkpoint lacks on purpose, besides what was removed."""
+    return [
+        f"{name} is 0, not {count}: the blocks that it counts (for drafting) are no part of the"
+        " model that transformers builds, and their weights are not in this checkpoint"
+        for name, count in unbuilt(model.module).items()
+    ]
 
 
 def write_delta(
@@ -166,8 +187,9 @@ def _save_module(model: Model, module: PreTrainedModel, directory: Path) -> None
     before = module.generation_config
     try:
         module.generation_config = GenerationConfig() if copied else generation
-        with quiet():
+        with without_unbuilt(module), quiet():
             module.save_pretrained(directory)
+            check_written(module, directory)
     finally:
         module.generation_config = before
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.models.blocks import decoder_of, text_config
 
-__all__ = ["shrunken", "text_configs"]
+__all__ = ["shrunken", "text_configs", "unbuilt", "without_unbuilt"]
 
 NOT_PER_BLOCK = frozenset(
     {
@@ -38,6 +39,16 @@ LEADING_COUNTS = (
 )
 """Counts of blocks at the beginning that are of another kind."""
 
+UNBUILT_COUNTS = (
+    "num_nextn_predict_layers",
+    "mtp_num_hidden_layers",
+    "mtp_num_layers",
+    "num_mtp_layers",
+    "num_mtp_modules",
+    "n_mtp_layers",
+)
+"""Counts of blocks for drafting, behind the last one, which no class of transformers builds."""
+
 
 def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
     """Every config object that describes the decoder; usually one, shared by all its modules."""
@@ -48,6 +59,35 @@ def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
         if isinstance(config, type(main)) and config.num_hidden_layers == main.num_hidden_layers:
             found[id(config)] = config
     return list(found.values())
+
+
+def unbuilt(module: PreTrainedModel) -> dict[str, int]:
+    """Counts of blocks that the config names and the model does not have."""
+    return {
+        name: value
+        for config in (module.config, *text_configs(module))
+        for name in UNBUILT_COUNTS
+        if isinstance(value := vars(config).get(name), int) and value > 0  # no alias
+    }
+
+
+@contextmanager
+def without_unbuilt(module: PreTrainedModel) -> Iterator[None]:
+    """Inside, the config counts no blocks that the model does not have."""
+    configs = {id(config): config for config in (module.config, *text_configs(module))}.values()
+    before = [
+        (config, name, getattr(config, name))
+        for config in configs
+        for name in unbuilt(module)
+        if getattr(config, name, None)
+    ]
+    try:
+        for config, name, _ in before:
+            setattr(config, name, 0)
+        yield
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
 
 
 def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[str, Any]:

@@ -18,16 +18,25 @@ IGNORED = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 """Attributes that say how a model is used rather than what it is."""
 
 
-def check_round_trip(module: PreTrainedModel) -> None:
+def check_round_trip(
+    module: PreTrainedModel, config: PretrainedConfig | None = None
+) -> PreTrainedModel:
     """Build the model anew from its config, without memory, and compare.
 
     Compared are module names and types, parameter shapes, and plain attributes (numbers, strings,
     lists of them). This takes the place of a list of supported architectures.
 
+    Args:
+        module: The model in memory.
+        config: The configuration as it was read from disk; None: the module's own.
+
+    Returns:
+        The model that the configuration builds, on the meta device.
+
     Raises:
         ArchitectureError: They differ; the message names the first differences.
     """
-    other = rebuilt(module)
+    other = rebuilt(module, config)
     differences = (
         _modules(module, other) or _parameters(module, other) or _attributes(module, other)
     )
@@ -37,13 +46,16 @@ def check_round_trip(module: PreTrainedModel) -> None:
         raise ArchitectureError(
             f"{type(module).__name__}: the config alone would not rebuild this model; {shown}{more}"
         )
+    return other
 
 
-def rebuilt(module: PreTrainedModel) -> PreTrainedModel:
-    """Build the model its config describes, without memory."""
+def rebuilt(module: PreTrainedModel, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """Build the model that its config, or one read from disk, describes, without memory."""
     try:
         with quiet(), torch.device("meta"):
-            return type(module)(_reloaded(module.config))
+            read = _reloaded(module.config if config is None else config)
+            read._attn_implementation = module.config._attn_implementation  # is never written
+            return type(module)(read)
     except Exception as error:  # whatever a config's or model's own checks raise
         raise ArchitectureError(
             f"{type(module).__name__}: its shortened config builds no model "
@@ -52,9 +64,8 @@ def rebuilt(module: PreTrainedModel) -> PreTrainedModel:
 
 
 def _reloaded(config: PretrainedConfig) -> PretrainedConfig:
-    """The config as a reload would read it; the attention implementation is never written."""
-    read = type(config).from_dict(copy.deepcopy(config.to_dict()))
-    read._attn_implementation = config._attn_implementation
+    """The config as a reload would read it."""
+    read: PretrainedConfig = type(config).from_dict(copy.deepcopy(config.to_dict()))
     return read
 
 

@@ -1,0 +1,151 @@
+"""What was written is what is in memory: read back before the last file appears."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from fusegpt.data.directories import weight_files
+from fusegpt.data.plain import read_header
+from fusegpt.data.tokens import TOKENIZER_FILES, fingerprint, load_tokenizer
+from fusegpt.errors import ArchitectureError, ArtifactError, first_line
+from fusegpt.models.surgery.round_trip import check_round_trip
+from fusegpt.runtime import quiet
+
+__all__ = ["check_tokenizer", "check_written"]
+
+WRITER = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
+"""Entries of a configuration that say who wrote it, not what the model is."""
+
+
+@torch.no_grad()
+def check_written(module: PreTrainedModel, directory: Path) -> None:
+    """Compare a checkpoint with the model that it was written from.
+
+    The configuration must be read as the same one and build the same model; every tensor must
+    come back with its name, shape, dtype and bits. Tensors are read one at a time; where the names
+    on disk are not those in memory (experts that are stored one by one), the whole is loaded.
+
+    Args:
+        module: The model in memory.
+        directory: Weights and configuration as they were written.
+
+    Raises:
+        ArtifactError: They differ; the message names the first difference.
+    """
+    try:
+        config = _same_config(module, directory)
+        built = check_round_trip(module, config)
+        names = {name: path for path in weight_files(directory) for name in read_header(path)}
+        memory = module.state_dict()
+        if _are_all(memory, names, built):
+            for name, path in names.items():
+                with safe_open(path, framework="pt") as file:
+                    _same_tensor(name, memory[name], file.get_tensor(name))
+        else:
+            _same_when_loaded(module, config, directory)
+    except ArchitectureError as error:
+        raise ArtifactError(f"{directory.name}: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _differs(f"it cannot be read back ({first_line(error)})") from error
+
+
+def check_tokenizer(source: Path, directory: Path) -> None:
+    """Compare the tokenizer of a checkpoint with that of the model that it comes from.
+
+    Args:
+        source: Directory of the model; one without a tokenizer passes.
+        directory: Where the checkpoint is written.
+
+    Raises:
+        ArtifactError: Tokens or chat templates differ, or the copy does not load.
+    """
+    if not any((source / name).is_file() for name in TOKENIZER_FILES):
+        return
+    try:
+        before = load_tokenizer(source)
+    except ArtifactError:  # broken where it came from, and copied as it was
+        return
+    after = load_tokenizer(directory)
+    for what, one, other in (
+        ("tokens", fingerprint(before), fingerprint(after)),
+        ("special tokens", before.special_tokens_map, after.special_tokens_map),
+        ("chat templates", before.chat_template, after.chat_template),
+    ):
+        if one != other:
+            raise _differs(f"the tokenizer's {what} are not those of {source}")
+
+
+def _differs(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"checkpoint: must be what is in memory, but {what}; nothing was kept; report this, with"
+        " the model's config.json and the version of transformers"
+    )
+
+
+def _same_config(module: PreTrainedModel, directory: Path) -> PretrainedConfig:
+    """The configuration as a reload reads it, entry by entry that of the module."""
+    with quiet():
+        config: PretrainedConfig = type(module.config).from_pretrained(directory)
+    have, read = _entries(module.config), _entries(config)
+    for name in sorted(have.keys() | read.keys()):
+        one, other = have.get(name, "nothing"), read.get(name, "nothing")
+        if name not in WRITER and one != other:
+            raise _differs(f"{name} in config.json is {other}, not {one}")
+    return config
+
+
+def _entries(config: PretrainedConfig) -> dict[str, Any]:
+    return dict(json.loads(config.to_json_string(use_diff=False)))
+
+
+def _are_all(
+    memory: Mapping[str, Tensor], names: Mapping[str, Path], built: PreTrainedModel
+) -> bool:
+    """Whether every tensor in memory is on disk by name, or tied to one that is."""
+    if not names.keys() <= memory.keys():
+        return False
+    ties = built.state_dict(keep_vars=True)
+    on_disk = {id(ties[name]) for name in names if name in ties}
+    return all(name in names or id(ties.get(name)) in on_disk for name in memory)
+
+
+def _same_when_loaded(module: PreTrainedModel, config: PretrainedConfig, directory: Path) -> None:
+    """Load the whole, as whoever uses the checkpoint will, and compare."""
+    with quiet():
+        again, info = type(module).from_pretrained(
+            directory,
+            config=config,
+            dtype=module.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise _differs(f"{kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[0]}")
+    memory, loaded = module.state_dict(), again.state_dict()
+    for name in sorted(memory.keys() | loaded.keys()):
+        if name not in memory or name not in loaded:
+            raise _differs(f"{name} is there only {'in memory' if name in memory else 'on disk'}")
+        _same_tensor(name, memory[name], loaded[name].to(memory[name].dtype))
+
+
+def _same_tensor(name: str, memory: Tensor, disk: Tensor) -> None:
+    have, read = (f"{one.dtype} {list(one.shape)}" for one in (memory, disk))
+    if have != read:
+        raise _differs(f"{name} is {read} on disk, not {have}")
+    if not torch.equal(_bits(memory), _bits(disk)):
+        raise _differs(f"{name} has other values on disk")
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: a NaN equals itself, and zero is not minus zero."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

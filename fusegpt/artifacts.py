@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -33,6 +34,8 @@ __all__ = [
     "sha256",
     "write_json",
 ]
+
+logger = logging.getLogger(__name__)
 
 STAGE_VERSION: dict[str, int] = {
     "fetch": 1,
@@ -134,6 +137,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
+    except RecursionError:
+        raise ArtifactError(f"{path}: must not be nested so deeply; delete it, run again") from None
     except ValueError as error:
         raise ArtifactError(f"{path}: not valid JSON: {error}; delete it and run again") from None
 
@@ -275,18 +280,23 @@ def _commit() -> str | None:
     clone = Path(__file__).resolve().parent.parent
     if not (clone / ".git").exists() or shutil.which("git") is None:
         return None
-    command = [
-        "git",
-        "-C",
-        str(clone),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--exclude=*",
-        "--dirty",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
+    head = _git(clone, "rev-parse", "--verify", "HEAD")
+    if "safe.directory" in head.stderr:
+        logger.warning(
+            "%s: belongs to another user, so git names no commit and records go without; allow it"
+            " with git config --global --add safe.directory %s",
+            *(clone, clone),
+        )
+    if head.returncode:
+        return None
+    changed = _git(clone, "status", "--porcelain", "--untracked-files=no").stdout.strip()
+    return head.stdout.strip() + ("-dirty" if changed else "")
+
+
+def _git(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Ask git without a change to the clone's index and without a program that its config names."""
+    options = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(clone))
+    return subprocess.run(["git", *options, *words], capture_output=True, text=True, check=False)
 
 
 def _device_name(device: str) -> str:

@@ -18,7 +18,7 @@ from fusegpt.cli.options import (
     settings_options,
 )
 from fusegpt.config import Dtype
-from fusegpt.errors import ConfigError, first_line
+from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.methods import bind
 from fusegpt.registry import lookup
@@ -140,14 +140,11 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
-    import yaml
+    from fusegpt.yaml_files import read_yaml
 
     if path is None:
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({first_line(error)})") from None
+    content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a table of keys and values")
     return {key: content.get(key) or {} for key in ("corpora", "tasks")}

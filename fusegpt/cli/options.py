@@ -61,8 +61,9 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]
             return value
         try:
             parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"must be a JSON object, got {value!r}: {error}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            said = str(error) if isinstance(error, ValueError) else "nested too deeply"
+            self.fail(f"must be a JSON object, got {value[:200]!r}: {said}", param, ctx)
         if not isinstance(parsed, dict):
             self.fail(f"must be a JSON object, got {value!r}", param, ctx)
         return parsed
@@ -77,7 +78,7 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[tuple[str, ...], Any]:
         """Split at the first ``=`` and read the value; the dots of the key separate tables."""
-        import yaml
+        from fusegpt.yaml_files import check_plain, read_yaml_text
 
         if isinstance(value, tuple):
             return value
@@ -86,9 +87,11 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]
         if not equals or not all(path):
             self.fail(f"must be KEY=VALUE such as recovery.rank=8, got {value!r}", param, ctx)
         try:
-            return path, yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = read_yaml_text(text, key)
+            check_plain(value, key)
+        except ConfigError:
             self.fail(f"{key}: must be a value in YAML, got {text!r}", param, ctx)
+        return path, value
 
 
 def settings_options(what: str, example: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

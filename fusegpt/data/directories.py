@@ -70,12 +70,26 @@ def weight_files(directory: Path) -> list[Path]:
     index = Path(directory) / INDEX
     names = {SINGLE}
     if index.is_file():
-        names = set(read_json(index)["weight_map"].values())
+        names = _named_by(index)
     paths = [Path(directory) / name for name in sorted(names)]
     if missing := [path.name for path in paths if not path.is_file()]:
         hint = "pickled weights are not read" if missing == [SINGLE] else f"{INDEX} names it"
         raise ArtifactError(f"{directory}: no {missing[0]} here; {hint}")
     return paths
+
+
+def _named_by(index: Path) -> set[str]:
+    """The weight files that an index names; all lie beside it."""
+    found = read_json(index)
+    table = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise ArtifactError(f"{index}: must have a table weight_map, got none; fetch it again")
+    for name in table.values():
+        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+            raise ArtifactError(
+                f"{index}: must name files beside it, got {name!r:.80}; do not use this model"
+            )
+    return set(table.values())
 
 
 def count_parameters(path: Path) -> int:

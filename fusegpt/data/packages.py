@@ -94,7 +94,7 @@ def _wheel(name: str, version: str) -> Path:
 
 def _pip_download(requirement: str, folder: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
+    command += ["--disable-pip-version-check", "--quiet", "--dest", folder, "--", requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason"]

@@ -34,7 +34,9 @@ CODE = ["*.py"]
 KINDS = ("hub:", "dir:", "pypi:", "made:")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PYPI = re.compile(
-    r"(?!.*\.\.)(?P<name>[\w.-]+)==(?P<version>[^/]+)/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?",
+    r"(?!.*\.\.)(?P<name>[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)"  # PEP 503
+    r"==(?P<version>(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[\w.]+)?)"  # PEP 440
+    r"/(?P<member>[^#]+)(#sha256=(?P<sha256>.*))?",
     re.ASCII,
 )
 HUB = re.compile(r"(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from fusegpt.config import Strict, explain
@@ -17,6 +16,7 @@ from fusegpt.errors import ConfigError, DataError
 from fusegpt.evaluation.task_data import check_files, read_splits, read_table
 from fusegpt.registry import lookup
 from fusegpt.runtime import generator
+from fusegpt.yaml_files import read_yaml
 
 __all__ = ["TextTask", "Texts", "draw", "read_task", "read_texts"]
 
@@ -86,11 +86,7 @@ def read_task(name: str) -> tuple[str, TextTask]:
     """
     known = {path.stem: path for path in FOLDER.glob("*.yaml")}
     path = Path(name) if name.endswith(".yaml") else lookup(known, name, "classification task")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not a readable task file ({line})") from None
+    content = read_yaml(path, "a readable task file")
     try:
         return path.stem, TextTask.model_validate(content)
     except ValidationError as error:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.checks import check_together
@@ -16,6 +14,7 @@ from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.layers import depth_values, width_values
 from fusegpt.registry import lookup
 from fusegpt.results.base import read_object
+from fusegpt.yaml_files import read_yaml
 
 __all__ = [
     "Recipe",
@@ -79,12 +78,7 @@ def recipe_settings(name_or_path: str | Path) -> tuple[str, Any]:
         folder = builtin_config_dir() / "recipes"
         known = {name: folder / f"{name}.yaml" for name in recipe_names()}
         path = lookup(known, str(name_or_path), "recipe")
-    try:
-        return path.stem, yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    return path.stem, read_yaml(path) or {}
 
 
 def resolve(
@@ -116,6 +110,11 @@ def resolve(
     for mapping in layers:
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{where}: must be a table of settings, got {mapping!r}")
+        if "name" in mapping:
+            raise ConfigError(
+                f"{where}.name: must not be given among settings, got {mapping['name']!r:.60};"
+                " the entry or the file names the recipe"
+            )
     given = {} if seed is None else {"seed": seed}
     if "width" in settings:
         return Recipe.of_width(**width_values(name, layers, given, where))

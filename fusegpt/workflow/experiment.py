@@ -37,6 +37,7 @@ from fusegpt.workflow.windows import (
     corpus_entry,
     windows_of,
 )
+from fusegpt.yaml_files import check_plain
 
 __all__ = ["Plan", "make_plan"]
 
@@ -176,6 +177,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     Raises:
         ConfigError: Something is unknown, of the wrong type, or impossible; one line.
     """
+    check_plain(dict(configuration))
     try:
         checked = Configuration.model_validate(dict(configuration))
     except ValidationError as error:

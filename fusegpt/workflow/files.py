@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
 from fusegpt.workflow.experiment import Plan, make_plan
+from fusegpt.yaml_files import read_yaml
 
 __all__ = [
     "experiment_files",
@@ -78,13 +76,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read, or is no table.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-        value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from None
+    value = read_yaml(file)
     if not isinstance(value or {}, dict):
         raise ConfigError(f"{file}: must be a table of keys and values, got {value!r:.60}")
     return value or {}

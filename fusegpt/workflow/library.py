@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fusegpt.errors import ConfigError
+from fusegpt.yaml_files import read_yaml
 
 __all__ = ["with_library"]
 
@@ -29,7 +28,7 @@ def with_library(configuration: Mapping[str, Any], folder: Path) -> dict[str, An
     origin: dict[tuple[str, str], Path] = {}
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.yaml")):
-        for section, entries in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+        for section, entries in read_yaml(file).items():
             table = found.setdefault(section, {})
             for name, entry in (entries or {}).items():
                 if table.setdefault(name, entry) != entry:

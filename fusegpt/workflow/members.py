@@ -78,6 +78,11 @@ def members_of(
             members.append(Member(DENSE, 0, DENSE))
             continue
         own, settings = experiment.recipe_settings.get(name), available[name]
+        if "seed" in experiment.settings or "seed" in (own or {}):
+            raise ConfigError(
+                "experiments: a seed must be given under seeds, got one among the settings of"
+                f" {name}; write seeds: [...]"
+            )
         if isinstance(settings, Path):
             _, settings = recipe_settings(settings)
         for seed in experiment.seeds:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fusegpt.data import SPLITS
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.registry import lookup
 from fusegpt.workflow.schema import Corpus
 
 __all__ = ["Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
+
+SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -82,5 +86,9 @@ def check_split(corpus: str, split: str, where: str, corpora: Mapping[str, Corpu
         splits = lookup(corpora, corpus, "corpus").splits
         if splits is not None:
             lookup(splits, split, "split")
+        elif corpus in SPLITS:
+            lookup(dict.fromkeys(SPLITS[corpus]), split, "split")
+        elif not SPLIT.fullmatch(split):
+            raise ConfigError(f"split must be letters, digits, _ and -, got {split!r:.60}")
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

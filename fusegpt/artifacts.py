@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import uuid
@@ -81,6 +82,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with _full_disk_in_words(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
+            _follow_umask(partial)
             _sync(partial)
             os.replace(partial, target)
             _sync(target.parent)
@@ -112,6 +114,7 @@ def atomic_directory(path: str | Path, *, last: str | None = None) -> Iterator[P
             partial.mkdir(parents=True)
             yield partial
             for file in sorted(partial.rglob("*")):
+                _follow_umask(file)
                 _sync(file)
             with _kept_if_refused(partial, target):
                 _refuse_foreign(target, last, {file.name for file in partial.iterdir()})
@@ -253,6 +256,15 @@ def _move_into_place(partial: Path, target: Path, last: str | None) -> None:
             shutil.rmtree(old)
         os.replace(file, old)
     _sync(target)
+
+
+def _follow_umask(path: Path) -> None:
+    """Let others read what the umask lets them; libraries write files for their owner alone."""
+    status = path.lstat()
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # a link shares its file's mode
+        mask = os.umask(0o077)
+        os.umask(mask)
+        path.chmod(stat.S_IMODE(status.st_mode) | (0o666 & ~mask))
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "UnknownNameError",
     "first_line",
     "printable",
+    "printable_lines",
 ]
 
 
@@ -85,3 +86,8 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines in the same way; its ends of lines stay."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -33,13 +33,14 @@ def check(model: str, config_only: bool, dtype: str, device: str) -> None:
     bypass, generation with and without a cache, and whether attentions and mlps can go as well.
     Ends with exit code 2 when the answer is no.
     """
-    from fusegpt.errors import ArchitectureError
+    from fusegpt.errors import ArchitectureError, printable_lines
 
     directory = _directory(model, config_only)
     whole = not config_only and any(directory.glob("*.safetensors"))
     failed = []
     for finding in _findings(directory, whole, dtype, device):
-        click.echo(f"{'yes' if finding.passed else 'no ':<4}{finding.name + ':':<12}{finding.text}")
+        said = f"{'yes' if finding.passed else 'no ':<4}{finding.name + ':':<12}{finding.text}"
+        click.echo(printable_lines(said))
         if not finding.passed:
             failed.append(finding.name)
     if failed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import input_file, output_path
+from fusegpt.cli.options import finite, input_file, output_path
 
 if TYPE_CHECKING:
     from fusegpt.evaluation.comparison import Difference
@@ -23,11 +23,14 @@ __all__ = ["compare"]
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    callback=finite,
     default=0.95,
     show_default=True,
     help="Confidence of each interval by itself.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws."
+)
 @click.option("--output", type=output_path, help="A JSON file to write too.")
 def compare(
     first: Path, others: tuple[Path, ...], confidence: float, seed: int, output: Path | None

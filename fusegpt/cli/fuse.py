@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import device_option, input_file, output_path
+from fusegpt.cli.options import device_option, finite, input_file, output_path
 
 
 @click.command()
@@ -18,6 +18,7 @@ from fusegpt.cli.options import device_option, input_file, output_path
 @click.option(
     "--checkpoint-seconds",
     type=click.FloatRange(min=0),
+    callback=finite,
     default=60.0,
     show_default=True,
     envvar="FUSEGPT_CHECKPOINT_SECONDS",

@@ -71,6 +71,7 @@ def guarded(verb: str, command: click.Command) -> click.Command:
             for output in outputs:
                 _remove_leftovers(verb, output)
             try:
+                _check_device(str(given.get("device", "cpu")))
                 with stoppable(), device_lock(str(given.get("device", "cpu"))):
                     return inner(**given)
             except (RuntimeError, MemoryError) as error:
@@ -121,6 +122,14 @@ def _lowered_by(recipe: Any) -> list[str]:
     except FuseGPTError:
         own = ()
     return ["finetune.length", *(f"recovery.{name}" for name in own)]
+
+
+def _check_device(name: str) -> None:
+    """Ask for a device that was named before anything is read; ``cuda`` is any, and locked."""
+    if name not in ("cpu", "cuda"):
+        from fusegpt.runtime import device
+
+        device(name)
 
 
 def _lock_timeout() -> float | None:

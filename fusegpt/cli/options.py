@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,6 +25,7 @@ __all__ = [
     "Place",
     "device_option",
     "dtype_option",
+    "finite",
     "input_file",
     "input_path",
     "output_path",
@@ -153,6 +155,13 @@ def recipe_written_out(
         raise ConfigError("--recipe-settings: name: is required")
     rest = {key: value for key, value in settings.items() if key != "name"}
     return resolve(settings["name"], rest, own=over)
+
+
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no number and what has no end, which a range of click lets through."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"must be a finite number, got {value}.", ctx, param)
+    return value
 
 
 def sparsity_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

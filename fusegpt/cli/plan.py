@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import input_file, output_path
+from fusegpt.cli.options import finite, input_file, output_path
 
 
 @click.command()
@@ -23,6 +23,7 @@ from fusegpt.cli.options import input_file, output_path
 @click.option(
     "--tflops",
     type=click.FloatRange(min=0, min_open=True),
+    callback=finite,
     help="A rate in TFLOP/s: turns the counted FLOPs into hours.",
 )
 @click.option(

@@ -11,7 +11,7 @@ from fusegpt.cli.options import JsonObject, input_path, output_path
 
 __all__ = ["sample"]
 
-at_least_one = click.IntRange(min=1)
+at_least_one = click.IntRange(min=1, max=100_000_000)
 
 
 @click.command()

@@ -13,12 +13,12 @@ from fusegpt.cli.options import input_path
 @click.argument("results", type=input_path)
 def verify(results: Path) -> None:
     """Check every manifest below RESULTS: files, parents and inputs, by checksum."""
-    from fusegpt.errors import ArtifactError
+    from fusegpt.errors import ArtifactError, printable
     from fusegpt.workflow.verify import verify as check
 
     count, problems = check(results)
     for line in problems:
-        click.echo(line)
+        click.echo(printable(line))
     if problems:
         raise ArtifactError(
             f"{results}: {len(problems)} problems in {count} records; delete what is wrong and"

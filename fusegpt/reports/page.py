@@ -17,6 +17,7 @@ from fusegpt.artifacts import atomic_path
 from fusegpt.reports import library, tables
 from fusegpt.reports.curves import read_curves
 from fusegpt.reports.grid import published_grid
+from fusegpt.reports.plain_svg import plain_svg
 from fusegpt.reports.published import beside_ours, read_published
 from fusegpt.reports.section import Charts, model_section
 
@@ -55,7 +56,7 @@ def write_page(
         ]
         section = {"name": str(frame["experiment"].iloc[0]), "models": models}
         section["csv"] = base64.b64encode(csv.read_bytes()).decode()
-        section["svg"] = svgs[place].read_text(encoding="utf-8") if svgs else ""
+        section["svg"] = plain_svg(svgs[place]) if svgs else ""
         experiments.append(section)
     entries = beside_ours(papers, pd.concat(frames, ignore_index=True)) if len(papers) else []
     page = _render(

@@ -42,6 +42,11 @@ def check_checkpoint(directory: str | Path) -> list[Path]:
     for name in listed:
         if PurePosixPath(name).name != name or name.endswith(PICKLES):
             raise ArtifactError(f"{directory / name}: may hold a pickle, which is never uploaded")
+    for path in (directory / name for name in (*listed, at.CARD, record.name)):
+        if path.is_symlink():
+            raise ArtifactError(
+                f"{path}: must be a plain file, is a link; put the file itself there"
+            )
     _check_card(at.card_beside(record))
     for name, file in listed.items():
         file.check(directory / name)

@@ -231,4 +231,5 @@ def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> 
     settings = entry.bound(where)
     if (read := settings.corpus_read()) is not None:
         check_split(*read, where, corpora)
+    settings.check_tasks(where)
     return entry.model_copy(update={"settings": settings.model_dump()})

@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from fusegpt.data.directories import OWN_TYPES, register_own_type
+from fusegpt.data.directories import OWN_TYPES, check_num_blocks, register_own_type
 from fusegpt.data.plain import check_plain
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_line
 from fusegpt.models.checkpoints.adapters import restore_adapters
@@ -100,6 +100,8 @@ def load_structure(path: str | Path) -> Model:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    decoder = config.get_text_config(decoder=True)
+    check_num_blocks(getattr(decoder, "num_hidden_layers", 1), path)
     with quiet(), torch.device("meta"):
         module = _with_attention(path, config, lambda: _class(path, config, False)(config))
     return Model.dense(module.requires_grad_(False), source=path)

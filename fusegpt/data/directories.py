@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.registry import Entry
+from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -61,7 +62,9 @@ def text_config(directory: Path) -> PretrainedConfig:
 
     register_own_type(directory)
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()
+        )
     except Exception as error:  # transformers has classes of its own for values of a wrong type
         raise ArtifactError(
             f"{directory}: config.json cannot be read ({first_line(error)})"

@@ -48,7 +48,7 @@ def _parquet(path: Path) -> Iterator[str]:
     with pq.ParquetFile(path) as file:
         column = _column(path, file.schema_arrow.names)
         for batch in file.iter_batches(columns=[column]):
-            yield from (text or "" for text in batch.column(0).to_pylist())
+            yield from (_text(path, text) for text in batch.column(0).to_pylist())
 
 
 def _json_lines(path: Path) -> Iterator[str]:
@@ -57,11 +57,20 @@ def _json_lines(path: Path) -> Iterator[str]:
         for line in stream:
             if line.strip():
                 row = json.loads(line)
-                yield row[_column(path, list(row))]
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}: must hold one object a line, got {line.strip()[:40]}")
+                yield _text(path, row[_column(path, list(row))])
 
 
 def _plain(path: Path) -> Iterator[str]:
     yield path.read_text(encoding="utf-8")
+
+
+def _text(path: Path, value: object) -> str:
+    """One document; a missing one is empty."""
+    if not isinstance(value, str | None):
+        raise DataError(f"{path}: texts must be strings, got {str(value)[:40]!r}")
+    return value or ""
 
 
 def _column(path: Path, names: list[str]) -> str:

@@ -14,7 +14,7 @@ from fusegpt.artifacts import provenance
 from fusegpt.data.corpora import draw_rows, load_text
 from fusegpt.data.pictured import has_pictures, sample_questions
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
-from fusegpt.data.window_files import write_windows
+from fusegpt.data.window_files import check_ids, write_windows
 from fusegpt.data.windows import at_random, consecutive
 from fusegpt.errors import ConfigError
 from fusegpt.runtime import Timer, peak_memory_gib
@@ -70,11 +70,14 @@ def sample(
         else:
             source = (corpus, split, corpora)
             windows, meta = _cut(tokenizer, source, sequences, rows, length, seed)
+    ids = windows if isinstance(windows, Tensor) else torch.from_numpy(windows.astype(np.int64))
+    if (directory / "config.json").is_file():
+        check_ids(directory, ids, f"{corpus} for {directory}")
     meta |= {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
     meta |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
     if output is not None:
         write_windows(Path(output), windows, meta)
-    return windows if isinstance(windows, Tensor) else torch.from_numpy(windows.astype(np.int64))
+    return ids
 
 
 def _cut(

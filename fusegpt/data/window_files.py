@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ import torch
 from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
+from fusegpt.data.directories import text_config
 from fusegpt.data.pictured import Pictured
-from fusegpt.data.windows import META_KEY, read_meta
-from fusegpt.errors import ArtifactError, first_line
+from fusegpt.data.tokens import fingerprint, load_tokenizer
+from fusegpt.data.windows import COLUMN, META_KEY, read_meta
+from fusegpt.errors import ArtifactError, DataError, first_line
+from fusegpt.results import layout
 from fusegpt.results.files import ExtraColumn
+from fusegpt.results.history import read_history
 
-__all__ = ["read_windows", "write_windows"]
+__all__ = ["check_ids", "read_windows", "windows_for", "write_windows"]
+
+logger = logging.getLogger(__name__)
 
 
 def write_windows(path: Path, windows: np.ndarray | Tensor, meta: Mapping[str, Any]) -> None:
@@ -53,15 +60,98 @@ def read_windows(path: Path) -> Tensor:
     """
     meta = read_meta(path)
     try:
-        column = pq.read_table(path, columns=["input_ids"]).column("input_ids").combine_chunks()
+        column = pq.read_table(path, columns=[COLUMN]).column(COLUMN).combine_chunks()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(
+        kind.value_type
+    ):
+        raise ArtifactError(f"{path}: {COLUMN} must be lists of whole numbers, got {kind}")
+    if column.null_count or column.flatten().null_count:
+        raise ArtifactError(f"{path}: {COLUMN} must hold a token id in every place, got nulls")
     lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) != 1:
-        raise ArtifactError(f"{path}: windows must have one length, got {sorted(lengths)}")
+    if len(lengths) != 1 or lengths == {0}:
+        raise ArtifactError(
+            f"{path}: windows must have one length of at least one token, got {sorted(lengths)}"
+        )
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     ids = torch.from_numpy(flat.reshape(len(column), lengths.pop()))
     return ids if meta.extras is None else _with_pictures(path, ids, meta.extras)
+
+
+def windows_for(model: Path, path: Path) -> Tensor:
+    """Read windows that a model is to run on, and check that they are made for it.
+
+    Args:
+        model: Its directory, or the manifest of a step.
+        path: The file of windows; one that something else than ``fusegpt sample`` wrote needs a
+            column ``input_ids``.
+
+    Returns:
+        As ``read_windows`` does.
+
+    Raises:
+        ArtifactError: The file is missing, corrupt, or holds no windows.
+        DataError: They are tokens of another tokenizer, or ids or lengths that the model has not.
+    """
+    ids, directory = read_windows(path), _directory(Path(model))
+    unchecked = _check_tokenizer(path, directory)
+    if unchecked is not None:
+        logger.info("%s: whether the tokens are the model's was not checked: %s", path, unchecked)
+    if (directory / "config.json").is_file():
+        check_ids(directory, ids, str(path))
+    return ids
+
+
+def check_ids(directory: Path, ids: Tensor, where: str) -> None:
+    """Refuse token ids that a model has no embedding for, and windows beyond its positions.
+
+    Args:
+        directory: The model's.
+        ids: ``[sequences, length]``.
+        where: Begins the message.
+
+    Raises:
+        ArtifactError: The configuration cannot be read.
+        DataError: There is one.
+    """
+    config = text_config(directory)
+    rows, longest = (
+        getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings")
+    )
+    least, most = int(ids.min()), int(ids.max())
+    pictured = isinstance(ids, Pictured)  # the ids of pictures may lie beyond the vocabulary
+    if least < 0 or (isinstance(rows, int) and most >= rows and not pictured):
+        raise DataError(
+            f"{where}: token ids must be from 0 to {rows and rows - 1}, the model's embeddings, got"
+            f" {least if least < 0 else most}; resize the embeddings, or take another tokenizer"
+        )
+    if isinstance(longest, int) and ids.shape[1] > longest:
+        raise DataError(
+            f"{where}: windows must be at most {longest} tokens long, the model's positions, got"
+            f" {ids.shape[1]}; sample shorter ones"
+        )
+
+
+def _directory(model: Path) -> Path:
+    """Where configuration and tokenizer lie: of a step, the dense model's directory."""
+    manifest = model if model.suffix == ".json" else model / layout.MANIFEST
+    return read_history(manifest).source.parent if manifest.is_file() else model
+
+
+def _check_tokenizer(path: Path, directory: Path) -> str | None:
+    """Refuse tokens of another tokenizer; return why that cannot be known, if so."""
+    digest = read_meta(path).tokenizer_sha256
+    if digest is None:
+        return "the file does not name their tokenizer"
+    try:
+        tokenizer = load_tokenizer(directory)
+    except ArtifactError as error:
+        return first_line(error)
+    if fingerprint(tokenizer) != digest:
+        raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
+    return None
 
 
 def _extras(windows: Pictured) -> tuple[dict[str, pa.Array], dict[str, Any]]:

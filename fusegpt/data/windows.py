@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "COLUMN",
     "META_KEY",
     "at_random",
     "batches",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 META_KEY = b"fusegpt"
+COLUMN = "input_ids"
+"""The column of token ids, one window a row."""
 
 
 def at_random(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.ndarray:
@@ -84,11 +87,16 @@ def consecutive(token_ids: np.ndarray, length: int, limit: int | None = None) ->
 def read_meta(path: Path) -> WindowsMeta:
     """Read what ``write_windows`` noted: corpus, split, sequences, length, seed, ...
 
+    A file with a column ``input_ids`` that something else wrote says nothing of itself.
+
     Raises:
         ArtifactError: Missing, corrupt, or not a windows file.
     """
-    meta = _schema_metadata(path).get(META_KEY)
+    names, notes = _schema(path)
+    meta = notes.get(META_KEY)
     if meta is None:
+        if COLUMN in names:
+            return WindowsMeta()
         raise ArtifactError(f"{path}: not a windows file; make one with `fusegpt sample`")
     return check(json.loads(meta), WindowsMeta, path)
 
@@ -96,7 +104,7 @@ def read_meta(path: Path) -> WindowsMeta:
 def is_windows_file(path: Path) -> bool:
     """Whether ``path`` is a parquet file of windows, not one of text."""
     path = Path(path)
-    return path.suffix == ".parquet" and path.is_file() and META_KEY in _schema_metadata(path)
+    return path.suffix == ".parquet" and path.is_file() and COLUMN in _schema(path)[0]
 
 
 def batches(windows: Tensor, batch_size: int, drop_last: bool = False) -> list[Tensor]:
@@ -105,14 +113,16 @@ def batches(windows: Tensor, batch_size: int, drop_last: bool = False) -> list[T
     return pieces[:-1] if drop_last and len(pieces[-1]) < batch_size else pieces
 
 
-def _schema_metadata(path: Path) -> dict[bytes, bytes]:
+def _schema(path: Path) -> tuple[list[str], dict[bytes, bytes]]:
+    """The names of a parquet file's columns, and its notes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
         raise ArtifactError(f"{path}: no such file; make one with `fusegpt sample`")
     try:
-        return pq.read_schema(path).metadata or {}
+        schema = pq.read_schema(path)
+        return schema.names, schema.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: not a readable parquet file ({first_line(error)})") from error
 

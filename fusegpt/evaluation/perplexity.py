@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
-from fusegpt.data.window_files import read_windows
+from fusegpt.data.window_files import check_ids, windows_for
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
 from fusegpt.evaluation.cuts import inside_documents, window_start
@@ -28,7 +28,6 @@ from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
-from fusegpt.results.files import WindowsMeta
 
 __all__ = ["Plan", "perplexity", "plan", "window_losses"]
 
@@ -70,13 +69,10 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> P
         ArtifactError: No tokenizer or no config in the directory.
     """
     corpus, length, bos = settings.corpus, settings.length, settings.bos
-    meta = read_meta(Path(corpus)) if is_windows_file(Path(corpus)) else None
-    length = length if meta is None or meta.length is None else meta.length
+    if is_windows_file(Path(corpus)):
+        return _from_file(directory, Path(corpus), settings.windows)
     _check_length(directory, length)
     tokenizer = load_tokenizer(directory)
-    digest = fingerprint(tokenizer)
-    if meta is not None:
-        return _from_file(Path(corpus), meta, digest, settings.windows)
     text = load_text(corpus, settings.split, corpora)
     start = window_start(tokenizer, bos)
     inner, documents = length - len(start), settings.cut == "documents"
@@ -98,9 +94,11 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> P
         "length": length,
         "windows": len(ids),
         "bos": bos,
-        "tokenizer_sha256": digest,
+        "tokenizer_sha256": fingerprint(tokenizer),
     }
-    return Plan(torch.from_numpy(ids.astype(np.int64)), protocol)
+    windows = torch.from_numpy(ids.astype(np.int64))
+    check_ids(directory, windows, f"{corpus} for {directory}")
+    return Plan(windows, protocol)
 
 
 def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict[str, Any]]:
@@ -226,17 +224,18 @@ def _items(ids: Tensor) -> str:
     return items_fingerprint(window.numpy().tobytes().hex() for window in ids)
 
 
-def _from_file(path: Path, meta: WindowsMeta, digest: str, limit: int | None) -> Plan:
-    if meta.tokenizer_sha256 != digest:
-        raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
-    ids = read_windows(path)
+def _from_file(directory: Path, path: Path, limit: int | None) -> Plan:
+    ids, meta = windows_for(directory, path), read_meta(path)
+    _check_length(directory, ids.shape[1])
     if limit is not None and limit > len(ids):
         raise DataError(f"{path}: {limit} windows asked, {len(ids)} there; lower the windows")
     ids = ids[:limit]
     left_out = ("provenance", "sequences")
     protocol = {key: value for key, value in meta.to_json().items() if key not in left_out}
-    cut = {"cut": f"random, seed {meta.seed}", "windows": len(ids), "bos": "stream"}
-    return Plan(ids, {**protocol, **cut})
+    if not protocol:  # of something else than ``fusegpt sample``
+        protocol = {"corpus": path.name, "length": ids.shape[1]}
+    cut = "as they are" if meta.seed is None else f"random, seed {meta.seed}"
+    return Plan(ids, {**protocol, "cut": cut, "windows": len(ids), "bos": "stream"})
 
 
 def _check_length(directory: Path, length: int) -> None:

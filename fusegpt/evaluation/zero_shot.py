@@ -118,12 +118,19 @@ def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, An
         "protocol"}``; ``values`` has one number per item, where the metric has them.
 
     Raises:
-        ConfigError: Not even one request fits into memory.
+        ConfigError: Not even one request fits into memory, or the tokenizer has no special tokens.
     """
     result = None
     while result is None:
         try:
             result = _evaluate(model, part, batch_size)
+        except TypeError as error:
+            if model.tokenizer.eos_token_id is not None or model.tokenizer.bos_token_id is not None:
+                raise
+            raise ConfigError(
+                f"{part.name}: the tokenizer must have a BOS or EOS token, which texts without a"
+                " context begin with, has neither; name one in tokenizer_config.json"
+            ) from error
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not out_of_memory(error, model.device):
                 raise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
-from fusegpt.data.window_files import read_windows
+from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.pruning.budget import check_sparsity, removals
@@ -60,7 +60,7 @@ def score_model(
             protected.
     """
     earlier = read(first_scores, Scores) if first_scores else None
-    windows = read_windows(calibration)
+    windows = windows_for(path, calibration)
     model = load_step(path, recipe, device)
     later = model.removed and path.suffix == ".json"
     if recipe.selection == "one_shot" and later and earlier is None:
@@ -114,7 +114,7 @@ def fuse_model(
     inputs = {"scores": scores}
     if finetune is not None and recipe.needs_windows and not recipe.recovers_at_end:
         inputs["finetune"] = finetune
-    windows = read_windows(inputs["finetune"]) if "finetune" in inputs else None
+    windows = windows_for(path, inputs["finetune"]) if "finetune" in inputs else None
     known = fingerprint(recipe, [path, *inputs.values()])
     resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
     model = load_step(path, recipe, device)
@@ -160,7 +160,7 @@ def merge_model(
         if recipe.recovers_at_end:
             finetune = _needed(recipe, finetune)
             resume = Resume(layout.unfinished(output), fingerprint(recipe, [path, finetune]))
-            record = finish(model, recipe, read_windows(finetune), checkpoint=resume)
+            record = finish(model, recipe, windows_for(path, finetune), checkpoint=resume)
             steps[-1] = steps[-1].plus(finish=record)
             made["inputs"] = {"finetune": sha256(finetune)}
     made |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
@@ -204,7 +204,7 @@ def prune_model(
     if recipe.needs_windows:
         files["finetune"] = _needed(recipe, finetune)
     check_free(output)
-    windows = {role: read_windows(file) for role, file in files.items()}
+    windows = {role: windows_for(path, file) for role, file in files.items()}
     model = load_step(path, recipe, device)
     units = recipe.num_units(model.num_blocks)
     missing = units - len(model.units(recipe.granularity))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, read_json, sha256
 from fusegpt.data.directories import OWN_TYPES
-from fusegpt.data.window_files import read_windows
+from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import batches, read_meta
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import differences, save
@@ -58,7 +58,7 @@ def slice_model(
     method = WIDTHS[recipe.that_slices().width_method or ""]
     if method.suits and (path / layout.CONFIG).is_file():
         Entry(method.suits).load()(read_json(path / layout.CONFIG), str(path))
-    windows, about = read_windows(calibration), read_meta(calibration)
+    windows, about = windows_for(path, calibration), read_meta(calibration)
     model = load(path, dtype=recipe.dtype, device=device)
     with Timer() as timer:
         pieces = batches(windows, recipe.calibration.batch_size)

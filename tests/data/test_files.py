@@ -28,6 +28,21 @@ def test_every_kind_of_file_gives_its_rows(file):
     assert read_documents(file) == ROWS
 
 
+def test_missing_texts_are_empty(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "one"}\n')
+    pq.write_table(pa.table({"text": [None, "one"]}), tmp_path / "a.parquet")
+    assert read_documents(tmp_path / "a.jsonl") == read_documents(tmp_path / "a.parquet")
+    assert read_documents(tmp_path / "a.jsonl") == ["", "one"]
+
+
+def test_texts_that_are_no_strings_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": ["one"]}\n')
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        with pytest.raises(DataError, match="texts must be strings, got"):
+            read_documents(tmp_path / name)
+
+
 def test_a_limit_takes_the_first_documents(file):
     assert read_documents(file, 2) == ROWS[:2]
 
@@ -48,6 +63,7 @@ def test_a_text_file_is_one_document(tmp_path):
         ("a.csv", b"x", r"must be one of \.parquet, \.jsonl, \.gz, \.txt, got '\.csv'"),
         ("a.parquet", b"nonsense", "cannot be read"),
         ("a.jsonl", b"{", "cannot be read"),
+        ("a.jsonl", b"[1, 2]", r"must hold one object a line, got \[1, 2\]"),
         ("a.jsonl", b'{"body": "x"}', "must have a column 'text' or 'page', has body"),
         ("a.gz", b"plain", "cannot be read"),
         ("a.txt", b"\xff\xff", "cannot be read"),

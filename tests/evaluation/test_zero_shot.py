@@ -238,3 +238,16 @@ def test_lm_evals_own_command_line_gives_the_same(pruned_dir, task_files, tmp_pa
         metric: theirs[f"{metric},none"] for metric in ("acc", "acc_norm")
     }
     assert ours[0]["stderr"] == pytest.approx(theirs["acc_stderr,none"])
+
+
+def test_a_tokenizer_without_special_tokens_is_refused_in_one_line(
+    tiny_llama_dir, task_files, tmp_path, capsys
+):
+    directory = shutil.copytree(tiny_llama_dir, tmp_path / "model")
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    for name in ("bos_token", "eos_token", "pad_token"):
+        settings.pop(name)
+    file.write_text(json.dumps(settings))
+    assert evaluate(directory, task_files, tmp_path / "e.json") == 2
+    assert "must have a BOS or EOS token" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,17 +10,24 @@ from torch import Tensor
 from fusegpt.errors import ArchitectureError, ConfigError, NumericsError
 from fusegpt.models.model import Model
 from fusegpt.models.structure.reached import reached
-from fusegpt.models.surgery.sublayer_removal import check_sublayers, last_of_their_kind
+from fusegpt.models.surgery.sublayer_removal import (
+    check_sublayers,
+    last_blocks_of_their_kind,
+    last_of_their_kind,
+)
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.units import Unit
 
 __all__ = ["candidates", "check_run", "select", "select_run"]
 
+logger = logging.getLogger(__name__)
+
 
 def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     """Units that are not protected and that the data run through (decisions D4, D24).
 
-    An attention without which none of its kind would be left is none of them.
+    A unit without which none of its kind would be left is none of them; which run of neighbours
+    may go is ``select_run``'s to say.
 
     Raises:
         ArchitectureError: The model's blocks have no attentions and mlps that can be told apart.
@@ -30,6 +38,8 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     open_blocks = model.kept[first : len(model.kept) - last]
     seen = reached(model, windows[:1])
     allowed = [unit for unit in units if unit.index in seen and unit.index in open_blocks]
+    if recipe.granularity == "block" and recipe.selection != "contiguous":
+        allowed = [unit for unit in allowed if not _stays(model, unit)]
     if recipe.granularity != "block":
         allowed = [unit for unit in allowed if not last_of_their_kind(model, [unit])]
         for unit in allowed:
@@ -38,9 +48,16 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
         kinds = "blocks" if recipe.granularity == "block" else "units"
         raise ConfigError(
             f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
-            f" leave none of {len(units)} {kinds} to remove"
+            f" leave none of {len(units)} {kinds} to remove; the last of a kind stays, too"
         )
     return allowed
+
+
+def _stays(model: Model, block: Unit) -> bool:
+    last = bool(last_blocks_of_their_kind(model, [block]))
+    if last:
+        logger.info("%s stays: it is the last of its kind; caches and masks go by it", block)
+    return last
 
 
 def check_run(model: Model, recipe: Recipe, units: Sequence[Unit], count: int) -> None:
@@ -75,16 +92,30 @@ def select(units: Sequence[Unit], scores: Sequence[float]) -> Unit:
     return min(zip(scores, units, strict=True))[1]
 
 
-def select_run(units: Sequence[Unit], scores: Sequence[float], count: int) -> list[Unit]:
+def select_run(
+    units: Sequence[Unit], scores: Sequence[float], count: int, model: Model | None = None
+) -> list[Unit]:
     """Return the run of ``count`` neighbours with the lowest score; among equals the first.
 
     Args:
         units: All that may go, in order.
         scores: ``[units - count + 1]``, each of the run that starts at the unit of its place.
         count: Units in a run.
+        model: If given, runs without which a kind of block would be gone are passed over.
 
     Raises:
+        ArchitectureError: Every run would leave a kind of block without one.
         NumericsError: A score is NaN; the message names the first unit of the run.
     """
-    start = units.index(select(units[: len(scores)], scores))
+    able = list(range(len(scores)))
+    if model is not None:
+        runs = [units[start : start + count] for start in able]
+        able = [start for start in able if not last_blocks_of_their_kind(model, runs[start])]
+    if not able:
+        raise ArchitectureError(
+            f"every run of {count} blocks holds the last one of its kind, which must stay;"
+            " lower the sparsity, or use selection 'iterative'"
+        )
+    chosen = select([units[start] for start in able], [scores[start] for start in able])
+    start = units.index(chosen)
     return list(units[start : start + count])

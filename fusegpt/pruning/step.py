@@ -72,7 +72,7 @@ def score_step(
             rows = [known[unit] for unit in units]
         else:
             rows = _rows(model, recipe, windows, units, run)
-    chosen = select_run(units, [row.score for row in rows], run)
+    chosen = select_run(units, [row.score for row in rows], run, model)
     return Scores.model_validate(
         {
             "kind": "scores",

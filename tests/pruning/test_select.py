@@ -113,3 +113,34 @@ def test_a_model_from_nowhere_has_no_original():
     chosen = recipe("macro_influence", reference="original")
     with pytest.raises(ConfigError, match="needs a model that came from a directory"):
         score_step(tiny.model("llama"), chosen, tiny.ids())
+
+
+def hybrid():
+    """Six blocks of which one attends; the others are recurrent."""
+    kinds = ["linear_attention"] * 3 + ["full_attention"] + ["linear_attention"] * 2
+    return tiny.model("qwen3_next", layer_types=kinds)
+
+
+@pytest.mark.parametrize("selection", ["iterative", "one_shot"])
+def test_the_last_block_of_its_kind_stays_and_the_model_generates(selection, caplog):
+    model = hybrid()
+    with caplog.at_level("INFO", logger="fusegpt"):
+        prune(model, recipe("macro_influence", selection), 4, tiny.ids())
+    assert 3 in model.kept and len(model.kept) == 2
+    assert "block 3 stays: it is the last of its kind" in caplog.text
+    tokens = model.module.generate(tiny.ids(1, 4), max_new_tokens=4, min_new_tokens=4)
+    assert tokens.shape == (1, 8)
+
+
+def test_a_selection_of_nothing_but_the_last_of_its_kind_is_refused():
+    only = recipe("macro_influence", protect_first=3, protect_last=2)
+    with pytest.raises(ConfigError, match="none of 6 blocks to remove; the last of a kind stays"):
+        score_step(hybrid(), only, tiny.ids())
+
+
+def test_a_run_of_neighbours_spares_the_last_of_its_kind():
+    chosen = recipe("angular_distance", "contiguous")
+    scores = score_step(hybrid(), chosen, tiny.ids(), count=2)
+    assert 3 not in {unit.index for unit in scores.selected_units}
+    with pytest.raises(ArchitectureError, match="every run of 4 blocks holds the last one"):
+        score_step(hybrid(), chosen, tiny.ids(), count=4)

@@ -18,7 +18,12 @@ from fusegpt.models.sublayers import (
 )
 from fusegpt.units import KINDS, Unit
 
-__all__ = ["check_sublayers", "last_of_their_kind", "remove_sublayers"]
+__all__ = [
+    "check_sublayers",
+    "last_blocks_of_their_kind",
+    "last_of_their_kind",
+    "remove_sublayers",
+]
 
 Undo = list[Callable[[], None]]
 
@@ -85,6 +90,22 @@ def last_of_their_kind(model: Model, units: Sequence[Unit]) -> list[Unit]:
     gone = [unit for unit in units if unit.kind == "attention"]
     left.subtract(kinds[unit.index] for unit in gone)
     return [unit for unit in gone if left[kinds[unit.index]] <= 0]
+
+
+def last_blocks_of_their_kind(model: Model, blocks: Sequence[Unit]) -> list[Unit]:
+    """Return the blocks among ``blocks`` without which none of their kind would be left.
+
+    Kinds are those that the configuration names (attention, sliding, linear, mamba); caches and
+    masks of hybrid models go by them.
+    """
+    config = model.text_config
+    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    if not named or len(named) != len(model.kept):
+        return []
+    kinds = dict(zip(model.kept, named, strict=True))
+    left = Counter(kinds.values())
+    left.subtract(kinds[unit.index] for unit in blocks)
+    return [unit for unit in blocks if left[kinds[unit.index]] <= 0]
 
 
 def _entry(model: Model) -> dict[str, Any]:

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export browser check docs settings format clean
+.PHONY: help venv demo test test-all test-slurm test-export browser check audit docs settings format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -81,6 +81,13 @@ format: $(STAMP) ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules examples
+
+audit: $(STAMP) ## ask pip-audit for known faults of the pinned packages, where its database can be reached
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/pip install -q pip-audit \
+		|| { echo "audit: nothing was checked: pip-audit cannot be installed here"; exit 1; }
+	@$(BIN)/python -m pip_audit --no-deps --disable-pip -r constraints.txt || { \
+		echo "audit: faults are listed above, or nothing was checked as the database cannot be reached"; \
+		exit 1; }
 
 clean: ## remove the environment and caches, keep results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist

@@ -12,7 +12,7 @@ from fusegpt.errors import FuseGPTError
 from fusegpt.results import layout
 from fusegpt.results.point import DENSE
 from fusegpt.workflow import targets
-from fusegpt.workflow.alike import resources_like, threads_like
+from fusegpt.workflow.alike import check_devices, resources_like, threads_like
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.flags import (
     Flags,
@@ -26,6 +26,7 @@ from fusegpt.workflow.flags import (
 from fusegpt.workflow.inputs import Inputs
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.together import together
+from fusegpt.yaml_files import read_yaml
 
 
 def refuse(message):
@@ -38,6 +39,11 @@ def checked_plan():
     """The configuration, or every shipped experiment when it names none, checked."""
     folder = Path(str(workflow.current_basedir)).parent / "config"
     try:
+        check_devices(workflow.resource_settings.overwrite_resources)
+        # Of two equal keys Snakemake takes the last without a word.
+        for file in map(Path, workflow.configfiles):
+            if file.is_file():
+                read_yaml(file)
         merged = config if CHOSEN else with_library(config, folder / "experiments")
         return make_plan(merged, folder / "recipes")
     except FuseGPTError as error:

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["resources_like", "threads_like"]
+from fusegpt.errors import ConfigError
+
+__all__ = ["check_devices", "resources_like", "threads_like"]
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
+
+
+def check_devices(said: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a device that no rule can work on, before any job starts.
+
+    Args:
+        said: Rule to resources: ``workflow.resource_settings.overwrite_resources``. What is
+            computed for each job, with brackets or blanks, is left to the job.
+
+    Raises:
+        ConfigError: A rule's device is neither cpu, cuda nor cuda:N.
+    """
+    for rule, given in said.items():
+        if "device" not in given:
+            continue
+        device = given["device"]
+        text = getattr(device, "raw", device)
+        if isinstance(text, str) and not DEVICE.fullmatch(text) and not set(text) & set("( "):
+            raise ConfigError(
+                f"profile: device of rule {rule} must be cpu, cuda or cuda:N, got {text!r}"
+            )
 
 
 def threads_like(said: Mapping[str, Any], rule: str, default: int) -> Any:

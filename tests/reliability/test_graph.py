@@ -1,0 +1,43 @@
+"""What Snakemake itself would take without a word is refused while the graph is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusegpt.errors import ConfigError
+from fusegpt.workflow.alike import check_devices
+from tests.workflow.test_snakefile import ROOT, said, snakemake
+
+TWICE = """
+experiments:
+  study: {models: [smollm2-135m], recipes: [dense], sparsities: [0], evaluations: [short]}
+  study: {models: [smollm2-135m], recipes: [dense], sparsities: [0], evaluations: [short]}
+evaluations:
+  short: {eval: perplexity, corpus: python_docs}
+"""
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "cuda:", "cuda:x", "", "CPU", "gpu0", "cpu:0"])
+def test_a_profile_names_a_device_that_rules_know(device):
+    with pytest.raises(ConfigError, match="device of rule score must be cpu, cuda or cuda:N, got"):
+        check_devices({"fuse": {"mem_mb": 5}, "score": {"device": device}})
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:12", "pick(attempt)", 3, print])
+def test_devices_that_are_known_or_computed_are_taken(device):
+    check_devices({"score": {"device": device}})
+
+
+def test_snakemake_refuses_a_device_of_the_command_line_and_a_key_that_stands_twice(tmp_path):
+    demo = str(ROOT / "config" / "demo.yaml")
+    asked = ("-n", "--cores", "1", "--configfile", demo)
+    done = snakemake(tmp_path, *asked, "--set-resources", "score:device=tpu")
+    assert done.returncode and "device of rule score must be cpu, cuda" in "\n".join(said(done))
+
+    (tmp_path / "twice.yaml").write_text(TWICE)
+    done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", "twice.yaml")
+    assert done.returncode and "key 'study' stands twice" in "\n".join(said(done))
+    assert "Traceback" not in done.stderr
+
+    done = snakemake(tmp_path, *asked, "--set-resources", "score:device=cuda")
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -13,6 +13,7 @@ from fusegpt.models.blocks import find_blocks
 from fusegpt.models.checkpoints.save import differences
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.structure.kinds import off_formula
 from fusegpt.models.structure.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery.removal import skip
 from fusegpt.models.surgery.round_trip import check_round_trip
@@ -56,6 +57,7 @@ def check_structure(model: Model) -> Iterator[Finding]:
         yield _removal(model)
         yield _weights(model)
         yield from (Finding("differs", True, sentence) for sentence in differences(model))
+        yield from _runtimes(model)
 
 
 @torch.no_grad()
@@ -117,6 +119,18 @@ def _removal(model: Model) -> Finding:
         ends = f"protect_first: {first}, protect_last: {last}"
         return Finding("removal", True, f"only with {{{ends}}}; {next(iter(refused.values()))}")
     return Finding("removal", False, next(iter(refused.values())))
+
+
+def _runtimes(model: Model) -> Iterator[Finding]:
+    """Whether other programs would take blocks of a pruned model for another kind."""
+    for name in off_formula(model.text_config, range(1, len(model.kept))):
+        yield Finding(
+            "runtimes",
+            True,
+            f"{name} of a pruned model may not be what the family's formula gives by block number;"
+            " transformers reads the list, but llama.cpp (SmolLM3, Gemma 3) and others may compute"
+            " it, and are right only if whole periods or blocks at the end go",
+        )
 
 
 def _spread(units: list[Unit]) -> list[Unit]:

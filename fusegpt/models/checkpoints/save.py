@@ -18,6 +18,7 @@ from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written
 from fusegpt.models.model import Model
 from fusegpt.models.structure.configs import unbuilt, without_unbuilt
+from fusegpt.models.structure.kinds import off_formula
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
@@ -97,7 +98,20 @@ def save(
 
 
 def differences(model: Model) -> list[str]:
-    """Sentences on what a checkpoint lacks on purpose, besides what was removed."""
+    """Sentences on what a checkpoint lacks on purpose, and on what other programs make of it."""
+    lists = off_formula(model.text_config) if len(model.kept) < model.num_blocks else []
+    return [
+        *(
+            f"{name} is not what the family's formula gives by block number: programs that compute"
+            " a block's kind from its number (llama.cpp: SmolLM3, Gemma 3) run another model; those"
+            " that read the list, as transformers does, run this one"
+            for name in lists
+        ),
+        *_drafting(model),
+    ]
+
+
+def _drafting(model: Model) -> list[str]:
     return [
         f"{name} is 0, not {count}: the blocks that it counts (for drafting) are no part of the"
         " model that transformers builds, and their weights are not in this checkpoint"

@@ -85,8 +85,8 @@ format: $(STAMP) ## rewrite the sources in the project's format
 audit: $(STAMP) ## ask pip-audit for known faults of the pinned packages, where its database can be reached
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/pip install -q pip-audit \
 		|| { echo "audit: nothing was checked: pip-audit cannot be installed here"; exit 1; }
-	@$(BIN)/python -m pip_audit --no-deps --disable-pip -r constraints.txt || { \
-		echo "audit: faults are listed above, or nothing was checked as the database cannot be reached"; \
+	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r constraints.txt || { \
+		echo "audit: faults are listed above; or a package was not checked, as where PyPI cannot be reached"; \
 		exit 1; }
 
 clean: ## remove the environment and caches, keep results

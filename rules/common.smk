@@ -13,7 +13,7 @@ from fusegpt.results import layout
 from fusegpt.results.point import DENSE
 from fusegpt.workflow import targets
 from fusegpt.workflow.alike import check_devices, resources_like, threads_like
-from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.experiment import check_directories, make_plan
 from fusegpt.workflow.flags import (
     Flags,
     dense_flag,
@@ -45,7 +45,9 @@ def checked_plan():
             if file.is_file():
                 read_yaml(file)
         merged = config if CHOSEN else with_library(config, folder / "experiments")
-        return make_plan(merged, folder / "recipes")
+        plan = make_plan(merged, folder / "recipes")
+        check_directories(plan, Path.cwd())
+        return plan
     except FuseGPTError as error:
         refuse(str(error))
 

@@ -19,6 +19,7 @@ from fusegpt.pruning.budget import removals
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
 from fusegpt.registry import lookup, suggestion
+from fusegpt.results import layout as at
 from fusegpt.results.contents import Contents, ShownModel, ShownRecipe
 from fusegpt.results.point import DENSE, Point
 from fusegpt.units import Granularity
@@ -39,7 +40,7 @@ from fusegpt.workflow.windows import (
 )
 from fusegpt.yaml_files import check_plain
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "check_directories", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,29 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)
     return plan
+
+
+def check_directories(plan: Plan, directory: Path) -> None:
+    """Refuse a model whose directory, named from the root, is not there and was not fetched.
+
+    Args:
+        plan: Everything that is asked for.
+        directory: The working directory, where results lie.
+
+    Raises:
+        ConfigError: A source ``dir:/...`` leads nowhere.
+    """
+    for name in dict.fromkeys(x for each in plan.experiments.values() for x in each.models):
+        kind, _, place = plan.models[name].source.partition(":")
+        fetched = directory / at.source(model=name)
+        if (
+            kind == "dir"
+            and place.startswith("/")
+            and not (Path(place).is_dir() or fetched.is_file())
+        ):
+            raise ConfigError(
+                f"models.{name}.source: must lead to a directory, got {place!r}, which is not there"
+            )
 
 
 def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> Evaluation:

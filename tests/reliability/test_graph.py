@@ -6,6 +6,9 @@ import pytest
 
 from fusegpt.errors import ConfigError
 from fusegpt.workflow.alike import check_devices
+from fusegpt.workflow.experiment import check_directories, make_plan
+from tests.reliability.test_settings import RECIPES
+from tests.workflow.conftest import configuration
 from tests.workflow.test_snakefile import ROOT, said, snakemake
 
 TWICE = """
@@ -41,3 +44,17 @@ def test_snakemake_refuses_a_device_of_the_command_line_and_a_key_that_stands_tw
 
     done = snakemake(tmp_path, *asked, "--set-resources", "score:device=cuda")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_directory_that_is_not_there_is_refused_unless_the_model_was_fetched(tmp_path):
+    config = configuration()
+    config["models"]["tiny"]["source"] = f"dir:{tmp_path / 'nope'}"
+    plan = make_plan(config, RECIPES)
+
+    with pytest.raises(ConfigError, match=r"models\.tiny\.source: must lead to a directory, got"):
+        check_directories(plan, tmp_path)
+
+    fetched = tmp_path / "results" / "models" / "tiny"
+    fetched.mkdir(parents=True)
+    (fetched / "source.json").write_text("{}")
+    check_directories(plan, tmp_path)

@@ -67,6 +67,7 @@ def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator
 def _directory(model: str, config_only: bool) -> Path:
     """Where the model lies; a hub id is downloaded into the hub's cache."""
     from fusegpt.data.hub import model_snapshot
+    from fusegpt.data.plain import check_plain
     from fusegpt.data.sources import HUB, KEPT
     from fusegpt.errors import ArtifactError
 
@@ -78,5 +79,9 @@ def _directory(model: str, config_only: bool) -> Path:
         raise ArtifactError(
             f"{model}: no such directory, no model in {FETCHED}, and no hub id like ORG/NAME"
         )
-    patterns = ["config.json"] if config_only else KEPT
-    return model_snapshot(match["repository"], match["revision"], patterns)
+    repository, revision = match["repository"], match["revision"]
+    small = model_snapshot(repository, revision, ["config.json"] if config_only else ["*.json"])
+    if config_only:
+        return small
+    check_plain(small)  # before many gigabytes
+    return model_snapshot(repository, revision, KEPT)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusegpt.cli import main
-from fusegpt.data import sources
+from fusegpt.data import hub, sources
 from fusegpt.data.sources import fetch
 from fusegpt.errors import ArtifactError
 from fusegpt.models.checkpoints.load import load, load_structure
@@ -108,6 +108,16 @@ def test_of_a_model_on_the_hub_the_config_is_asked_before_its_weights(
     with pytest.raises(ArtifactError, match="quantization_config: fp8"):
         fetch("hub:org/name@main", tmp_path / "out")
     assert asked == [["*.json"]]
+
+
+def test_check_asks_the_config_on_the_hub_before_its_weights(source, monkeypatch, capsys):
+    edit(source, quantization_config={"quant_method": "fp8"})
+    asked = []
+    monkeypatch.setattr(hub, "model_snapshot", lambda *args: asked.append(args[2]) or source)
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "org/name"])
+    assert stop.value.code == 2 and asked == [["*.json"]]
+    assert "must hold plain weights" in capsys.readouterr().err
 
 
 def test_check_says_it_in_one_line(source, capsys):

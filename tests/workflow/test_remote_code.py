@@ -72,13 +72,14 @@ def test_the_command_line_allows_it(remote, monkeypatch, tmp_path):
 
 def test_code_is_fetched_only_with_the_key(tmp_path, monkeypatch):
     from fusegpt.data import sources
+    from fusegpt.results.base import Record
 
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "modeling.py"):
         (folder / name).write_text("{}")
     monkeypatch.setattr(sources, "weight_files", lambda path: [Path(path) / "model.safetensors"])
-    monkeypatch.setattr(sources, "_manifest", lambda *_: {})
+    monkeypatch.setattr(sources, "_record", lambda *_: Record())
     entry = {"source": f"dir:{folder}"}
 
     fetch(entry, tmp_path / "plain")

@@ -94,5 +94,7 @@ def test_an_evaluation_with_settings_of_its_own_is_planned_and_measured(
 
 def test_its_settings_are_checked_like_all_others(echo, capsys, tiny_llama_dir, tmp_path):
     verb = ["evaluate", "--model", str(tiny_llama_dir), "--eval", "echo", "--settings"]
-    assert run(fusegpt_command, [*verb, '{"prise": "x"}', "--output", str(tmp_path / "e")]) == 2
+    assert (
+        run(fusegpt_command, [*verb, '{"prise": "x"}', "--output", str(tmp_path / "e.json")]) == 2
+    )
     assert "unknown setting 'prise'; did you mean 'prose'?" in capsys.readouterr().err

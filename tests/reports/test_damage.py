@@ -45,7 +45,7 @@ def page(folder):
         (page, f"{RUN}/manifest.json", "unit"),
         (page, f"{RUN}/training.json", "rows"),
         (page, CHECKPOINT, "num_blocks"),
-        (page, SLICE, "width"),
+        (page, SLICE, "sparsity"),
         (page, "evaluations/tiny/dense/step-000/docs.json", "model"),
         (page, "tables/hand.json", "experiment"),
     ],

@@ -48,7 +48,12 @@ ROW = {
 TRIAL = {"unit": UNIT, "score": 0.1, "result": 0.2, "first_loss": None, "seconds": 1.5}
 EXAMPLES: dict[type, dict[str, Any]] = {
     Source: {"kind": "model", "source": "dir:x", "num_blocks": 4, "new": 1, "files": FILES},
-    WindowsMeta: {"corpus": "docs", "sequences": 8, "length": 16, "extras": {"image": "x"}},
+    WindowsMeta: {
+        "corpus": "docs",
+        "sequences": 8,
+        "length": 16,
+        "extras": {"pixel_values": {"dtype": "float32", "shapes": [[1, 3]]}},
+    },
     Scores: {
         "kind": "scores",
         "metric": "shapley",
@@ -110,7 +115,7 @@ NEEDED = {
     Training: ["rows", "rows.0.loss"],
     Trials: ["fingerprint", "trials.0.score"],
     Checkpoint: ["num_blocks", "kept", "removed", "steps.0.unit"],
-    Slice: ["width", "sparsity", "hidden_size"],
+    Slice: ["sparsity"],
     Evaluation: ["rows", "model.parameters", "rows.0.value", "rows.0.items.of"],
     Stored: ["identity", "result"],
     Table: ["experiment", "parents.1.sha256"],

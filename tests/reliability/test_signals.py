@@ -17,6 +17,15 @@ from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.training import Schedule, train
 from fusegpt.results.unfinished import read_unfinished
 
+
+@pytest.fixture(autouse=True)
+def hangups_are_heard():
+    """Whoever starts the tests may ignore SIGHUP, as nohup does; children inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 CODES = [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")]
 
 
@@ -69,6 +78,17 @@ def test_a_tuning_saves_its_position_and_goes_on_to_the_same_bits(
     values, rows = tuned(Checkpoint(place, "f", every_seconds=3600))
     whole, all_rows = tuned(None)
     assert torch.equal(values, whole) and rows == all_rows
+
+
+def test_under_nohup_a_hangup_stops_nothing(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    place = tmp_path / "resume.safetensors"
+
+    def body(output):
+        tuned(Checkpoint(place, "f", every_seconds=3600), 3, signal.SIGHUP)
+
+    assert run(verb("fuse", body), ["--output", str(tmp_path / "out")]) == 0
+    assert not place.exists()
 
 
 @pytest.mark.parametrize(("number", "code", "name"), CODES)

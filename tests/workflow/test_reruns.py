@@ -248,6 +248,9 @@ def kill_where_it_hangs(project: Project, name: str) -> list[str]:
         until = time.monotonic() + 60
         while not (project.directory / "hanging").exists() and time.monotonic() < until:
             time.sleep(0.05)
+        lines: list[str] = []
+        while lines != (lines := project.lines()):  # what runs beside it ends first
+            time.sleep(1)
         os.killpg(running.pid, signal.SIGKILL)
     del project.environment["STUB_HANG"]
     assert project.snakemake("--unlock").returncode == 0

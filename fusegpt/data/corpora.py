@@ -50,6 +50,18 @@ class Text:
     documents: int
     rows: list[str] = field(default_factory=list, repr=False)
 
+    def notes(self, tokens: int) -> dict[str, Any]:
+        """Return what a record says of the text that its ``tokens`` tokens were cut from."""
+        return {
+            "corpus": self.name,
+            "split": self.split,
+            "variant": self.variant,
+            "source": self.source,
+            "documents": self.documents,
+            "join": self.join,
+            "tokens": tokens,
+        }
+
 
 def load_text(
     corpus: str, split: str, config: Mapping[str, Mapping[str, Any]] | None = None

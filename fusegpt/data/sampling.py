@@ -98,13 +98,7 @@ def _cut(
     else:
         windows = at_random(tokens, sequences, length, seed)
     return windows, {
-        "corpus": text.name,
-        "split": text.split,
-        "variant": text.variant,
-        "source": text.source,
-        "documents": text.documents,
-        "join": text.join,
-        "tokens": len(tokens),
+        **text.notes(len(tokens)),
         "sequences": len(windows),
         **({} if rows is None else {"rows": rows}),
         "length": length,

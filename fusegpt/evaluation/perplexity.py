@@ -83,13 +83,7 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> P
         ids, tokens = consecutive(stream, inner, settings.windows), len(stream)
     ids = np.insert(ids, [0] * len(start), start, axis=1)
     protocol = {
-        "corpus": text.name,
-        "split": text.split,
-        "variant": text.variant,
-        "source": text.source,
-        "documents": text.documents,
-        "join": text.join,
-        "tokens": tokens,
+        **text.notes(tokens),
         "cut": "one document each, random, seed 0" if documents else settings.cut,
         "length": length,
         "windows": len(ids),

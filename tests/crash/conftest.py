@@ -31,6 +31,7 @@ def project(
 
     def make(epochs: int = EPOCHS, *, prepared: bool = False) -> Project:
         made = Project(tmp_path / "a wörk dir", tiny_llama_dir, configuration(epochs))
+        request.addfinalizer(made.end)
         if prepared:
             done = request.getfixturevalue("uninterrupted").directory
             for folder in PREPARED:

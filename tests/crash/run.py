@@ -55,6 +55,7 @@ class Project:
 
     def __init__(self, directory: Path, model: Path, config: dict[str, Any]) -> None:
         self.directory = directory
+        self.started: list[subprocess.Popen[bytes]] = []
         (directory / "bin").mkdir(parents=True)
         script = directory / "bin" / "fusegpt"
         script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
@@ -81,7 +82,7 @@ class Project:
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Start Snakemake as the head of a process group of its own."""
         with open(self.directory / "scheduler.log", "ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments, **more),
                 cwd=self.directory,
                 env=self.environment,
@@ -90,6 +91,13 @@ class Project:
                 stdout=log,
                 stderr=log,
             )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End whatever still runs, orphans too, so that a failed test leaves nothing behind."""
+        for process in self.started:
+            kill_group(process)
 
     def finish(self, *arguments: str, **more: str) -> None:
         """Run to the end."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 from annotated_types import Ge, Gt, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fusegpt.registry import suggestion
 
@@ -23,6 +23,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Strict",
+    "added_later",
     "builtin_config_dir",
     "explain",
 ]
@@ -53,6 +54,17 @@ class Strict(BaseModel):
     """A table of settings: no unknown key, no silent conversion, no change afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def added_later(default: Any, description: str) -> Any:
+    """Describe a setting that came after the first release: at its default it is not written.
+
+    So recipes keep the ids and the text that they had before it came:
+    ``steam: Annotated[Fraction, added_later(0.0, "How much.")] = 0.0``.
+    """
+    return Field(
+        default=default, description=description, exclude_if=lambda value: bool(value == default)
+    )
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:

@@ -159,4 +159,4 @@ def bind(method: Method[S], settings: Mapping[str, Any], where: str) -> S:
 
 def defaults(method: Method[S]) -> dict[str, Any]:
     """Return every setting of a method with its default value."""
-    return method.schema().model_dump()
+    return dict(method.schema())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Annotated
 
-from fusegpt.config import builtin_config_dir
+from fusegpt.config import Fraction, Strict, added_later, builtin_config_dir
 
 
 def test_the_configuration_folder_has_recipes():
@@ -27,3 +28,14 @@ def test_every_method_in_the_tables_has_settings_and_needs_no_torch_for_them():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_setting_that_was_added_later_is_written_only_where_it_is_not_at_its_default():
+    class Oven(Strict):
+        heat: Fraction = 0.5
+        steam: Annotated[Fraction, added_later(0.0, "How much.")] = 0.0
+
+    assert Oven().model_dump() == {"heat": 0.5}
+    assert Oven(steam=0.1).model_dump() == {"heat": 0.5, "steam": 0.1}
+    assert Oven.model_validate({"heat": 0.5}).steam == 0.0
+    assert Oven.model_fields["steam"].description == "How much."

@@ -71,11 +71,11 @@ def explained(recipe: Recipe) -> str:
     for title, method, settings in _chosen(recipe):
         lines += ["", f"{title}: {method.summary}"]
         lines += [f"  {settings.paper}"] if settings.paper else []
-        lines += [_table(settings_of(type(settings)), settings.model_dump())]
+        lines += [_table(settings_of(type(settings)), dict(settings))]
     for name in PARTS:
         if name in values and (name != "finetune" or recipe.needs_windows):
             part: BaseModel = getattr(recipe, name)
-            lines += ["", f"{name}:", _table(settings_of(type(part)), values[name])]
+            lines += ["", f"{name}:", _table(settings_of(type(part)), dict(part))]
     plain = [setting for setting in settings_of(Sections) if _is_plain(setting.name, values)]
     lines += ["", "the recipe:", _table(plain, values)]
     return "\n".join(lines)

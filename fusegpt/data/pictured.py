@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusegpt.data.carried import Carried
 from fusegpt.data.windows import draw
 from fusegpt.errors import DataError, first_line
 
@@ -19,17 +20,14 @@ PLACE = "<image>"
 Extras = dict[str, Tensor]
 
 
-class Pictured(torch.Tensor):
+class Pictured(Carried):
     """Token ids ``[sequences, length]`` and, for each sequence, what else its forward pass takes.
-
-    Slices of sequences and ``split`` keep the pictures; any other operation gives plain ids.
 
     Attributes:
         extras: For each sequence the processor's other outputs, e.g. pixel_values.
     """
 
     extras: Sequence[Extras]
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def of(ids: Tensor, extras: Sequence[Extras]) -> Pictured:
@@ -40,26 +38,15 @@ class Pictured(torch.Tensor):
         return made
 
     def inputs(self) -> dict[str, Tensor]:
-        """The forward pass's arguments: the ids, and the sequences' extras joined."""
+        """Return the forward pass's arguments: the ids, and the sequences' extras joined."""
         joined = {
             name: torch.cat([extra[name] for extra in self.extras]) for name in self.extras[0]
         }
         return {"input_ids": self.plain(), **joined}
 
-    def plain(self) -> Tensor:
-        """The ids alone."""
-        return self.as_subclass(torch.Tensor)
-
-    def __getitem__(self, key: Any) -> Tensor:
-        part = self.plain()[key]
-        return Pictured.of(part, self.extras[key]) if isinstance(key, slice) else part
-
-    def split(self, size: Any, dim: int = 0) -> tuple[Tensor, ...]:
-        """Pieces of ``size`` sequences, with their pictures."""
-        if dim or not isinstance(size, int):
-            parts: tuple[Tensor, ...] = self.plain().split(size, dim)
-            return parts
-        return tuple(self[start : start + size] for start in range(0, len(self), size))
+    def part(self, sequences: slice) -> Pictured:
+        """Return some of the sequences, with their pictures."""
+        return Pictured.of(self.plain()[sequences], self.extras[sequences])
 
     def __iter__(self) -> Any:
         raise DataError("image-question windows: this method reads text only; use text windows")

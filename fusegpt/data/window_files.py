@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
+from fusegpt.data.carried import Carried
 from fusegpt.data.directories import text_config
+from fusegpt.data.masked import Masked
 from fusegpt.data.pictured import Pictured
 from fusegpt.data.tokens import fingerprint, load_tokenizer
 from fusegpt.data.windows import COLUMN, META_KEY, read_meta
@@ -28,22 +30,28 @@ __all__ = ["check_ids", "read_windows", "windows_for", "write_windows"]
 
 logger = logging.getLogger(__name__)
 
+MASK, ANSWERS = "mask", "answers"
+"""Columns of windows that end in padding, or of which only some predictions count."""
+
 
 def write_windows(path: Path, windows: np.ndarray | Tensor, meta: Mapping[str, Any]) -> None:
     """Write windows as parquet, in one piece.
 
     Args:
         path: The file.
-        windows: Token ids ``[sequences, length]``, with their pictures or without.
+        windows: Token ids ``[sequences, length]``, with what they carry.
         meta: What the file says of itself: corpus, split, sequences, length, seed, ...
     """
     pictured = isinstance(windows, Pictured)
-    ids = np.asarray(windows.plain() if isinstance(windows, Pictured) else windows, dtype=np.int32)
+    ids = np.asarray(windows.plain() if isinstance(windows, Carried) else windows, dtype=np.int32)
     columns = {"input_ids": pa.array(list(ids), type=pa.list_(pa.int32()))}
     described = dict(meta)
     if isinstance(windows, Pictured):
         extras, described["extras"] = _extras(windows)
         columns |= extras
+    if isinstance(windows, Masked):
+        masks = {MASK: windows.mask(), ANSWERS: windows.answers}
+        columns |= {name: _flags(mask) for name, mask in masks.items() if mask is not None}
     table = pa.table(columns).replace_schema_metadata({META_KEY: json.dumps(described).encode()})
     with atomic_path(Path(path)) as partial:
         pq.write_table(table, partial, compression="snappy" if pictured else "zstd")
@@ -53,7 +61,8 @@ def read_windows(path: Path) -> Tensor:
     """Read a file of ``write_windows``.
 
     Returns:
-        ``[sequences, length]`` int64 on the CPU; with their pictures, where the file has some.
+        ``[sequences, length]`` int64 on the CPU; with their pictures or masks, where the file has
+        some.
 
     Raises:
         ArtifactError: Missing, corrupt, no windows file, or rows of different lengths.
@@ -77,6 +86,7 @@ def read_windows(path: Path) -> Tensor:
         )
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     ids = torch.from_numpy(flat.reshape(len(column), lengths.pop()))
+    ids = _with_masks(path, ids)
     return ids if meta.extras is None else _with_pictures(path, ids, meta.extras)
 
 
@@ -162,6 +172,31 @@ def _extras(windows: Pictured) -> tuple[dict[str, pa.Array], dict[str, Any]]:
         described[name] = {"dtype": str(first.numpy().dtype), "shapes": shapes}
         columns[name] = pa.array([extra[name].numpy().tobytes() for extra in windows.extras])
     return columns, described
+
+
+def _flags(mask: Tensor) -> pa.Array:
+    return pa.array(list(mask.numpy()), type=pa.list_(pa.bool_()))
+
+
+def _with_masks(path: Path, ids: Tensor) -> Tensor:
+    """Put ids and the masks of their file together, if it has any."""
+    names = [name for name in (MASK, ANSWERS) if name in pq.read_schema(path).names]
+    if not names:
+        return ids
+    table, found = pq.read_table(path, columns=names), {}
+    for name in names:
+        column = table.column(name).combine_chunks()
+        flat = column.flatten() if column.type == pa.list_(pa.bool_()) else pa.array([])
+        if len(flat) != ids.numel() or flat.null_count:
+            raise ArtifactError(f"{path}: {name} must hold true or false for every token id")
+        values = flat.to_numpy(zero_copy_only=False).astype(bool)
+        found[name] = torch.from_numpy(values.reshape(ids.shape))
+    mask = found.get(MASK, torch.ones(ids.shape, dtype=torch.bool))
+    masked = Masked.of(ids, mask.sum(dim=1).tolist(), found.get(ANSWERS))
+    if not torch.equal(masked.mask(), mask):
+        raise ArtifactError(f"{path}: {MASK} must be false behind a window's tokens alone")
+    masked.check(str(path))
+    return masked
 
 
 def _with_pictures(path: Path, ids: Tensor, described: Mapping[str, ExtraColumn]) -> Pictured:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
+from fusegpt.data.masked import Masked
 from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
 from fusegpt.data.window_files import check_ids, windows_for
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta
@@ -221,6 +222,11 @@ def _items(ids: Tensor) -> str:
 def _from_file(directory: Path, path: Path, limit: int | None) -> Plan:
     ids, meta = windows_for(directory, path), read_meta(path)
     _check_length(directory, ids.shape[1])
+    if isinstance(ids, Masked):
+        raise DataError(
+            f"{path}: perplexity must have windows without padding of which all tokens count, got"
+            " some with masks; sample them with cut 'joined' and predict 'all'"
+        )
     if limit is not None and limit > len(ids):
         raise DataError(f"{path}: {limit} windows asked, {len(ids)} there; lower the windows")
     ids = ids[:limit]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fusegpt.data.masked import IGNORED, next_tokens
 from fusegpt.importance.ablation import states_without
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits
@@ -21,12 +22,13 @@ def sequence_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
     Args:
         logits: ``[1, seq, vocab]``.
-        tokens: ``[1, seq]`` int64.
+        tokens: ``[1, seq]`` int64, without padding; some predictions may not count.
 
     Returns:
         A float32 scalar on the device of the logits.
     """
-    return functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:].to(logits.device))
+    targets = next_tokens(tokens)[0].to(logits.device)
+    return functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)
 
 
 @torch.no_grad()
@@ -34,7 +36,7 @@ def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit
     """Mean loss over all sequences, without each unit.
 
     Logits are formed for one sequence at a time: for a whole batch they would be far larger than
-    its hidden states.
+    its hidden states. Every sequence counts alike, however long it is.
 
     Args:
         model: In eval mode. Unchanged.

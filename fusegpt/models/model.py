@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from fusegpt.data.pictured import Pictured
+from fusegpt.data.carried import Carried
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.models.blocks import find_blocks, text_config
 from fusegpt.models.sublayers import Removed
@@ -165,10 +165,9 @@ class Model:
         """Keyword arguments of the forward pass, on the model's device and of its dtype.
 
         Args:
-            batch: Token ids ``[batch, seq]``, with their pictures or without, or a processor's
-                output.
+            batch: Token ids ``[batch, seq]``, with what they carry, or a processor's output.
         """
-        if isinstance(batch, Pictured):
+        if isinstance(batch, Carried):
             batch = batch.inputs()
         items = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
         return {

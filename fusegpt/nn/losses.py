@@ -14,15 +14,24 @@ from torch.nn import functional
 from fusegpt.errors import ConfigError
 from fusegpt.nn.fused import wide
 
-__all__ = ["LOSSES", "cosine", "kl_batch", "kl_hidden", "mse"]
+__all__ = ["LOSSES", "cosine", "kl_batch", "kl_hidden", "masked", "mse"]
 
 
-def kl_batch(student: Tensor, teacher: Tensor) -> Tensor:
+ABSENT = -1e30
+"""Logit of what has no share in a softmax; finite, so that a column of them has a gradient."""
+
+
+def kl_batch(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """KL(teacher ‖ student) over the batch axis, summed over positions and features, per sequence.
 
     The softmax runs over the sequences of the batch, so the value depends on which sequences share
     a batch, is zero for a batch of one, and is blind to an offset shared by the whole batch.
     Paper: Section III-D, Eq. 7-9, with the reduction of the published code (decisions D7, D8).
+
+    Args:
+        student: Hidden states ``[batch, seq, hidden]``.
+        teacher: Hidden states of the same shape.
+        mask: ``[batch, seq]`` bool: False for padding, which has no share in a position's softmax.
 
     Raises:
         ConfigError: The batch holds fewer than two sequences.
@@ -31,6 +40,10 @@ def kl_batch(student: Tensor, teacher: Tensor) -> Tensor:
         raise ConfigError(
             f"kl_batch: batch must hold at least 2 sequences, got {len(student)};"
             " Eq. 7 normalises over the batch"
+        )
+    if mask is not None:
+        student, teacher = (
+            wide(x).masked_fill(~mask[..., None], ABSENT) for x in (student, teacher)
         )
     return _kl(student, teacher, dim=0) / len(student)
 
@@ -62,3 +75,21 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse,
     "cosine": cosine,
 }
+
+
+def masked(name: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return a loss of ``LOSSES`` that also takes which places are tokens: ``[batch, seq]`` bool.
+
+    Padding has no share in it; None: every place is a token.
+    """
+    measure = LOSSES[name]
+
+    def loss(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return measure(student, teacher)
+        mask = mask.to(student.device)
+        if name == "kl_batch":  # the others take each token alone
+            return kl_batch(student, teacher, mask)
+        return measure(student[mask][None], teacher[mask][None])
+
+    return loss

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusegpt.errors import DataError
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.suits import check_masks
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.results.records import SPENT, Finish, Training
@@ -41,6 +42,7 @@ def finish(
     assert recipe.recovers_at_end, recipe.method
     if windows is None:
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
+    check_masks(recipe, windows)
     with Timer() as timer:
         recover = RECOVERIES[recipe.method].load()
         report = recover(model, windows, recipe.recovery, seed=recipe.seed, checkpoint=checkpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fusegpt.data.windows import batches
+from fusegpt.data.masked import tokens_in, unpadded
 from fusegpt.errors import DataError
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
@@ -102,7 +101,7 @@ def _try(
         report = recover(trial, row.unit, seen, short.recovery, seed=recipe.seed)
         result = _turn(trial, judged, before) if before else next_token_loss(trial, judged)
     training = Training.model_validate({"rows": report.rows})
-    judging = forward_flops(trial, trial.kept, judged.numel(), judged.shape[1])
+    judging = forward_flops(trial, trial.kept, tokens_in(judged), judged.shape[1])
     return Trial(
         unit=row.unit,
         score=row.score,
@@ -130,7 +129,7 @@ def _split(windows: Tensor, settings: Rerank) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _last_states(model: Model, windows: Tensor) -> list[Tensor]:
     """What leaves the last block, ``[batch, seq, hidden]`` each, on the CPU."""
-    return [record(model, batch).hidden_out.cpu() for batch in batches(windows, BATCH)]
+    return [record(model, batch).hidden_out.cpu() for batch in unpadded(windows, BATCH)]
 
 
 def _turn(model: Model, windows: Tensor, before: Sequence[Tensor]) -> float:
@@ -138,7 +137,7 @@ def _turn(model: Model, windows: Tensor, before: Sequence[Tensor]) -> float:
     total = 0.0
     for old, new in zip(before, _last_states(model, windows), strict=True):
         total += cosine_similarity(old.float(), new.float(), dim=-1).double().sum().item()
-    return 1 - total / math.prod(windows.shape[:2])
+    return 1 - total / tokens_in(windows)
 
 
 def _finished(checkpoint: Checkpoint | None) -> list[Trial]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, read_json, sha256
 from fusegpt.data.directories import OWN_TYPES
+from fusegpt.data.masked import unpadded
 from fusegpt.data.window_files import windows_for
-from fusegpt.data.windows import batches, read_meta
+from fusegpt.data.windows import read_meta
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.model import Model
@@ -61,7 +62,7 @@ def slice_model(
     windows, about = windows_for(path, calibration), read_meta(calibration)
     model = load(path, dtype=recipe.dtype, device=device)
     with Timer() as timer:
-        pieces = batches(windows, recipe.calibration.batch_size)
+        pieces = unpadded(windows, recipe.calibration.batch_size)
         sliced, record = method.load()(model, pieces, sparsity, recipe.width, seed=recipe.seed)
     made = {
         "inputs": {"calibration": sha256(calibration)},

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fusegpt.data.windows import batches
+from fusegpt.data.masked import unpadded
 from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load_original
@@ -17,7 +17,7 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
 from fusegpt.pruning.select import candidates, check_run, select_run
-from fusegpt.pruning.suits import check_suits
+from fusegpt.pruning.suits import check_masks, check_suits
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -98,7 +98,7 @@ def _rows(
     if recipe.importance.reference == "original":
         known["original"] = load_original(model)
     given = {name: value for name, value in known.items() if name in recipe.importance.takes}
-    pieces = batches(windows, recipe.calibration.batch_size)
+    pieces = unpadded(windows, recipe.calibration.batch_size)
     scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
     more = {
         name: [value if math.isfinite(value) else None for value in values.tolist()]
@@ -141,6 +141,8 @@ def fuse_step(
     settings = NoRecovery() if later else recipe.recovery
     if settings.needs_windows and windows is None:
         raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
+    if settings.needs_windows:
+        check_masks(recipe, windows)
     tried = None
     with Timer() as timer:
         if recipe.rerank is not None and recipe.rerank.candidates > 1:

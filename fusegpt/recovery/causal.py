@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fusegpt.data.masked import IGNORED, next_tokens, predicted, tokens_in
 from fusegpt.data.windows import batches
 from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.flops import forward_flops, head_flops, training_flops
@@ -72,7 +73,7 @@ def tune_by_next_token(
     loss_of = batch_losses(model, pieces, AT_ONCE)
     rates = (tuning.learning_rate, tuning.learning_rate)
     rows = fit_weights(model, weights, loss_of, schedule, rates, checkpoint=checkpoint, label=label)
-    length, tokens = windows.shape[1], schedule.steps * tuning.batch_size * windows.shape[1]
+    length, tokens = windows.shape[1], tuning.epochs * sum(map(tokens_in, pieces))
     place = model.position(tuned)
     spent = forward_flops(model, model.kept[:place], tokens, length)
     spent += training_flops(model, [tuned], tokens, length)
@@ -95,7 +96,7 @@ def batch_losses(
 
     Args:
         model: In eval mode.
-        pieces: Batches of token ids ``[batch, seq]``.
+        pieces: Batches of token ids ``[batch, seq]``; every prediction that counts counts alike.
         micro_batch: Sequences of a part.
     """
 
@@ -103,7 +104,7 @@ def batch_losses(
         parts = pieces[number].split(micro_batch)
         done = torch.zeros((), device=model.device)
         for place, part in enumerate(parts):
-            share = _next_token_loss(model, part) * (len(part) / len(pieces[number]))
+            share = _next_token_loss(model, part) * (predicted(part) / predicted(pieces[number]))
             if place + 1 < len(parts) and torch.is_grad_enabled():
                 share.backward()
                 share = share.detach()
@@ -116,4 +117,5 @@ def batch_losses(
 def _next_token_loss(model: Model, ids: Tensor) -> Tensor:
     inputs = model.inputs(ids)
     logits = model.module(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1)
-    return nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:].flatten())
+    targets = next_tokens(ids).to(logits.device).flatten()
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED)

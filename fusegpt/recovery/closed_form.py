@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fusegpt.data.masked import IGNORED, mask_of, next_tokens, predicted, tokens_in
 from fusegpt.errors import DataError, NumericsError
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model, split_name
@@ -144,7 +145,7 @@ def accept(
         label: Names the work in messages.
     """
     remove(model, *run)
-    spent += 2 * forward_flops(model, model.kept, holdout.numel(), holdout.shape[1])
+    spent += 2 * forward_flops(model, model.kept, tokens_in(holdout), holdout.shape[1])
     old = {name: model.parameter(name).detach().clone() for name in new}
     plain = next_token_loss(model, holdout)
     _write(model, new)
@@ -168,7 +169,7 @@ def accept(
         changed=list(new),
         group=sorted({split_name(name)[0] for name in new}),
         rows=rows,
-        tokens=fitted.numel(),
+        tokens=tokens_in(fitted),
         flops=spent,
     )
 
@@ -191,11 +192,12 @@ def split_holdout(windows: Tensor, holdout: float) -> tuple[Tensor, Tensor]:
 def next_token_loss(model: Model, windows: Tensor) -> float:
     """Return the mean loss of the next token in nats, one sequence at a time; float64 sums."""
     total, count = 0.0, 0
-    for window in windows:
-        ids = window[None].to(model.device)
-        logits = model.module(**model.inputs(ids), use_cache=False).logits[0, :-1].float()
-        total += nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").double().item()
-        count += ids.shape[1] - 1
+    for window in windows.split(1):
+        targets = next_tokens(window)[0].to(model.device)
+        logits = model.module(**model.inputs(window), use_cache=False).logits[0, :-1].float()
+        loss = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        total += loss.double().item()
+        count += predicted(window)
     return total / count
 
 
@@ -212,7 +214,10 @@ def _limits(gap: Gap, windows: Tensor, clip: float) -> tuple[Tensor, Tensor]:
 def samples(
     gap: Gap, windows: Tensor, batch_size: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield A and the states before and behind the gap, ``[tokens, hidden]`` float64 on the CPU."""
+    """Yield A and the states before and behind the gap, ``[tokens, hidden]`` float64 on the CPU.
+
+    Padding is left out.
+    """
     first, last = gap.source.position(gap.before), gap.source.position(gap.last)
     for batch in windows.split(batch_size):
         with watch_output(gap.projection.module) as outputs:
@@ -223,7 +228,9 @@ def samples(
         if gap.sublayer is not None:
             before, after = around(gap.source, gap.sublayer, seen.calls[-1], seen.states[-1], after)
         parts = (added, before.cpu().double(), after.cpu().double())
-        yield tuple(part.reshape(-1, width) for part in parts)  # type: ignore[misc]
+        mask = mask_of(batch)
+        kept = slice(None) if mask is None else mask.flatten()
+        yield tuple(part.reshape(-1, width)[kept] for part in parts)  # type: ignore[misc]
 
 
 def _samples(gap: Gap, windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

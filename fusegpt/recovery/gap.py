@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fusegpt.data.masked import tokens_in
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.flops import forward_flops
@@ -39,7 +40,7 @@ class Gap:
     def flops(self, windows: Tensor) -> float:
         """Estimate of the FLOPs of seeing what is missing, twice: for clipping, and to sum."""
         run = self.source.kept[: self.source.position(self.last) + 1]
-        return 2 * forward_flops(self.source, run, windows.numel(), windows.shape[1])
+        return 2 * forward_flops(self.source, run, tokens_in(windows), windows.shape[1])
 
 
 def projection_before(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fusegpt.data.masked import tokens_in
 from fusegpt.models.model import Model
 from fusegpt.recovery.closed_form import accept, fold, moments, ridge_map, split_holdout
 from fusegpt.recovery.cosine_map import cosine_map
@@ -55,7 +56,7 @@ def least_squares(
         change = ridge_map(moments(gap, fitted, settings.clip), settings.ridge)
         return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
     change, rows = cosine_map(gap, fitted, settings, checkpoint=checkpoint, label=label)
-    tokens = fitted.numel() * settings.cosine_epochs
+    tokens = tokens_in(fitted) * settings.cosine_epochs
     spent = gap.flops(fitted) / 2 + 4.0 * change.numel() * tokens
     report = accept(model, run, fold(model, gap, change), held, fitted, spent, label)
     ends = {"first_cosine_loss": rows[0]["loss"], "last_cosine_loss": rows[-1]["loss"]}

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fusegpt.data.masked import tokens_in
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.models.flops import head_flops, training_flops
@@ -77,7 +78,7 @@ def lora(
     else:
         adapted.merge_and_unload()
     model.module.requires_grad_(False)
-    tokens = epochs * len(pieces) * batch_size * windows.shape[1]
+    tokens = epochs * sum(map(tokens_in, pieces))
     spent = training_flops(model, model.kept, tokens, windows.shape[1], adapters=True)
     return RecoveryReport(
         changed=[],

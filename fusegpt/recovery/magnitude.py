@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusegpt.data.masked import mask_of, tokens_in
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
@@ -67,7 +68,7 @@ def magnitude(
     new = {}
     for index in model.kept[last + 1 :]:
         new |= rescaled_projections(model, index, windows[:1], factor)
-    spent = forward_flops(model, model.kept[: last + 1], fitted.numel(), fitted.shape[1])
+    spent = forward_flops(model, model.kept[: last + 1], tokens_in(fitted), fitted.shape[1])
     return accept(model, run, new, held, fitted, spent, label)
 
 
@@ -85,8 +86,9 @@ def growth(model: Model, first: int, last: int, windows: Tensor) -> float:
     for batch in windows.split(BATCH):
         seen = record(model, batch, first, last)
         ratio = seen.hidden_out.double().norm(dim=-1) / seen.hidden_in.double().norm(dim=-1)
-        total += ratio.sum().item()
-    return total / windows.numel()
+        mask = mask_of(batch)
+        total += (ratio if mask is None else ratio[mask.to(ratio.device)]).sum().item()
+    return total / tokens_in(windows)
 
 
 def suits(model: Model, units: Sequence[Unit], batch: Tensor, settings: Magnitude) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fusegpt.data.masked import mask_of, tokens_in
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.checkpoints.load import load_original
@@ -17,7 +18,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record, run_blocks, share_calls
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
-from fusegpt.nn.losses import LOSSES
+from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
@@ -39,11 +40,15 @@ class Example:
         hidden_in: ``[batch, seq, hidden]`` entering the group, model dtype.
         target: ``[batch, seq, hidden]`` leaving the teacher's group, model dtype.
         calls: Call arguments of the student's blocks, in order.
+        mask: ``[batch, seq]`` bool, False for padding; None: there is none.
+        tokens: Number of tokens.
     """
 
     hidden_in: Tensor
     target: Tensor
     calls: list[Call]
+    mask: Tensor | None
+    tokens: int
 
 
 Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
@@ -91,10 +96,10 @@ def tune_group(
     found = _examples(model, span, student, windows, tuning)
     weights = build(_reached(group, dict(zip(student, found[0].calls, strict=True)), label))
     last = model.position(span[-1])
-    spent = forward_flops(model, model.kept[: last + 1], windows.numel(), windows.shape[1])
+    spent = forward_flops(model, model.kept[: last + 1], tokens_in(windows), windows.shape[1])
     remove(model, *run)
     schedule = Schedule(tuning.epochs, len(found), tuning.shuffle, seed)
-    tokens = sum(example.hidden_in[..., 0].numel() for example in found) * tuning.epochs
+    tokens = sum(example.tokens for example in found) * tuning.epochs
     spent += training_flops(model, student, tokens, windows.shape[1])
     rows = _fit(
         model, student, weights, found, schedule, tuning, checkpoint=checkpoint, label=label
@@ -133,7 +138,8 @@ def _examples(
         calls = [call for index, call in pairs if index in student]
         if found:
             calls = share_calls(calls, found[-1].calls)
-        found.append(Example(recording.hidden_in.cpu(), target.cpu(), calls))
+        states = (recording.hidden_in.cpu(), target.cpu())
+        found.append(Example(*states, calls, mask_of(batch), tokens_in(batch)))
     return found
 
 
@@ -161,12 +167,12 @@ def _fit(
 ) -> list[dict[str, object]]:
     """Train the factors on the hidden states that leave the group."""
     blocks = [model.block(index) for index in student]
-    measure = LOSSES[tuning.loss]
+    measure = masked(tuning.loss)
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
         output = run_blocks(blocks, example.calls, example.hidden_in.to(model.device))
-        return measure(output, example.target.to(model.device))
+        return measure(output, example.target.to(model.device), example.mask)
 
     return fit_weights(
         model,

@@ -98,22 +98,23 @@ class _Stream:
 
     Attributes:
         states: A tensor ``[batch, seq, hidden]`` per batch, in the dense basis between blocks.
-        calls: By batch size, how each block is called.
+        calls: By batch size and length, how each block is called.
     """
 
     states: list[Tensor]
-    calls: dict[int, list[Call]]
+    calls: dict[tuple[int, ...], list[Call]]
 
     @classmethod
     def begin(cls, model: Model, family: Family, batches: Sequence[Tensor]) -> _Stream:
         """What enters the first block; a LayerNorm's mean is subtracted from it already."""
-        calls: dict[int, list[Call]] = {}
+        calls: dict[tuple[int, ...], list[Call]] = {}
         states = []
         for batch in batches:
-            whole = len(batch) not in calls
+            shape = tuple(batch.shape)
+            whole = shape not in calls
             recording = record(model, batch, 0, None if whole else 0)
             if whole:
-                calls[len(batch)] = recording.calls
+                calls[shape] = recording.calls
             states.append(recording.hidden_in)
         if has_means(model.module, family):
             states = [state - state.mean(-1, keepdim=True) for state in states]
@@ -126,7 +127,7 @@ class _Stream:
     def step(self, method: Any, block: nn.Module, place: int | None = None) -> None:
         """Run a part of a block on every batch."""
         for number, state in enumerate(self.states):
-            call = None if place is None else self.calls[len(state)][place]
+            call = None if place is None else self.calls[tuple(state.shape[:2])][place]
             kwargs = {} if call is None else {k: v for k, v in call.kwargs.items()}
             kwargs.pop("hidden_states", None)
             self.states[number] = method(block, state, **kwargs)

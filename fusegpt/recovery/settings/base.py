@@ -18,6 +18,7 @@ class RecoverySettings(Settings):
         needs_windows: Whether it needs windows of text.
         runs: Whether it also takes a run of neighbouring blocks that are removed at once.
         sublayers: Whether it also works for attentions and mlps.
+        masks: Whether padding has no share in what it does, and predictions that do not count.
         lowers_memory: Names of the settings that a user can turn down when memory runs out.
     """
 
@@ -25,6 +26,7 @@ class RecoverySettings(Settings):
     needs_windows: ClassVar[bool] = True
     runs: ClassVar[bool] = False
     sublayers: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     lowers_memory: ClassVar[tuple[str, ...]] = ()
 
     @property

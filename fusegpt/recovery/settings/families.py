@@ -89,6 +89,7 @@ class TunedByLoop(RecoverySettings):
 class GroupTuned(TunedByLoop):
     """Family of the recoveries that tune the group around a removed unit with factors."""
 
+    masks: ClassVar[bool] = True
     sublayers: ClassVar[bool] = True
     lowers_memory: ClassVar[tuple[str, ...]] = ("group_size", "lora_rank", "batch_size")
 
@@ -162,6 +163,7 @@ class GroupTuned(TunedByLoop):
 class ClosedForm(RecoverySettings):
     """Family of the recoveries that fit at once and keep the result where it helps."""
 
+    masks: ClassVar[bool] = True
     runs: ClassVar[bool] = True
 
     if TYPE_CHECKING:

@@ -23,6 +23,7 @@ class NoRecovery(RecoverySettings):
     needs_windows: ClassVar[bool] = False
     runs: ClassVar[bool] = True
     sublayers: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
 
     def work(self, stage: Stage) -> Work:
         """Return no work."""
@@ -34,6 +35,7 @@ class Streamline(TunedByLoop):
 
     paper: ClassVar[str] = "LLM-Streamline, arXiv 2403.19135"
     runs: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     lowers_memory: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     loss: Literal["kl_batch", "kl_hidden", "mse", "cosine", "next_token"] = Field(
@@ -97,6 +99,7 @@ class Lora(TunedByLoop):
     paper: ClassVar[str] = "Shortened LLaMA, arXiv 2402.02834; LoRA, arXiv 2106.09685"
     when: ClassVar[Literal["step", "end"]] = "end"
     sublayers: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     lowers_memory: ClassVar[tuple[str, ...]] = ("micro_batch_size", "lora_rank")
 
     lora_rank: PositiveInt = Field(default=8, description="Rank of the update of each layer.")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OWN_TYPES",
+    "SINGLE",
     "check_num_blocks",
     "count_parameters",
     "register_own_type",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from fusegpt.units import KINDS, Granularity, Unit
 
 if TYPE_CHECKING:
     from fusegpt.models.parts import Branches
+    from fusegpt.models.weights import StreamedBlocks
     from fusegpt.nn.fused import FusedWeight
 
 __all__ = ["Model"]
@@ -41,6 +43,7 @@ class Model:
         fused: Weights with unfolded fusions, keyed ``blocks.<dense index>.<param>``.
         adapter_state: Tensors of a step chain that are not weights: ``fused/...``, ``donor/...``;
             on the CPU.
+        streamed: What reads the weights of blocks when they run; None: all are in memory.
     """
 
     module: PreTrainedModel
@@ -50,6 +53,7 @@ class Model:
     source: Path | None = None
     fused: dict[str, FusedWeight] = field(default_factory=dict)
     adapter_state: dict[str, Tensor] = field(default_factory=dict)
+    streamed: StreamedBlocks | None = field(default=None, repr=False)
     returns: int | None = field(default=None, repr=False)
     """Length of the tuple that a block returns, 0 for a bare tensor, None as long as none ran."""
     checked: set[tuple[Any, ...]] = field(default_factory=set, repr=False)
@@ -80,7 +84,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Where the weights lie, or the blocks run."""
+        if self.streamed is not None:
+            return self.streamed.device
         device: torch.device = next(self.module.parameters()).device
         return device
 
@@ -155,6 +161,31 @@ class Model:
             if isinstance(place, Removed):
                 return True
         return False
+
+    @contextmanager
+    def present(self, position: int, ahead: int | None = None) -> Iterator[None]:
+        """Inside, the weights of a block are in memory; of no effect where all are.
+
+        Args:
+            position: Place in the list of remaining blocks.
+            ahead: Place of the block that is needed next.
+        """
+        if self.streamed is None:
+            yield
+            return
+        following = None if ahead is None else self.block_list[ahead]
+        with self.streamed.present(self.block_list[position], following):
+            yield
+
+    def hold(self, indices: Iterable[int]) -> None:
+        """Keep the weights of some blocks in memory from now on.
+
+        Args:
+            indices: Dense indices of remaining blocks.
+        """
+        if self.streamed is not None:
+            for index in indices:
+                self.streamed.enter(self.block(index))
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter called ``blocks.<dense index>.<param name inside the block>``."""

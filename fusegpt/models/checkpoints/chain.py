@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
-from fusegpt.models.checkpoints.save import apply_deltas
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.models.checkpoints.save import ADAPTERS
 from fusegpt.models.model import Model
+from fusegpt.models.stored import Stored, stored_in
+from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.removal import remove
+from fusegpt.models.weights import Places
 from fusegpt.results.history import History
 
-__all__ = ["replay_chain"]
+__all__ = ["follow_deltas", "replay_chain"]
 
 
-def replay_chain(model: Model, history: History) -> None:
-    """Remove the chain's units from the dense ``model`` and write the deltas' tensors into it.
+def replay_chain(model: Model, history: History, places: Places) -> None:
+    """Remove the chain's units from the dense ``model``, and point at what the deltas changed.
+
+    Of tensors of equal names the last step's counts; those of removed units are passed over.
+
+    Args:
+        model: Changed in place: what is removed, and ``adapter_state``. Nothing else is read.
+        history: The chain.
+        places: Where tensors are read from; those in the deltas are from now on read there.
 
     Raises:
         ArchitectureError: The units cannot be removed from this model.
-        ArtifactError: A delta does not fit the model.
+        ArtifactError: A delta is missing or corrupt, or does not fit the model.
     """
     if history.removed:
         remove(model, *history.removed)
-    apply_deltas(model, history.deltas)
+    follow_deltas(model, history.deltas, places)
+
+
+def follow_deltas(model: Model, paths: Sequence[Path], places: Places) -> None:
+    """Point at the tensors of several deltas; of equal names only the last is read.
+
+    Args:
+        model: Its ``adapter_state`` gains the ``fused/`` and ``donor/`` ones.
+        paths: Files in the order of the steps.
+        places: Where tensors are read from.
+
+    Raises:
+        ArtifactError: A file is missing or corrupt, or a tensor does not fit the model.
+    """
+    for name, place in stored_in(paths).items():
+        if name.startswith(ADAPTERS):
+            model.adapter_state[name] = place.read()
+        elif not model.is_gone(name):
+            _redirect(model, places, name, place)
+
+
+def _redirect(model: Model, places: Places, name: str, place: Stored) -> None:
+    try:
+        if name.endswith(".bias"):
+            give_bias(model, name)
+        parameter = model.parameter(name)
+    except (AttributeError, ArchitectureError):
+        raise ArtifactError(f"{place.file}: the model has no parameter {name!r}") from None
+    if parameter.shape != place.shape:
+        raise ArtifactError(
+            f"{place.file}: {name} must have shape {list(parameter.shape)}, got {list(place.shape)}"
+        )
+    _, index, inner = name.split(".", 2)
+    owner, _, leaf = inner.rpartition(".")
+    places.setdefault(model.block(int(index)).get_submodule(owner), {})[leaf] = place

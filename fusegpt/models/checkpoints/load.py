@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -17,16 +17,21 @@ from fusegpt.data.plain import check_plain
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_line
 from fusegpt.models.checkpoints.adapters import restore_adapters
 from fusegpt.models.checkpoints.chain import replay_chain
+from fusegpt.models.checkpoints.skeleton import without_memory
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
+from fusegpt.models.weights import Places, StreamedBlocks, fill, move_buffers, own_memory
 from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.results.models import read_checkpoint
 from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
 
-__all__ = ["load", "load_original", "load_structure"]
+__all__ = ["Weights", "load", "load_original", "load_structure"]
 
 logger = logging.getLogger(__name__)
+
+Weights = Literal["resident", "streamed"]
+"""All weights in memory, or those of a block only while it runs."""
 
 
 def load(
@@ -36,10 +41,12 @@ def load(
     device: str | torch.device = "cpu",
     trust_remote_code: bool | None = None,
     unfolded: bool = False,
+    weights: Weights = "resident",
 ) -> Model:
     """Load a model in eval mode, without gradients.
 
-    Every weight gets memory of its own, aligned alike, so that equal weights give equal bits.
+    Every weight gets memory of its own, aligned alike, so that equal weights give equal bits. It is
+    read once, into its place; those of removed blocks are not read.
 
     Args:
         path: A transformers directory; a checkpoint directory of ours (``fusegpt.json``); or a
@@ -50,27 +57,59 @@ def load(
             ``--trust-remote-code``, as the workflow does for an entry with that key.
         unfolded: Keep the fusions that a step has not folded (``fold: at_end``) in
             ``model.fused``, for the steps that train them further. The weights are the same.
+        weights: ``resident``: all in memory. ``streamed``: those of a block only while it runs.
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
-        ArchitectureError: transformers has no such model, or no list of blocks is found.
+        ArchitectureError: transformers has no such model, no list of blocks is found, or the
+            weights cannot be streamed.
     """
     if trust_remote_code is None:
         trust_remote_code = remote_code_is_allowed()
-    path = Path(path)
+    path, device = Path(path), torch.device(device)
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
-    if manifest.is_file():
-        history = read_history(manifest)
-        model = _load_directory(history.source.parent, dtype, trust_remote_code)
-        replay_chain(model, history)
+    history = read_history(manifest) if manifest.is_file() else None
+    source = path if history is None else history.source.parent
+    model, places = _load_directory(source, dtype, trust_remote_code)
+    following: Places = {} if places is None else places
+    if history is not None:
+        replay_chain(model, history, following)
+    if weights == "streamed":
+        _stream(model, places, device)
     else:
-        model = _load_directory(path, dtype, trust_remote_code)
-    model.module.to(device)
-    restore_adapters(model)
+        fill(model.module.modules(), following, device)
+        model.module.to(device)
+        restore_adapters(model)
     if not unfolded:
         model.fused.clear()
         model.adapter_state.clear()
     return model
+
+
+def _stream(model: Model, places: Places | None, device: torch.device) -> None:
+    """Fill what is in no block; blocks read their own weights when they run.
+
+    Raises:
+        ArchitectureError: Tensors on disk are not those that the model computes with, or some
+            weights have to be formed of others.
+    """
+    where, advice = str(model.source), "give --weights resident"
+    if places is None:
+        raise ArchitectureError(
+            f"{where}: must hold each weight as the model computes with it, to be streamed, but"
+            f" transformers converts them while it loads them; {advice}"
+        )
+    if model.adapter_state:
+        raise ArchitectureError(
+            f"{where}: fusions must be folded to be streamed, got fold: at_end; {advice}"
+        )
+    inside = {owner for block in model.blocks for owner in block.modules()}
+    outside = [owner for owner in model.module.modules() if owner not in inside]
+    streamed = StreamedBlocks(places, device)
+    streamed.bytes_read += fill(outside, places, device)
+    move_buffers(model.module, device)
+    streamed.attach(model.blocks)
+    model.streamed = streamed
 
 
 def load_original(model: Model) -> Model:
@@ -82,7 +121,8 @@ def load_original(model: Model) -> Model:
     if model.source is None:
         raise ConfigError("'original' needs a model that came from a directory")
     dtype = str(model.dtype).removeprefix("torch.")
-    return load(model.source, dtype=dtype, device=str(model.device))
+    weights: Weights = "resident" if model.streamed is None else "streamed"
+    return load(model.source, dtype=dtype, device=model.device, weights=weights)
 
 
 def load_structure(path: str | Path) -> Model:
@@ -107,23 +147,30 @@ def load_structure(path: str | Path) -> Model:
     return Model.dense(module.requires_grad_(False), source=path)
 
 
-def _load_directory(path: Path, dtype: str | torch.dtype, trust_remote_code: bool) -> Model:
+def _load_directory(
+    path: Path, dtype: str | torch.dtype, trust_remote_code: bool
+) -> tuple[Model, Places | None]:
+    """Build the model of a directory.
+
+    Returns:
+        The model without memory, and where its weights are; or with all weights, and None, where
+        transformers has to convert them.
+    """
     if not path.is_dir():
         raise ArtifactError(f"{path}: must be a model directory or a step manifest, is not there")
     check_plain(path)
     if not (path / "config.json").is_file():
         raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
     dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
-    module = _module(path, dtype, trust_remote_code)
+    module, places = _module(path, dtype, trust_remote_code)
     if module.get_output_embeddings() is None:
         raise ArchitectureError(
             f"{path}: must be a model that predicts tokens, got {type(module).__name__}"
         )
-    _own_memory(module)
     model = Model.dense(module.requires_grad_(False), source=path)
     if (path / layout.CHECKPOINT).is_file():
         _number(model, path / layout.CHECKPOINT)
-    return model
+    return model, places
 
 
 def _number(model: Model, path: Path) -> None:
@@ -137,23 +184,24 @@ def _number(model: Model, path: Path) -> None:
     model.kept, model.num_blocks, model.removed = kept, num_blocks, record.removed
 
 
-def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def _module(
+    path: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, Places | None]:
     register_own_type(path)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
                 path, trust_remote_code=trust_remote_code, local_files_only=True
             )
-            options = {"config": config, "dtype": dtype, "use_safetensors": True}
-            options |= {"local_files_only": True, "output_loading_info": True}
-            options |= {"trust_remote_code": True} if trust_remote_code else {}
             cls = _class(path, config, trust_remote_code)
-            module, info = _with_attention(
-                path, config, lambda: cls.from_pretrained(path, **options)
+            module, info, places = _with_attention(
+                path, config, lambda: _built(path, cls, config, dtype, trust_remote_code)
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except (
+        *(ArtifactError, OSError, ValueError, RuntimeError, ImportError, SafetensorError),
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(f"{path}: cannot be loaded: {reason}") from error
     if info["missing_keys"]:
@@ -165,7 +213,23 @@ def _module(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrain
     if info["unexpected_keys"]:
         extra = sorted(info["unexpected_keys"])
         logger.warning("%s: %d weights unused, %r first", path, len(extra), extra[0])
-    return module
+    return module, places
+
+
+def _built(
+    path: Path, cls: Any, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, dict[str, Any], Places | None]:
+    """Build a model without memory; with all its weights where their places cannot be told."""
+    if not trust_remote_code:
+        found = without_memory(path, cls, config, dtype)
+        if found is not None:
+            return found
+    options = {"config": config, "dtype": dtype, "use_safetensors": True}
+    options |= {"local_files_only": True, "output_loading_info": True}
+    options |= {"trust_remote_code": True} if trust_remote_code else {}
+    module, info = cls.from_pretrained(path, **options)
+    own_memory(module)
+    return module, info, None
 
 
 def _with_attention(path: Path, config: PretrainedConfig, build: Callable[[], Any]) -> Any:
@@ -206,13 +270,3 @@ def _class(path: Path, config: PretrainedConfig, trust_remote_code: bool) -> Any
             f" ...ForConditionalGeneration of images and text), got {names[0]}"
         )
     return found[0]
-
-
-def _own_memory(module: PreTrainedModel) -> None:
-    """Copy every tensor out of the file mapping; tied weights stay tied."""
-    copies: dict[tuple[Any, ...], torch.Tensor] = {}
-    for tensor in [*module.parameters(), *module.buffers()]:
-        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() == 0 or key not in copies:
-            copies[key] = tensor.data.clone()
-        tensor.data = copies[key]

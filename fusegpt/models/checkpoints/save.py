@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record
-from fusegpt.errors import ArchitectureError, ArtifactError
 from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written
 from fusegpt.models.model import Model
 from fusegpt.models.structure.configs import unbuilt, without_unbuilt
 from fusegpt.models.structure.kinds import off_formula
-from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
 from fusegpt.results.base import write
 from fusegpt.results.models import as_checkpoint
 from fusegpt.runtime import quiet
 
-__all__ = ["apply_deltas", "differences", "save", "write_delta"]
+__all__ = ["ADAPTERS", "differences", "save", "write_delta"]
 
 COPIED = (
     "*token*",
@@ -141,54 +137,6 @@ def write_delta(
     }
     with atomic_path(path) as partial:
         save_file(own, partial)
-
-
-@torch.no_grad()
-def apply_deltas(model: Model, paths: Sequence[Path]) -> None:
-    """Write the tensors of several deltas into the model; of equal names only the last is read.
-
-    Args:
-        model: Changed in place: parameters, and ``adapter_state`` for ``fused/`` and ``donor/``.
-            Values are cast to the model's dtype. Tensors of removed blocks are skipped.
-        paths: In the order of the steps.
-
-    Raises:
-        ArtifactError: A file is missing or corrupt, or a tensor does not fit the model.
-    """
-    latest = {name: path for path in paths for name in _names(path)}
-    for path in paths:
-        with _open(path) as file:
-            for name in (name for name, owner in latest.items() if owner == path):
-                if name.startswith(ADAPTERS):
-                    model.adapter_state[name] = file.get_tensor(name)
-                elif not model.is_gone(name):
-                    _overwrite(model, name, file.get_tensor(name), path)
-
-
-def _overwrite(model: Model, name: str, value: Tensor, path: Path) -> None:
-    try:
-        if name.endswith(".bias"):
-            give_bias(model, name)
-        parameter = model.parameter(name)
-    except (AttributeError, ArchitectureError):
-        raise ArtifactError(f"{path}: the model has no parameter {name!r}") from None
-    if parameter.shape != value.shape:
-        raise ArtifactError(
-            f"{path}: {name} must have shape {list(parameter.shape)}, got {list(value.shape)}"
-        )
-    parameter.copy_(value)
-
-
-def _names(path: Path) -> list[str]:
-    with _open(path) as file:
-        return list(file.keys())
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from error
 
 
 def _save_module(model: Model, module: PreTrainedModel, directory: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from fusegpt.config import Strict, explain
 from fusegpt.errors import ConfigError
 from fusegpt.registry import Entry
+from fusegpt.units import Granularity
 
 __all__ = ["Method", "RecipeLike", "Settings", "WindowsLike", "bind", "defaults"]
 
@@ -80,7 +81,11 @@ class RecipeLike(Protocol):
         """``iterative``, ``one_shot`` or ``contiguous``."""
 
     @property
-    def granularity(self) -> str:
+    def rerank(self) -> object | None:
+        """How the best candidates are tried; None: the lowest score goes."""
+
+    @property
+    def granularity(self) -> Granularity:
         """``block``, ``attention``, ``mlp`` or ``mixed``."""
 
     @property

@@ -61,6 +61,9 @@ ELSEWHERE = {
     "fusegpt merge --model results/runs/.../step-008/manifest.json": (
         "pruning/test_sublayers.py::test_one_process_and_the_chain"
     ),
+    "fusegpt prune --model work/model --blocks": (
+        "pruning/test_given.py::test_the_verb_removes_what_it_is_told"
+    ),
     "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
     "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
     "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",

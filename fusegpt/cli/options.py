@@ -164,15 +164,17 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
     return value
 
 
-def sparsity_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--sparsity``, which a verb gets as a decimal in [0, 1)."""
+def sparsity_option(
+    what: str, *, required: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--sparsity``, which a verb gets as a decimal in [0, 1); None where it may be missing."""
 
-    def checked(ctx: click.Context, param: click.Parameter, value: str) -> Decimal:
+    def checked(ctx: click.Context, param: click.Parameter, value: str | None) -> Decimal | None:
         from fusegpt.pruning.budget import check_sparsity
 
-        return check_sparsity(value, "--sparsity")
+        return None if value is None else check_sparsity(value, "--sparsity")
 
-    return click.option("--sparsity", required=True, callback=checked, help=what)
+    return click.option("--sparsity", required=required, callback=checked, help=what)
 
 
 dtype_option = click.option(

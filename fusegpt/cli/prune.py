@@ -21,32 +21,47 @@ from fusegpt.cli.options import (
 
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
-@click.option("--recipe", required=True, help="Name or file of a recipe.")
+@click.option("--recipe", help="Name or file of a recipe.")
 @settings_options("Settings laid over the recipe's", "recovery.rank=8")
 @dtype_option
-@sparsity_option("Fraction of units to remove, in [0, 1).")
+@sparsity_option("Fraction of units to remove, in [0, 1).", required=False)
+@click.option(
+    "--blocks",
+    metavar="LIST",
+    help="Remove these, in this order, in place of a sparsity: 14,16-17 or 'attention 3,mlp 5'; the"
+    " recipe says what recovers, without one nothing does.",
+)
 @click.option("--seed", type=int, help="Seed of everything that is drawn; 0 unless given.")
-@click.option("--calibration", required=True, type=input_file, help="Windows to score on.")
+@click.option("--calibration", type=input_file, help="Windows to score on; --blocks needs none.")
 @click.option("--finetune", type=input_file, help="Windows to recover on.")
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
 @device_option
 def prune(
     model: Path,
-    recipe: str,
+    recipe: str | None,
     settings: dict[str, Any],
     dtype: str | None,
-    sparsity: Decimal,
+    sparsity: Decimal | None,
+    blocks: str | None,
     seed: int | None,
-    calibration: Path,
+    calibration: Path | None,
     finetune: Path | None,
     output: Path,
     device: str,
 ) -> None:
     """Score, remove, recover, repeat; then write a plain transformers checkpoint."""
-    from fusegpt.pruning.recipe import load_recipe
+    if (sparsity is None) == (blocks is None):
+        raise click.UsageError("Give one of '--sparsity' and '--blocks'.")
+    if recipe is None and blocks is None:
+        raise click.UsageError("Missing option '--recipe' (or '--blocks').")
+    from fusegpt.pruning.recipe import load_recipe, recipe_of_blocks
 
     over = settings if dtype is None else {**settings, "dtype": dtype}
-    chosen = load_recipe(recipe, over, seed).that_removes()
+    if blocks is not None:
+        chosen = recipe_of_blocks(blocks, recipe, over, seed)
+    else:
+        assert recipe is not None
+        chosen = load_recipe(recipe, over, seed).that_removes()
 
     from fusegpt.pruning.jobs import prune_model
 

@@ -28,5 +28,6 @@ METRICS: dict[str, Method[MetricSettings]] = {
     "taylor": Method("fusegpt.importance.taylor:taylor", f"{_SETTINGS}:Taylor"),
     "shapley": Method("fusegpt.importance.shapley:shapley", f"{_SETTINGS}:Shapley"),
     "last_blocks": Method("fusegpt.importance.last_blocks:last_blocks", f"{_SETTINGS}:LastBlocks"),
+    "given": Method("fusegpt.importance.given:given", f"{_SETTINGS}:Given"),
     "random": Method("fusegpt.importance.random:random", f"{_SETTINGS}:Random"),
 }

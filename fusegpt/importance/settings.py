@@ -7,18 +7,22 @@ when ``reference`` is ``original``; ``details``, a table for further numbers of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.config import Fraction, NonNegativeInt, PositiveInt
+from fusegpt.config import Fraction, PositiveInt
 from fusegpt.errors import ConfigError
-from fusegpt.methods import RecipeLike, Settings
+from fusegpt.importance.base import Listed, MetricSettings, block_of, check_numbers
+from fusegpt.methods import RecipeLike
+from fusegpt.units import KINDS, LIMIT, Unit
 from fusegpt.work import Passes, Scoring
 
 __all__ = [
     "AngularDistance",
     "BlockInfluence",
+    "Given",
     "LastBlocks",
     "MacroInfluence",
     "MetricSettings",
@@ -32,57 +36,6 @@ __all__ = [
 ]
 
 
-class MetricSettings(Settings):
-    """Settings that every metric has.
-
-    Attributes:
-        takes: What the run passes to the metric by keyword: ``seed``, ``run``, ``original``,
-            ``details``.
-        predicts_next_token: Whether the score is a loss of the next token, so that windows need
-            two tokens.
-    """
-
-    takes: ClassVar[frozenset[str]] = frozenset()
-
-    protect_first: NonNegativeInt = Field(
-        default=0, description="Number of blocks at the start that stay."
-    )
-    protect_last: NonNegativeInt = Field(
-        default=0, description="Number of blocks at the end that stay."
-    )
-    reference: Literal["current", "original"] = Field(
-        default="current",
-        description="Model whose states or logits a pruned model is compared with, where a metric"
-        " compares: the model as pruned so far, or the dense one.",
-    )
-
-    @property
-    def predicts_next_token(self) -> bool:
-        """Whether the score is a loss of the next token."""
-        return False
-
-    def own(self) -> dict[str, Any]:
-        """Return the settings that only this metric has."""
-        return self.model_dump(exclude=set(MetricSettings.model_fields))
-
-    def passes(self, scoring: Scoring) -> Passes | None:
-        """Return what one window goes through; ``None``: not counted."""
-        return None
-
-    def check_units(self, recipe: RecipeLike, fewest: int, most: int, where: str) -> None:
-        """Refuse a number of units among which the metric cannot tell them apart.
-
-        Args:
-            recipe: The complete recipe that these settings stand in.
-            fewest: Number of units that the last round of scoring chooses from.
-            most: Number of units that the first round chooses from.
-            where: Name of the place in messages.
-
-        Raises:
-            ConfigError: The message says what to do.
-        """
-
-
 class _OnePass(MetricSettings):
     """Metrics that watch one forward pass; around a sublayer its block runs once more."""
 
@@ -92,6 +45,8 @@ class _OnePass(MetricSettings):
 
 class _NoPass(MetricSettings):
     """Metrics that look at no data."""
+
+    reads: ClassVar[bool] = False
 
     def passes(self, scoring: Scoring) -> Passes:
         return Passes(0)
@@ -259,3 +214,82 @@ class Random(_NoPass):
     """Random: a seeded order, the baseline that every metric has to beat."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"seed"})
+
+
+class Given(_NoPass):
+    """Given: the units that a list names go, in its order; no data is looked at."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"run"})
+
+    blocks: Listed = Field(
+        default=[],
+        description="Units that go, in this order, by their numbers in the dense model: 17,"
+        " '14-16'; where sublayers go as scores name them: 'attention 3', 'mlp 5-7'.",
+    )
+
+    @property
+    def spares_first(self) -> bool:
+        """Whether the first block stays: nothing of it is named."""
+        return 0 not in map(block_of, self.blocks)
+
+    def place(self, unit: Unit) -> int:
+        """Return a unit's place in the list; behind its end where the list does not name it."""
+        name = str(unit) if str(unit) in self.blocks else unit.index
+        return self.blocks.index(name) if name in self.blocks else len(self.blocks)
+
+    def order(self, units: Sequence[Unit]) -> list[Unit]:
+        """Return those of ``units`` that the list names, in its order."""
+        named = [unit for unit in units if self.place(unit) < len(self.blocks)]
+        return sorted(named, key=self.place)
+
+    def check(self, recipe: RecipeLike, where: str) -> None:
+        """Refuse an empty list, units of another kind, protected ones, and other orders."""
+        here = f"{where}.importance.blocks"
+        if not self.blocks:
+            raise ConfigError(f"{here}: must name the units that go, such as [17, '14-16'], got []")
+        kinds = KINDS[recipe.granularity]
+        for unit in self.blocks:
+            kind = str(unit).rpartition(" ")[0]
+            if kind not in kinds and (kind or len(kinds) > 1):
+                names = " or ".join(repr(f"{name} 3".removeprefix("block ")) for name in kinds)
+                raise ConfigError(
+                    f"{here}: must be like {names} with granularity {recipe.granularity!r}, got"
+                    f" {unit!r}"
+                )
+        if recipe.selection == "one_shot":
+            raise ConfigError(
+                f"{where}.selection: must be 'iterative' or 'contiguous' with metric 'given', got"
+                " 'one_shot'; nothing is scored"
+            )
+        if recipe.rerank is not None:
+            raise ConfigError(f"{where}.rerank: tries other orders; metric 'given' has its own")
+        self._check_open(self.open_blocks(LIMIT + self.protect_last), here)
+
+    def _check_open(self, places: Collection[int], where: str) -> None:
+        for unit in self.blocks:
+            if block_of(unit) not in places:
+                raise ConfigError(
+                    f"{where}: must name units that may go, but {unit!r} is protected"
+                )
+
+    def check_numbers(self, recipe: RecipeLike, num_blocks: int) -> None:
+        """Refuse numbers that the dense model does not have, and protected ones at its end."""
+        super().check_numbers(recipe, num_blocks)
+        where = f"recipes.{recipe.name}.importance.blocks"
+        check_numbers(self.blocks, num_blocks, where)
+        self._check_open(self.open_blocks(num_blocks), where)
+
+    def check_count(self, recipe: RecipeLike, count: int, where: str) -> None:
+        """Refuse more removals than the list has, and a run whose units are no neighbours."""
+        if count > len(self.blocks):
+            raise ConfigError(
+                f"{where}: {count} units are to go, but recipe {recipe.name!r} names"
+                f" {len(self.blocks)}; lower the sparsity, or name more"
+            )
+        run = sorted(map(block_of, self.blocks[:count]))
+        if recipe.selection == "contiguous" and run[-1] - run[0] >= count:
+            raise ConfigError(
+                f"{where}: {count} units are to go as one run, but the first {count} of"
+                f" recipes.{recipe.name}.importance.blocks are no neighbours, got"
+                f" {self.blocks[:count]}"
+            )

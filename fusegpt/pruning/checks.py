@@ -94,7 +94,7 @@ def _check_selection(recipe: Recipe, where: str) -> None:
 
 
 def _check_protection(recipe: Recipe, where: str) -> None:
-    if recipe.recovery.needs_before and not recipe.importance.protect_first:
+    if recipe.recovery.needs_before and not recipe.importance.spares_first:
         raise ConfigError(
             f"{where}.importance.protect_first: must be at least 1, got 0;"
             f" {recipe.method} folds into the block before the removed one"

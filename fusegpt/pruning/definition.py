@@ -22,7 +22,7 @@ from fusegpt.pruning.sections import (
 from fusegpt.recovery.settings import RecoverySettings
 from fusegpt.recovery.settings.whole import NoRecovery
 from fusegpt.slicegpt.settings import WidthSettings
-from fusegpt.units import KINDS, Granularity
+from fusegpt.units import KINDS, Granularity, Unit
 
 __all__ = ["Recipe", "Role"]
 
@@ -90,6 +90,11 @@ class Recipe:
     def num_units(self, num_blocks: int) -> int:
         """Return what a sparsity of a model with so many blocks is a fraction of."""
         return num_blocks * len(KINDS[self.granularity])
+
+    def all_units(self, num_blocks: int) -> list[Unit]:
+        """Return every unit of a dense model with so many blocks, in order."""
+        kinds = KINDS[self.granularity]
+        return [Unit(kind, index) for index in range(num_blocks) for kind in kinds]
 
     @property
     def needs_windows(self) -> bool:

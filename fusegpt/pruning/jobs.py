@@ -10,7 +10,9 @@ from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
 from fusegpt.errors import ConfigError, DataError
-from fusegpt.pruning.budget import check_sparsity, removals
+from fusegpt.models.structure.branches import plain_ids
+from fusegpt.pruning.asked import removals_from
+from fusegpt.pruning.budget import check_sparsity
 from fusegpt.pruning.finish import finish
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.publish import publish
@@ -173,8 +175,8 @@ def merge_model(
 def prune_model(
     path: Path,
     recipe: Recipe,
-    sparsity: Decimal | float | str,
-    calibration: Path,
+    sparsity: Decimal | float | str | None,
+    calibration: Path | None,
     output: Path,
     *,
     finetune: Path | None = None,
@@ -185,8 +187,9 @@ def prune_model(
     Args:
         path: Directory of a model, or of a checkpoint of ours: what it lacks counts as removed.
         recipe: The method and its settings.
-        sparsity: Fraction of the dense model's units to remove, in [0, 1).
-        calibration: Windows file to score on.
+        sparsity: Fraction of the dense model's units to remove, in [0, 1). None: all that the
+            metric ``given`` names.
+        calibration: Windows file to score on; not needed when the metric looks at no data.
         output: Directory of the checkpoint; must not exist or be empty.
         finetune: Windows file to recover on; not needed when nothing trains.
         device: Where to work.
@@ -199,17 +202,21 @@ def prune_model(
         ConfigError: The sparsity is outside [0, 1), or nothing would be left.
         DataError: The recovery trains and there are no windows.
     """
-    check_sparsity(sparsity)
-    files = {"calibration": calibration}
+    if sparsity is not None:
+        check_sparsity(sparsity)
+    files = {}
+    if calibration is not None:
+        files["calibration"] = calibration
+    elif recipe.importance.reads:
+        raise DataError(f"recipe {recipe.name!r} scores: give its windows with --calibration")
     if recipe.needs_windows:
         files["finetune"] = _needed(recipe, finetune)
     check_free(output)
     windows = {role: windows_for(path, file) for role, file in files.items()}
     model = load_step(path, recipe, device)
-    units = recipe.num_units(model.num_blocks)
-    missing = units - len(model.units(recipe.granularity))
-    count = removals(units, sparsity) - missing
-    steps = prune(model, recipe, count, windows["calibration"], windows.get("finetune"))
+    count = removals_from(model, recipe, sparsity)
+    seen = next(iter(windows.values())) if windows else plain_ids(model, 1, 8)
+    steps = prune(model, recipe, count, seen, windows.get("finetune"))
     data = {role: read_meta(file) for role, file in files.items()}
     return publish(model, recipe, steps, output, data=data)
 

@@ -20,14 +20,18 @@ def check_reach(recipe: Recipe, num_blocks: int, count: int, where: str) -> None
     Raises:
         ConfigError: Too many blocks are protected, or the metric could not tell the units apart.
     """
-    first, last = recipe.importance.protect_first, recipe.importance.protect_last
-    units = recipe.num_units(max(num_blocks - first - last, 0))
+    chosen = recipe.importance
+    chosen.check_numbers(recipe, num_blocks)
+    units = recipe.num_units(len(chosen.open_blocks(num_blocks)))
     if count > units:
         kinds = "blocks" if recipe.granularity == "block" else "units"
+        stay = f"the first {chosen.protect_first} blocks and the last {chosen.protect_last}"
+        stay += f" and {', '.join(map(str, chosen.protect))}" if chosen.protect else ""
         raise ConfigError(
             f"{where}: {count} of {recipe.num_units(num_blocks)} {kinds} are to go, but recipe"
-            f" {recipe.name!r} protects the first {first} blocks and the last {last}, which leaves"
-            f" {units}; lower the sparsity, or protect fewer"
+            f" {recipe.name!r} protects {stay}, which leaves {units}; lower the sparsity, or"
+            " protect fewer"
         )
+    chosen.check_count(recipe, count, where)
     fewest = units - (0 if recipe.selection == "one_shot" else count - 1)
-    recipe.importance.check_units(recipe, fewest, units, where)
+    chosen.check_units(recipe, fewest, units, where)

@@ -21,11 +21,13 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "recipe_names",
+    "recipe_of_blocks",
     "recipe_settings",
     "resolve",
 ]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+PROTECTION = ("protect_first", "protect_last", "protect")
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:
@@ -64,6 +66,42 @@ def load_recipe(
     """
     name, settings = recipe_settings(name_or_path)
     return resolve(name, settings, overrides, seed, own)
+
+
+def recipe_of_blocks(
+    blocks: str,
+    name_or_path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """Return a recipe that removes listed units in their order, and recovers as another does.
+
+    Args:
+        blocks: Units with commas between them: ``14,16-17`` or ``attention 3,mlp 5``.
+        name_or_path: The other recipe; what it protects stays. None: nothing recovers.
+        overrides: Settings laid over the other recipe's.
+        seed: Laid over both.
+
+    Raises:
+        UnknownNameError: No such recipe.
+        ConfigError: The list, or a setting, is wrong.
+    """
+    name = "given"
+    settings: dict[str, Any] = {"importance": {}, "recovery": {"method": "none"}}
+    if name_or_path is not None:
+        chosen = load_recipe(name_or_path, overrides, seed).that_removes()
+        name, settings = f"{chosen.name}_given", chosen.to_json()
+        if chosen.selection == "one_shot":
+            settings["selection"] = "iterative"
+    for unknown in ("name", "rerank"):
+        settings.pop(unknown, None)
+    listed = [unit.strip() for unit in blocks.split(",")]
+    kinds = {unit.partition(" ")[0] for unit in listed if " " in unit}
+    if kinds:
+        settings["granularity"] = kinds.pop() if len(kinds) == 1 else "mixed"
+    own = {key: value for key, value in settings["importance"].items() if key in PROTECTION}
+    settings["importance"] = {"metric": "given", **own, "blocks": listed}
+    return resolve(name, settings, None if name_or_path else overrides, seed)
 
 
 def recipe_settings(name_or_path: str | Path) -> tuple[str, Any]:

@@ -33,9 +33,11 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
         ArchitectureError: The model's blocks have no attentions and mlps that can be told apart.
         ConfigError: There are none.
     """
-    first, last = recipe.importance.protect_first, recipe.importance.protect_last
+    chosen = recipe.importance
+    chosen.check_numbers(recipe, model.num_blocks)
+    first, last = chosen.protect_first, chosen.protect_last
     units = model.units(recipe.granularity)
-    open_blocks = model.kept[first : len(model.kept) - last]
+    open_blocks = set(model.kept[first : len(model.kept) - last]).difference(chosen.protect)
     seen = reached(model, windows[:1])
     allowed = [unit for unit in units if unit.index in seen and unit.index in open_blocks]
     if recipe.granularity == "block" and recipe.selection != "contiguous":
@@ -46,9 +48,11 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
             check_sublayers(model, [unit])
     if not allowed:
         kinds = "blocks" if recipe.granularity == "block" else "units"
+        protected = [f"protect_first {first}", f"protect_last {last}"]
+        protected += [f"protect {chosen.protect}"] if chosen.protect else []
         raise ConfigError(
-            f"recipes.{recipe.name}.importance: protect_first {first} and protect_last {last}"
-            f" leave none of {len(units)} {kinds} to remove; the last of a kind stays, too"
+            f"recipes.{recipe.name}.importance: {', '.join(protected)} leave none of {len(units)}"
+            f" {kinds} to remove; the last of a kind stays, too"
         )
     return allowed
 

@@ -126,18 +126,20 @@ class Cost:
     def _scoring(self, step: int) -> Scoring:
         """What is there before a step; earlier removals of sublayers lie evenly."""
         recipe, dense = self.recipe, self.num_blocks
-        first, last = recipe.importance.protect_first, recipe.importance.protect_last
+        places = recipe.importance.open_blocks(dense)
+        first = min(places, default=0)
         if recipe.granularity != "block":
-            places = range(first, dense - last)
             units = len(places) * recipe.num_units(1)
             remaining = max(0, units - step + 1)
             behind = sum(dense - place for place in places) * recipe.num_units(1)
             without_each = dense + behind * remaining / max(1, units)
             return Scoring(dense, dense, remaining, first, without_each, sublayers=True)
-        blocks = dense if recipe.selection == "contiguous" else dense - step + 1
-        places = range(first, blocks - last)
-        without_each = blocks + sum(blocks - 1 - place for place in places)
-        return Scoring(dense, blocks, len(places), first, without_each, sublayers=False)
+        gone = 0 if recipe.selection == "contiguous" else step - 1
+        units = len(places) - gone
+        # Of those behind a unit, the protected ones are there at every step.
+        protected = sum(dense - 1 - place for place in places) - sum(range(len(places)))
+        without_each = dense - gone + sum(range(units)) + units * protected / max(1, len(places))
+        return Scoring(dense, dense - gone, units, first, without_each, sublayers=False)
 
     def _fuse(self, step: int) -> Work:
         """Removing and recovering, the trials of a re-ranking included."""
@@ -152,8 +154,8 @@ class Cost:
             size = (left * self.shape.values, left * self.shape.attended)
             judged = forward_rule(*size, rerank.judged * length, length)
             trial = replace(trial, flops=trial.flops + judged)
-        stay = self.recipe.importance.protect_first + self.recipe.importance.protect_last
-        candidates = min(rerank.candidates, self.num_blocks - step + 1 - stay)
+        units = len(self.recipe.importance.open_blocks(self.num_blocks))
+        candidates = min(rerank.candidates, units - step + 1)
         return total([work, *[trial] * candidates])
 
     def _merge(self, step: int) -> Work:

@@ -37,6 +37,44 @@ def test_protected_blocks_bound_the_removals_and_the_bound_is_reached(selection)
         prune(tiny.model("llama"), chosen, 4, tiny.ids(2, 8))
 
 
+def test_further_blocks_stay_by_their_numbers_in_the_dense_model():
+    chosen = recipe({"metric": "last_blocks", "protect_last": 1, "protect": [0, "3-4"]})
+    model = tiny.model("llama")
+
+    prune(model, chosen, 2, tiny.ids(2, 8))
+
+    assert model.kept == [0, 3, 4, 5]
+    check_reach(chosen, 6, 2, "here")
+    with pytest.raises(ConfigError, match=r"first 0 blocks and the last 1 and 0, 3, 4, which leav"):
+        check_reach(chosen, 6, 3, "here")
+    with pytest.raises(ConfigError, match=r"protect_last 1, protect \[0, 3, 4\] leave none of 4"):
+        prune(model, chosen, 1, tiny.ids(2, 8))
+    far = recipe({"metric": "last_blocks", "protect": ["5-6"]})
+    for refuse in (
+        lambda: check_reach(far, 6, 1, ""),
+        lambda: prune(model, far, 1, tiny.ids(2, 8)),
+    ):
+        with pytest.raises(
+            ConfigError, match="protect: must hold numbers of the model's blocks, 0"
+        ):
+            refuse()
+
+
+def test_a_protected_block_keeps_its_attention_and_its_mlp():
+    with pytest.raises(ConfigError, match="must hold blocks, whose sublayers stay with them, got"):
+        recipe({"metric": "last_blocks", "protect": ["mlp 3"]})
+    chosen = recipe({"metric": "last_blocks", "protect": ["1-5"]}, granularity="mixed")
+    model = tiny.model("llama")
+    prune(model, chosen, 2, tiny.ids(2, 8))
+    assert {unit.index for unit in model.removed} == {0}
+
+
+def test_what_is_protected_by_default_leaves_no_trace_in_ids():
+    plain, more = (recipe({"metric": "random", "protect": x}) for x in ([], [1]))
+    assert "protect" not in plain.to_json()["importance"]
+    assert more.to_json()["importance"]["protect"] == [1] and plain.id != more.id
+
+
 def test_drawn_sub_networks_that_cannot_tell_units_apart_are_refused():
     drawn = {"metric": "shapley", "subnetworks": "sampled"}
 

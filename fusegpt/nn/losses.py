@@ -14,7 +14,16 @@ from torch.nn import functional
 from fusegpt.errors import ConfigError
 from fusegpt.nn.fused import wide
 
-__all__ = ["LOSSES", "cosine", "kl_batch", "kl_hidden", "masked", "mse"]
+__all__ = [
+    "LOSSES",
+    "cosine",
+    "huber",
+    "kl_batch",
+    "kl_hidden",
+    "masked",
+    "mse",
+    "mse_token",
+]
 
 
 ABSENT = -1e30
@@ -58,6 +67,27 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(wide(student), wide(teacher))
 
 
+def mse_token(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of each token's states relative to the teacher's squared length, averaged.
+
+    Every token counts alike, however large its activations are (decision D45).
+    """
+    student, teacher = wide(student), wide(teacher)
+    size = teacher.square().sum(-1).clamp_min(torch.finfo(teacher.dtype).tiny)  # [batch, seq]
+    return ((student - teacher).square().sum(-1) / size).mean()
+
+
+def huber(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber's loss of each value's difference, in units of a usual value of the teacher.
+
+    The unit is the root mean square of the batch's median token. Differences above it count by
+    their size, not by its square (decision D45).
+    """
+    student, teacher = wide(student), wide(teacher)
+    usual = teacher.square().mean(-1).median().clamp_min(torch.finfo(teacher.dtype).tiny).sqrt()
+    return functional.huber_loss(student / usual, teacher / usual)
+
+
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """One minus the mean cosine over tokens, in [0, 2] (decision D7)."""
     return 1 - functional.cosine_similarity(wide(student), wide(teacher), dim=-1).mean()
@@ -74,6 +104,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "kl_hidden": kl_hidden,
     "mse": mse,
     "cosine": cosine,
+    "mse_token": mse_token,
+    "huber": huber,
 }
 
 

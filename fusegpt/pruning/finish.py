@@ -57,6 +57,7 @@ def finish(
             "first_loss": training.first_loss,
             "last_loss": training.last_loss,
             **{name: getattr(report, name) for name in SPENT},
+            **report.mishaps,
             "seconds": round(timer.seconds, 3),
             "memory_gib": round(peak_memory_gib(), 3),
             "training": training.rows,

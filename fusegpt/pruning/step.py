@@ -180,6 +180,7 @@ def _record(model: Model, units: Sequence[Unit], scores: Scores, report: Recover
             "first_loss": training.first_loss,
             "last_loss": training.last_loss,
             **{name: getattr(report, name) for name in SPENT},
+            **report.mishaps,
         }
     )
 
@@ -197,7 +198,8 @@ def _line(record: Removal, recipe: Recipe, model: Model) -> str:
         places = ", ".join(map(str, record.group))
         text += (
             f"; {recipe.method} of {kind}s {places}: loss {record.first_loss:.4g} ->"
-            f" {record.last_loss:.4g}, {record.seconds:.0f} s,"
+            f" {record.last_loss:.4g}{' (undone)' if record.undone else ''},"
+            f" {record.seconds:.0f} s,"
             f" peak {record.memory_gib:.1f} GiB"
         )
     return text

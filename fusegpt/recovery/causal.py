@@ -20,7 +20,6 @@ from fusegpt.recovery.group import neighbours, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings import Tuning
-from fusegpt.recovery.training import Schedule
 from fusegpt.units import Unit
 
 __all__ = ["batch_losses", "tune_by_next_token"]
@@ -69,11 +68,11 @@ def tune_by_next_token(
     weights = build([tuned])
     remove(model, *run)
     pieces = batches(windows, tuning.batch_size, drop_last=True)
-    schedule = Schedule(tuning.epochs, len(pieces), tuning.shuffle, seed)
     loss_of = batch_losses(model, pieces, AT_ONCE)
-    rates = (tuning.learning_rate, tuning.learning_rate)
-    rows = fit_weights(model, weights, loss_of, schedule, rates, checkpoint=checkpoint, label=label)
-    length, tokens = windows.shape[1], tuning.epochs * sum(map(tokens_in, pieces))
+    given = (model, weights, loss_of, len(pieces), tuning)
+    fit = fit_weights(*given, seed=seed, checkpoint=checkpoint, label=label)
+    length = windows.shape[1]
+    tokens = tuning.epochs * fit.attempts * sum(map(tokens_in, pieces))
     place = model.position(tuned)
     spent = forward_flops(model, model.kept[:place], tokens, length)
     spent += training_flops(model, [tuned], tokens, length)
@@ -81,11 +80,13 @@ def tune_by_next_token(
     return RecoveryReport(
         changed=list(weights),
         group=[tuned],
-        rows=rows,
+        rows=fit.rows,
         trainable_parameters=sum(p.numel() for w in weights.values() for p in w.parameters()),
         tokens=tokens,
-        optimizer_steps=schedule.steps,
+        optimizer_steps=fit.steps,
         flops=spent + 2 * head_flops(model, tokens),
+        undone=fit.undone,
+        attempts=fit.attempts,
     )
 
 

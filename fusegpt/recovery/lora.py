@@ -72,7 +72,8 @@ def lora(
         label="LoRA of the pruned model",
     )
     after = _total(loss_of, len(pieces))
-    if after > before:
+    undone = after > before
+    if undone:
         logger.warning("LoRA: loss rose from %.4g to %.4g; undone", before, after)
         adapted.unload()
     else:
@@ -88,6 +89,7 @@ def lora(
         tokens=tokens,
         optimizer_steps=schedule.steps,
         flops=spent + 2 * head_flops(model, tokens),
+        undone=undone,
     )
 
 

@@ -22,6 +22,8 @@ class RecoveryReport:
         tokens: Tokens that were trained or fitted on, all epochs counted.
         optimizer_steps: Steps of the optimiser; 0 for a closed form.
         flops: Estimate of all arithmetic, by ``fusegpt.work``.
+        undone: Whether a training ended worse than it began, so that nothing of it was kept.
+        attempts: How often a training was begun; its cost is that of all attempts.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -32,3 +34,11 @@ class RecoveryReport:
     tokens: int = 0
     optimizer_steps: int = 0
     flops: float = 0.0
+    undone: bool = False
+    attempts: int = 1
+
+    @property
+    def mishaps(self) -> dict[str, Any]:
+        """What of ``undone`` and ``attempts`` is unusual, for the record."""
+        found: dict[str, Any] = {"undone": True} if self.undone else {}
+        return found | ({"attempts": self.attempts} if self.attempts > 1 else {})

@@ -21,6 +21,8 @@ __all__ = ["Checkpoint"]
 logger = logging.getLogger(__name__)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+ATTEMPT, KEPT = "attempt", "kept."
+"""Key of the metadata, absent for the first attempt; beginning of the names of kept tensors."""
 
 
 class Checkpoint:
@@ -33,6 +35,11 @@ class Checkpoint:
         path: The file; belongs to this run alone.
         fingerprint: Names everything the run depends on. A file with another one is ignored.
         every_seconds: Least time between two saves.
+
+    Attributes:
+        attempt: How often the training was begun anew before; a file of another attempt is
+            not resumed.
+        kept: Tensors of the caller's, which are saved and resumed with the rest.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, every_seconds: float = 60.0) -> None:
@@ -40,6 +47,17 @@ class Checkpoint:
         self.fingerprint = fingerprint
         self.every_seconds = every_seconds
         self.last = time.monotonic()
+        self.attempt = 0
+        self.kept: dict[str, Tensor] = {}
+
+    def reached(self) -> int:
+        """Return the attempt that the file is of; 0 when no file fits."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                about = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return 0
+        return int(about.get(ATTEMPT, 0)) if about.get(FINGERPRINT) == self.fingerprint else 0
 
     def resume(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Load parameters and moments in place and return the rows; nothing when no file fits."""
@@ -52,6 +70,8 @@ class Checkpoint:
         if about.get(FINGERPRINT) != self.fingerprint:
             logger.info("ignoring %s: it belongs to other settings or inputs", self.path)
             return []
+        if int(about.get(ATTEMPT, 0)) != self.attempt:
+            return []
         rows: list[dict[str, Any]] = json.loads(about[ROWS])
         for number, parameter in enumerate(_parameters(optimizer)):
             parameter.data.copy_(tensors[f"{number}.value"])
@@ -59,6 +79,8 @@ class Checkpoint:
             for moment in MOMENTS:
                 state[moment] = tensors[f"{number}.{moment}"].to(parameter.device)
             optimizer.state[parameter] = state
+        mine = [name for name in tensors if name.startswith(KEPT)]
+        self.kept.update({name.removeprefix(KEPT): tensors[name] for name in mine})
         logger.info("resumed after optimiser step %d from %s", len(rows), self.path)
         return rows
 
@@ -79,7 +101,9 @@ class Checkpoint:
             tensors[f"{number}.value"] = parameter.detach().cpu().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{number}.{key}"] = value.detach().cpu().contiguous()
+        tensors |= {f"{KEPT}{name}": value.cpu() for name, value in self.kept.items()}
         about = {FINGERPRINT: self.fingerprint, ROWS: json.dumps(rows), STEPS: str(steps)}
+        about |= {ATTEMPT: str(self.attempt)} if self.attempt else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as partial:
             save_file(tensors, partial, metadata=about)

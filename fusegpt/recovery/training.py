@@ -34,12 +34,14 @@ class Schedule:
         num_batches: Batches of one pass; one optimiser step each.
         shuffle: Draw a new order of the batches for each epoch; their make-up never changes.
         seed: Seed of that order.
+        warmup: Share of the steps in which learning rates rise to their peak.
     """
 
     epochs: int
     num_batches: int
     shuffle: bool = False
     seed: int = 0
+    warmup: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -54,6 +56,13 @@ class Schedule:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return int(torch.randperm(self.num_batches, generator=generator)[place])
 
+    def factor(self, step: int) -> float:
+        """Return the learning rates' factor: along a line up to 1, then along a cosine to 0."""
+        rising = math.ceil(self.warmup * self.steps)
+        if step < rising:
+            return (step + 1) / rising
+        return cosine_factor(step - rising, self.steps - rising)
+
 
 def cosine_factor(step: int, steps: int) -> float:
     """Return the learning-rate factor of a cosine from 1 to 0 over ``steps``, without warm-up."""
@@ -67,6 +76,8 @@ def train(
     *,
     before: Callable[[], None] = lambda: None,
     after: Callable[[], None] = lambda: None,
+    after_epoch: Callable[[], None] = lambda: None,
+    clip_norm: float = 0.0,
     checkpoint: Checkpoint | None = None,
     label: str = "training",
 ) -> list[dict[str, Any]]:
@@ -81,6 +92,8 @@ def train(
         schedule: Length and order.
         before: Called before each forward pass, to form weights.
         after: Called after each backward pass, to pull gradients onto ``parameters``.
+        after_epoch: Called after each pass over all batches but the last one.
+        clip_norm: Largest norm of all gradients together; longer ones are shortened. 0: no limit.
         checkpoint: Where to keep the state while training, and to resume from; the result is
             the same to the last bit, resumed or not.
         label: Names the work in messages.
@@ -95,10 +108,18 @@ def train(
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     rows = checkpoint.resume(optimizer) if checkpoint else []
+    hooks = _Hooks(before, after, after_epoch)
     with saving_first() if checkpoint else nullcontext():
-        _run(optimizer, rows, loss_of, schedule, before, after, checkpoint, label)
+        _run(optimizer, rows, loss_of, schedule, hooks, clip_norm, checkpoint, label)
     optimizer.zero_grad(set_to_none=True)
     return rows
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    before: Callable[[], None]
+    after: Callable[[], None]
+    after_epoch: Callable[[], None]
 
 
 def _run(
@@ -106,24 +127,28 @@ def _run(
     rows: list[dict[str, Any]],
     loss_of: Callable[[int], Tensor],
     schedule: Schedule,
-    before: Callable[[], None],
-    after: Callable[[], None],
+    hooks: _Hooks,
+    clip_norm: float,
     checkpoint: Checkpoint | None,
     label: str,
 ) -> None:
     """Take the steps that are left; each adds its row."""
     bar = tqdm(total=schedule.steps, initial=len(rows), desc=label, disable=None, leave=False)
     for step in range(len(rows), schedule.steps):
-        factor = cosine_factor(step, schedule.steps)
+        factor = schedule.factor(step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         optimizer.zero_grad(set_to_none=True)
-        before()
+        hooks.before()
         loss = loss_of(schedule.batch_of(step))
         rows.append(_row(step, schedule, loss, optimizer, rows, label))
         loss.backward()
-        after()
+        hooks.after()
+        if clip_norm:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
         optimizer.step()
+        if (step + 1) % schedule.num_batches == 0 and step + 1 < schedule.steps:
+            hooks.after_epoch()
         bar.update()
         bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}")
         if checkpoint and step + 1 < schedule.steps:
@@ -133,6 +158,10 @@ def _run(
             place = f"after optimiser step {len(rows)} of {schedule.steps}"
             raise Stopped(number, f"saved {place} in {checkpoint.path}; run again to go on")
     bar.close()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _row(

@@ -24,7 +24,6 @@ from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings import Tuning
-from fusegpt.recovery.training import Schedule
 from fusegpt.units import Unit
 
 __all__ = ["Example", "tune_group"]
@@ -98,22 +97,30 @@ def tune_group(
     last = model.position(span[-1])
     spent = forward_flops(model, model.kept[: last + 1], tokens_in(windows), windows.shape[1])
     remove(model, *run)
-    schedule = Schedule(tuning.epochs, len(found), tuning.shuffle, seed)
-    tokens = sum(example.tokens for example in found) * tuning.epochs
-    spent += training_flops(model, student, tokens, windows.shape[1])
-    rows = _fit(
-        model, student, weights, found, schedule, tuning, checkpoint=checkpoint, label=label
+    fit = fit_weights(
+        model,
+        weights,
+        _loss(model, student, found, tuning.loss),
+        len(found),
+        tuning,
+        seed=seed,
+        checkpoint=checkpoint,
+        label=label,
     )
+    tokens = sum(example.tokens for example in found) * tuning.epochs * fit.attempts
+    spent += training_flops(model, student, tokens, windows.shape[1])
     if tuning.fold == "at_end":
         model.fused.update(weights)
     return RecoveryReport(
         changed=list(weights),
         group=list(group),
-        rows=rows,
+        rows=fit.rows,
         trainable_parameters=sum(p.numel() for w in weights.values() for p in w.parameters()),
         tokens=tokens,
-        optimizer_steps=schedule.steps,
+        optimizer_steps=fit.steps,
         flops=spent,
+        undone=fit.undone,
+        attempts=fit.attempts,
     )
 
 
@@ -154,32 +161,16 @@ def _reached(group: Sequence[int], calls: Mapping[int, Call], label: str) -> lis
     return blocks
 
 
-def _fit(
-    model: Model,
-    student: Sequence[int],
-    weights: Mapping[str, FusedWeight],
-    found: Sequence[Example],
-    schedule: Schedule,
-    tuning: Tuning,
-    *,
-    checkpoint: Checkpoint | None,
-    label: str,
-) -> list[dict[str, object]]:
-    """Train the factors on the hidden states that leave the group."""
+def _loss(
+    model: Model, student: Sequence[int], found: Sequence[Example], name: str
+) -> Callable[[int], Tensor]:
+    """Return the loss of a batch: of the hidden states that leave the group."""
     blocks = [model.block(index) for index in student]
-    measure = masked(tuning.loss)
+    measure = masked(name)
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
         output = run_blocks(blocks, example.calls, example.hidden_in.to(model.device))
         return measure(output, example.target.to(model.device), example.mask)
 
-    return fit_weights(
-        model,
-        weights,
-        loss_of,
-        schedule,
-        (tuning.learning_rate, tuning.coefficient_learning_rate or tuning.learning_rate),
-        checkpoint=checkpoint,
-        label=label,
-    )
+    return loss_of

@@ -10,7 +10,8 @@ from typing import Any
 
 from fusegpt.reports.front_matter import front_matter
 from fusegpt.reports.text import code, escaped, ranges
-from fusegpt.results.models import Checkpoint, Row, Slice
+from fusegpt.results.models import BriefStep, Checkpoint, Row, Slice
+from fusegpt.results.records import Finish
 
 __all__ = ["card"]
 
@@ -59,8 +60,18 @@ def _pruned(record: Checkpoint) -> list[str]:
             if donors
         ),
         *(f"- {escaped(sentence)}" for sentence in record.differs),
+        *_undone(record),
     ]
     return [_titled(record, title, opening), "\n".join(facts)]
+
+
+def _undone(record: Checkpoint) -> list[str]:
+    """Say how many trainings made things worse, if any did."""
+    recoveries: list[BriefStep | Finish] = [*record.steps]
+    recoveries += [record.finish] if record.finish else []
+    trained = [one for one in recoveries if one.optimizer_steps]
+    undone = sum(bool(one.undone) for one in trained)
+    return [f"- tunings undone because their loss rose: {undone} of {len(trained)}"] * bool(undone)
 
 
 def _sliced(record: Slice) -> list[str]:

@@ -47,13 +47,15 @@ COLUMNS = (
     "seconds",
     "memory_gib",
     *SPENT,
+    "undone",
     "protocol",
     "note",
 )
 """Columns of the CSV; ``note`` is a warning on the value, most often empty.
 
 Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
-parameters at once, and the sums of tokens, optimiser steps and FLOPs.
+parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``undone`` counts trainings
+among them that ended worse than they began, so that nothing of them was kept.
 """
 
 
@@ -173,7 +175,7 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
         [recovery.seconds for recovery in recoveries],
         [recovery.memory_gib for recovery in recoveries],
         [recovery.spent for recovery in recoveries],
-    )
+    ) | {"undone": sum(bool(recovery.undone) for recovery in recoveries)}
 
 
 def _costs_of(
@@ -189,6 +191,7 @@ def _costs_of(
         "seconds": round(score + fuse, 3),
         "memory_gib": max((value for value in memory if value is not None), default=None),
         **{name: _total(name, spent) for name in SPENT},
+        "undone": 0,
     }
 
 

@@ -75,7 +75,7 @@ def results_grid(name: str, rows: pd.DataFrame) -> Grid:
     columns += [Column("remaining units"), Column("parameters")]
     columns += [Column(label, shown=label in main) for label in labels]
     columns += [Column("seconds"), Column("peak GiB")]
-    more = ("trainable parameters", "tokens", "FLOPs", "seeds")
+    more = ("trainable parameters", "tokens", "FLOPs", "undone tunings", "seeds")
     columns += [Column(name, shown=False) for name in more]
     body = [
         _result_cells(row, [(label, (place, label) in best) for label in labels])
@@ -103,6 +103,8 @@ def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]]) -> list[Ce
         text = tables.format_parameters(row[name]) if known else UNRECORDED
         cells.append(Cell(text, _number(row[name])))
     cells.append(Cell(tables.format_flops(row["flops"]), _number(row["flops"])))
+    undone = _number(row["undone"])
+    cells.append(Cell(UNRECORDED if undone is None else f"{undone:g}", undone))
     return [*cells, Cell(str(row["seeds"]), int(row["seeds"]))]
 
 
@@ -138,7 +140,7 @@ def _step_cells(link: Link) -> list[Cell]:
         _significant(step.next_score),
         Cell(", ".join(map(str, step.fused_into or step.group)) or UNRECORDED),
         _significant(losses[0]),
-        _significant(losses[-1]),
+        _significant(losses[-1], " (undone)" if step.undone else ""),
         Cell(tables.format_seconds(scored), scored),
         Cell(tables.format_seconds(step.seconds), step.seconds),
         _decimal(step.memory_gib, 2),
@@ -210,8 +212,8 @@ def _protocol_text(protocol: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _significant(value: float | None) -> Cell:
-    return Cell(UNRECORDED) if value is None else Cell(f"{value:.4g}", value)
+def _significant(value: float | None, remark: str = "") -> Cell:
+    return Cell(UNRECORDED) if value is None else Cell(f"{value:.4g}{remark}", value)
 
 
 def _decimal(value: float | None, digits: int) -> Cell:

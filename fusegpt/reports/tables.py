@@ -104,7 +104,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
-    for column in SPENT:  # tables made before these were recorded
+    for column in (*SPENT, "undone"):  # tables made before these were recorded
         if column not in frame.columns:
             frame[column] = float("nan")
     if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
@@ -125,7 +125,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, granularity,
-        num_units, units_left, parameters, seconds, memory_gib, what recovery spent, then
+        num_units, units_left, parameters, seconds, memory_gib, what recovery spent, undone, then
         ``<evaluation> <metric>`` (with the task when an evaluation has several) and ``<...> std``
         beside it, which is missing for a single seed.
     """
@@ -140,7 +140,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         sizes = ("num_blocks", "blocks_left", "granularity", "num_units", "units_left")
         row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
-        row |= {name: runs[name].mean() for name in SPENT}
+        row |= {name: runs[name].mean() for name in (*SPENT, "undone")}
         for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
             row |= {str(label): values.mean(), f"{label} std": values.std()}
         rows.append(row)
@@ -203,6 +203,10 @@ def text_table(frame: pd.DataFrame) -> str:
                 [*line, *_budget(row)]
                 for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
             ]
+        if rows["undone"].max() > 0:
+            head.append("undone")
+            column = [f"{row['undone']:g} of {row['step']}" for _, row in rows.iterrows()]
+            cells = [[*line, cell] for line, cell in zip(cells, column, strict=True)]
         parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)
 

@@ -57,12 +57,15 @@ class BriefStep(Record):
     memory_gib: float | None = None
     units: list[UnitField] | None = None
     rerank: Reranking | None = None
+    undone: bool | None = None
+    attempts: int | None = None
 
     @classmethod
     def of(cls, step: Removal) -> BriefStep:
         """Return a step without what follows from the others."""
-        always = [name for name in cls.model_fields if name not in ("units", "rerank")]
-        more = [name for name in ("units", "rerank") if getattr(step, name) is not None]
+        rare = ("units", "rerank", "undone", "attempts")
+        always = [name for name in cls.model_fields if name not in rare]
+        more = [name for name in rare if getattr(step, name) is not None]
         return cls.model_validate({name: getattr(step, name) for name in (*always, *more)})
 
 

@@ -163,7 +163,14 @@ class Reranking(Record):
 
 
 class Recovered(Record):
-    """What a recovery left: its losses, what it took, how long, with how much memory."""
+    """What a recovery left: its losses, what it took, how long, with how much memory.
+
+    Attributes:
+        undone: Whether a training ended worse than it began, so that nothing of it was kept; it
+            stands only where that is so.
+        attempts: How often a training was begun, where it was more than once; what it took is
+            that of all attempts.
+    """
 
     first_loss: float | None = None
     last_loss: float | None = None
@@ -173,6 +180,8 @@ class Recovered(Record):
     flops: float | None = None
     seconds: float = 0.0
     memory_gib: float | None = None
+    undone: bool | None = None
+    attempts: int | None = None
 
     @property
     def spent(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusegpt.errors import ConfigError
-from fusegpt.nn.losses import LOSSES, cosine, kl_batch, kl_hidden, mse
+from fusegpt.nn.losses import LOSSES, cosine, huber, kl_batch, kl_hidden, mse, mse_token
 
 
 @pytest.fixture
@@ -53,3 +53,33 @@ def test_every_loss_is_zero_for_equal_states_and_float32_for_bfloat16(name, stat
     loss = LOSSES[name](state, state)
     assert loss.dtype == torch.float32
     assert abs(loss.item()) < 1e-6
+
+
+def test_mse_token_is_relative_to_each_tokens_own_length(states):
+    student, teacher = states
+    expected = [
+        ((s - t).norm() / t.norm()) ** 2
+        for s, t in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True)
+    ]
+    torch.testing.assert_close(mse_token(student, teacher), torch.stack(expected).mean())
+
+
+def test_huber_is_squared_below_a_usual_value_and_linear_above_it(states):
+    _, teacher = states
+    usual = teacher.square().mean(-1).flatten().median().sqrt()
+    for size, expected in ((0.5, 0.5**2 / 2), (3.0, 3.0 - 0.5)):
+        torch.testing.assert_close(
+            huber(teacher + size * usual, teacher), torch.tensor(expected, dtype=torch.float64)
+        )
+
+
+def test_a_massive_token_decides_the_mean_squared_error_alone(states):
+    student, teacher = states
+    student[0, 0], teacher[0, 0] = 1000 * student[0, 0], 1000 * teacher[0, 0]
+    others = {
+        loss: loss(student.flatten(0, 1)[None, 1:], teacher.flatten(0, 1)[None, 1:])
+        for loss in (mse, mse_token, huber)
+    }
+    assert mse(student, teacher) > 1e4 * others[mse]
+    assert mse_token(student, teacher) < 2 * others[mse_token]
+    assert huber(student, teacher) < 1e3 * others[huber]

@@ -9,6 +9,7 @@ import torch
 from fusegpt.errors import DataError, NumericsError
 from fusegpt.models.structure.replay import record
 from fusegpt.models.surgery.removal import remove
+from fusegpt.nn.losses import LOSSES
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
@@ -237,7 +238,7 @@ def test_too_few_windows_for_a_batch_are_refused(windows):
 
 
 @pytest.mark.parametrize("donor", ["removed", "self", "shuffled", "random"])
-@pytest.mark.parametrize("loss", ["kl_batch", "kl_hidden", "mse", "cosine"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_donor_and_loss_trains(donor, loss, windows):
     model = tiny.model("llama")
     report = fusion(

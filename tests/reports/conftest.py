@@ -55,7 +55,7 @@ def write_start(run: Path, source: Path) -> None:
     write(directory / "manifest.json", record | {"parent": parent(source, directory)})
 
 
-def write_step(run: Path, step: int, trained: bool, fused: bool) -> None:
+def write_step(run: Path, step: int, trained: bool, fused: bool, **more: Any) -> None:
     directory, before = (run / f"step-{k:03d}" for k in (step, step - 1))
     removed = REMOVED[step - 1]
     alive = [index for index in range(BLOCKS) if index not in REMOVED[: step - 1]]
@@ -84,6 +84,7 @@ def write_step(run: Path, step: int, trained: bool, fused: bool) -> None:
         "optimizer_steps": 16 if trained else 0,
         "flops": 2.5e9 if trained else 0.0,
         "parent": parent(before / "manifest.json", directory),
+        **more,
     }
     write(directory / "scores.json", scores)
     write(directory / "training.json", {"rows": rows if trained else []})

@@ -173,3 +173,10 @@ def test_a_sliced_model_tells_its_width_and_what_to_import():
     assert "import fusegpt.slicegpt.modeling\nfrom transformers" in text
     assert "from a clone" in text and "--zeroed" not in text
     assert "width-pruning" in front_matter(text)["tags"]
+
+
+def test_tunings_that_were_undone_are_counted():
+    tuned = {"unit": {"granularity": "block", "index": 4}, "optimizer_steps": 8}
+    steps = [tuned, {**tuned, "undone": True}, {**tuned, "optimizer_steps": 0}]
+    assert "- tunings undone because their loss rose: 1 of 2\n" in card_of({**INFO, "steps": steps})
+    assert "undone" not in card_of({**INFO, "steps": [tuned]})

@@ -6,8 +6,11 @@ import pytest
 
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.collect import COLUMNS, collect
+from fusegpt.reports.grid import results_grid, step_grid
+from fusegpt.reports.tables import text_table
 from fusegpt.results.contents import parse_contents
-from tests.reports.conftest import write_checkpoint
+from fusegpt.results.history import read_history
+from tests.reports.conftest import write_checkpoint, write_step
 
 
 def test_every_recipe_and_sparsity_is_a_row_and_dense_is_one(results, experiment):
@@ -35,6 +38,24 @@ def test_what_recovery_spent_adds_up_over_the_steps_and_its_size_is_the_largest(
     assert (row["trainable_parameters"], row["tokens"]) == (4000, 4 * 4096)
     assert (row["optimizer_steps"], row["flops"]) == (64, 1e10)
     assert frame[frame["recipe"] == "dense"].iloc[0]["tokens"] == 0
+
+
+def test_undone_tunings_are_counted_in_tables_and_marked_on_the_page(results, experiment):
+    run = results / "runs/tiny/fusegpt-00000003"
+    for step in range(1, 5):
+        undone = {"undone": True} if step in (2, 3) else {}
+        write_step(run, step, trained=True, fused=True, **undone)
+    frame = collect(parse_contents(experiment), results)
+    rows = frame[frame["recipe"] == "fusegpt"].set_index("step")
+    assert (rows["undone"][2], rows["undone"][4]) == (1, 2)
+    assert frame[frame["recipe"] == "macro_influence"]["undone"].tolist() == [0, 0]
+    lines = text_table(frame).splitlines()
+    assert (lines[1].split()[-1], lines[-1].split()[-3:]) == ("undone", ["2", "of", "4"])
+    links = read_history(run / "step-004/manifest.json", whole=False).links
+    marked = [row[6].text.endswith(" (undone)") for row in step_grid("steps", links).rows]
+    assert marked == [False, True, True, False]
+    counted = {row[0].text: row[-2].text for row in results_grid("all", frame).rows}
+    assert (counted["fusegpt"], counted["macro_influence"]) == ("2", "0")
 
 
 def test_a_recovery_at_the_end_is_spent_too(results, experiment):

@@ -31,6 +31,10 @@ class Tuning:
         coefficient_learning_rate: Peak learning rate of coefficients; None: as of everything else.
         shuffle: Draw a new order of the batches for each epoch.
         fold: ``each_step`` leaves plain weights; ``at_end`` keeps the factors training.
+        warmup: Share of the steps in which the learning rates rise.
+        clip_norm: Largest norm of all gradients together; 0: no limit.
+        keep: ``last`` or ``best``: the weights of which epoch.
+        retries: Further attempts, each with half the learning rates.
     """
 
     epochs: int
@@ -42,6 +46,10 @@ class Tuning:
     coefficient_learning_rate: float | None = None
     shuffle: bool = False
     fold: str = "each_step"
+    warmup: float = 0.0
+    clip_norm: float = 0.0
+    keep: str = "last"
+    retries: int = 0
 
 
 class TunedByLoop(RecoverySettings):
@@ -103,6 +111,10 @@ class GroupTuned(TunedByLoop):
         train_norms: bool
         trainable_dtype: str
         fold: str
+        warmup: float
+        clip_norm: float
+        keep: str
+        retries: int
 
     @property
     def memory_dtype(self) -> str:
@@ -133,6 +145,10 @@ class GroupTuned(TunedByLoop):
             learning_rate=self.learning_rate,
             shuffle=self.shuffle,
             fold=self.fold,
+            warmup=self.warmup,
+            clip_norm=self.clip_norm,
+            keep=self.keep,
+            retries=self.retries,
         )
 
     def group(self, stage: Stage) -> int:

@@ -13,15 +13,19 @@ from fusegpt.methods import RecipeLike
 from fusegpt.recovery.settings.families import GroupTuned, Tuning
 from fusegpt.recovery.settings.types import (
     BatchSize,
+    ClipNorm,
     Epochs,
     Fold,
     GroupLoss,
     GroupSize,
+    Keep,
     PeakRate,
+    Retries,
     Shuffle,
     Teacher,
     TrainableDtype,
     TrainNorms,
+    Warmup,
 )
 from fusegpt.work import Stage, Work
 
@@ -46,6 +50,10 @@ class Finetune(GroupTuned):
     train_norms: TrainNorms = False
     trainable_dtype: TrainableDtype = "float32"
     fold: Fold = "each_step"
+    warmup: Warmup = 0.0
+    clip_norm: ClipNorm = 0.0
+    keep: Keep = "last"
+    retries: Retries = 0
 
     def work(self, stage: Stage) -> Work:
         """Return the work of the update's factors."""
@@ -83,6 +91,10 @@ class Fusion(GroupTuned):
     train_norms: TrainNorms = False
     trainable_dtype: TrainableDtype = "float32"
     fold: Fold = "each_step"
+    warmup: Warmup = 0.0
+    clip_norm: ClipNorm = 0.0
+    keep: Keep = "last"
+    retries: Retries = 0
 
     def check(self, recipe: RecipeLike, where: str) -> None:
         """Refuse norms that would have nothing to train."""

@@ -7,30 +7,41 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fusegpt.config import Dtype as AnyDtype
-from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveInt
+from fusegpt.config import (
+    Fraction,
+    LearningRate,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    added_later,
+)
 
 __all__ = [
     "BatchSize",
     "Clip",
+    "ClipNorm",
     "Epochs",
     "Fit",
     "Fold",
     "GroupLoss",
     "GroupSize",
     "Holdout",
+    "Keep",
     "PeakRate",
+    "Retries",
     "Ridge",
     "Shuffle",
     "Teacher",
     "TrainNorms",
     "TrainableDtype",
+    "Warmup",
 ]
 
 GroupSize = Annotated[
     PositiveInt, Field(description="Number of neighbours around the removed unit that are tuned.")
 ]
 GroupLoss = Annotated[
-    Literal["kl_batch", "kl_hidden", "mse", "cosine"],
+    Literal["kl_batch", "kl_hidden", "mse", "cosine", "mse_token", "huber"],
     Field(description="Loss between the hidden states that leave the group and the teacher's."),
 ]
 Teacher = Annotated[
@@ -44,6 +55,37 @@ Epochs = Annotated[PositiveInt, Field(description="Passes over the fine-tuning w
 BatchSize = Annotated[PositiveInt, Field(description="Sequences of one optimiser step.")]
 PeakRate = Annotated[
     LearningRate, Field(description="Peak learning rate; it falls along a cosine to zero.")
+]
+Warmup = Annotated[
+    Fraction,
+    added_later(
+        0.0,
+        "Share of the optimiser steps in which the learning rates rise to their peak along a line.",
+    ),
+]
+ClipNorm = Annotated[
+    NonNegativeFloat,
+    added_later(
+        0.0,
+        "Largest norm of all gradients of a step together; longer ones are shortened; 0 sets no"
+        " limit.",
+    ),
+]
+Keep = Annotated[
+    Literal["last", "best"],
+    added_later(
+        "last",
+        "Keep the weights after the last epoch, or those after the epoch with the lowest loss over"
+        " all windows.",
+    ),
+]
+Retries = Annotated[
+    NonNegativeInt,
+    added_later(
+        0,
+        "Number of times that a training which ended above its first loss is begun anew, each time"
+        " with half the learning rates, before it is undone.",
+    ),
 ]
 Shuffle = Annotated[bool, Field(description="Draw a new order of the batches for each epoch.")]
 TrainNorms = Annotated[bool, Field(description="Also tune the norms of the group.")]

@@ -11,7 +11,17 @@ from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike
 from fusegpt.recovery.settings.base import RecoverySettings
 from fusegpt.recovery.settings.families import TunedByLoop, Tuning
-from fusegpt.recovery.settings.types import BatchSize, Epochs, PeakRate, Shuffle, Teacher
+from fusegpt.recovery.settings.types import (
+    BatchSize,
+    ClipNorm,
+    Epochs,
+    Keep,
+    PeakRate,
+    Retries,
+    Shuffle,
+    Teacher,
+    Warmup,
+)
 from fusegpt.work import Stage, Work
 
 __all__ = ["Lora", "NoRecovery", "Streamline"]
@@ -38,16 +48,22 @@ class Streamline(TunedByLoop):
     masks: ClassVar[bool] = True
     lowers_memory: ClassVar[tuple[str, ...]] = ("batch_size",)
 
-    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine", "next_token"] = Field(
-        default="mse",
-        description="Loss between the neighbour's output and the removed block's; or the loss of"
-        " the next token of the whole pruned model, which knows no teacher.",
+    loss: Literal["kl_batch", "kl_hidden", "mse", "cosine", "mse_token", "huber", "next_token"] = (
+        Field(
+            default="mse",
+            description="Loss between the neighbour's output and the removed block's; or the loss"
+            " of the next token of the whole pruned model, which knows no teacher.",
+        )
     )
     teacher: Teacher = "current"
     epochs: Epochs = 1
     batch_size: BatchSize = 8
     learning_rate: PeakRate = 2e-4
     shuffle: Shuffle = False
+    warmup: Warmup = 0.0
+    clip_norm: ClipNorm = 0.0
+    keep: Keep = "last"
+    retries: Retries = 0
 
     @property
     def predicts_next_token(self) -> bool:
@@ -72,6 +88,10 @@ class Streamline(TunedByLoop):
             loss=self.loss,
             teacher=self.teacher,
             shuffle=self.shuffle,
+            warmup=self.warmup,
+            clip_norm=self.clip_norm,
+            keep=self.keep,
+            retries=self.retries,
         )
 
     def work(self, stage: Stage) -> Work:

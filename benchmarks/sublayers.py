@@ -42,7 +42,7 @@ def arms_of(source: Path, sparsity: float, dtype: str, folder: Path) -> dict[str
         remove(model, *(Unit(kind, index) for index in gone))
         for name, zeros in ((kind, False), (f"{kind}, zeros", True)):
             arms[f"without {count} {name}"] = folder / f"{kind}{'-zeros' if zeros else ''}"
-            save(model, arms[f"without {count} {name}"], extra={}, card="a benchmark", zeros=zeros)
+            save(model, arms[f"without {count} {name}"], extra={}, zeros=zeros)
     return arms
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Number",
     "PositiveFloat",
     "PositiveInt",
+    "StoredDtype",
     "Strict",
     "added_later",
     "builtin_config_dir",
@@ -48,6 +49,7 @@ NonNegativeFloat = Annotated[float, Ge(0), _FINITE, _AS_MEANT]
 LearningRate = PositiveFloat
 Fraction = Annotated[float, Ge(0), Lt(1), _FINITE, _AS_MEANT]
 Dtype = Literal["float32", "bfloat16", "float16"]
+StoredDtype = Literal["source", "float32", "bfloat16", "float16"]
 
 
 class Strict(BaseModel):

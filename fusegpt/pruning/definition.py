@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusegpt.config import Dtype
+from fusegpt.config import Dtype, StoredDtype
 from fusegpt.errors import ConfigError
 from fusegpt.importance.settings import MetricSettings
 from fusegpt.pruning.sections import (
@@ -50,6 +50,7 @@ class Recipe:
         calibration: Windows for scoring, or for the signals of a width method.
         finetune: Windows for recovery.
         dtype: Type of frozen weights and computation.
+        checkpoint_dtype: Type that weights are stored in.
         seed: Seed of everything that is drawn.
         width_method: Key of ``WIDTHS``; ``None``: units are removed.
         width: Settings of the width method.
@@ -66,6 +67,7 @@ class Recipe:
     calibration: WindowsSpec = Calibration()
     finetune: WindowsSpec = WindowsSpec()
     dtype: Dtype = "bfloat16"
+    checkpoint_dtype: StoredDtype = "source"
     seed: int = 0
     width_method: str | None = None
     width: WidthSettings | None = None
@@ -160,7 +162,11 @@ class Recipe:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return every setting, defaults included; ``read`` takes it. No rerank is no setting."""
+        """Return every setting, defaults included; ``read`` takes it.
+
+        Without ``rerank`` and with the source's dtypes, these two are no settings: they are newer
+        than old results, whose recipes have neither.
+        """
         calibration = self.calibration.model_dump()
         if self.width is not None:
             width = {"method": self.width_method, **self.width.model_dump()}
@@ -175,7 +181,9 @@ class Recipe:
                 "calibration": calibration,
                 "finetune": self.finetune.model_dump(),
             }
-        return {"name": self.name, **own, "dtype": self.dtype, "seed": self.seed}
+        stored = {"checkpoint_dtype": self.checkpoint_dtype}
+        own |= {"dtype": self.dtype, **({} if self.checkpoint_dtype == "source" else stored)}
+        return {"name": self.name, **own, "seed": self.seed}
 
     def _plain(self) -> dict[str, Any]:
         """Return the same methods with every setting at its default, and without their names."""

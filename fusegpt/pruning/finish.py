@@ -7,6 +7,7 @@ import logging
 from torch import Tensor
 
 from fusegpt.errors import DataError
+from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.suits import check_masks
@@ -26,7 +27,7 @@ def finish(
     """Recover the model as pruned to the end.
 
     Args:
-        model: Changed in place; nothing is removed.
+        model: Changed in place; nothing is removed. Its weights end as they will be stored.
         recipe: Its recovery works at the end.
         windows: Fine-tuning token ids ``[sequences, length]`` int64.
         checkpoint: For resuming.
@@ -46,6 +47,7 @@ def finish(
     with Timer() as timer:
         recover = RECOVERIES[recipe.method].load()
         report = recover(model, windows, recipe.recovery, seed=recipe.seed, checkpoint=checkpoint)
+        settle(model, recipe.checkpoint_dtype)
     training = Training.model_validate({"rows": report.rows})
     logger.info(
         "%s of %d blocks: loss %.4g -> %.4g, %.0f s",

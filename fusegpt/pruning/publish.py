@@ -8,6 +8,7 @@ from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance
 from fusegpt.models.checkpoints.save import differences, save
+from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.recipe import Recipe
@@ -35,7 +36,8 @@ def publish(
     """Write the checkpoint: weights, tokenizer, ``fusegpt.json`` and the model card.
 
     Args:
-        model: Its parameters hold the folded weights already.
+        model: Its parameters hold the folded weights already, rounded by the steps that changed
+            them; one ``checkpoint_dtype`` for all rounds the rest.
         recipe: The run's.
         steps: What all steps did, in order.
         output: Directory; must not exist or be empty.
@@ -76,9 +78,17 @@ def publish(
             **about_base(model),
         }
     )
-    text = card(record, papers=papers_of(record.recipe, "recipe"))
-    save(model, output, extra=record.to_json(), card=text, zeros=zeros)
-    return record
+    papers = papers_of(record.recipe, "recipe")
+    if recipe.checkpoint_dtype != SOURCE:
+        settle(model, recipe.checkpoint_dtype)
+    return save(
+        model,
+        output,
+        extra=record.to_json(),
+        card=lambda record: card(record, papers=papers),
+        to=recipe.checkpoint_dtype,
+        zeros=zeros,
+    )
 
 
 def about_base(model: Model) -> dict[str, Any]:

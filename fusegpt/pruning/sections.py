@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fusegpt.config import Dtype, NonNegativeInt, PositiveInt, Strict
+from fusegpt.config import Dtype, NonNegativeInt, PositiveInt, StoredDtype, Strict
 from fusegpt.units import Granularity
 
 __all__ = [
@@ -112,6 +112,11 @@ class Sections(Strict):
     dtype: Dtype = Field(
         default="bfloat16", description="Type of frozen weights and of computation."
     )
+    checkpoint_dtype: StoredDtype = Field(
+        default="source",
+        description="Type that weights are stored in, by steps and checkpoints; 'source': each"
+        " tensor's own in the dense model, whose untouched tensors keep every bit.",
+    )
     seed: NonNegativeInt = Field(default=0, description="Seed of everything that is drawn.")
 
 
@@ -124,4 +129,9 @@ class WidthSections(Strict):
         default=WidthCalibration(), description="Windows whose signals are analysed."
     )
     dtype: Dtype = Field(default="bfloat16", description="Type of weights and of computation.")
+    checkpoint_dtype: StoredDtype = Field(
+        default="source",
+        description="Type that weights are stored in, by steps and checkpoints; 'source': each"
+        " tensor's own in the dense model, whose untouched tensors keep every bit.",
+    )
     seed: NonNegativeInt = Field(default=0, description="Seed of everything that is drawn.")

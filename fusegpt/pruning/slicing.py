@@ -13,6 +13,7 @@ from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import differences, save
+from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.publish import about_base
@@ -86,7 +87,7 @@ def publish_slice(
     """Write weights, tokenizer, ``fusegpt.json`` and the card of a sliced model.
 
     Args:
-        model: The sliced model.
+        model: The sliced model; its weights are rounded to what is stored.
         recipe: The recipe of the slicing.
         sparsity: Fraction of the hidden size that was asked for.
         record: What the method returned: hidden_size, width, head_width, kept_energy, or whatever
@@ -100,6 +101,7 @@ def publish_slice(
     Raises:
         ArtifactError: The directory is taken, or the disk is full.
     """
+    settle(model, recipe.checkpoint_dtype)
     found = Slice.model_validate(
         {
             "kind": "slice",
@@ -121,6 +123,13 @@ def publish_slice(
             **about_base(model),
         }
     )
-    text = card(found, papers=papers_of(found.recipe, "recipe"))
-    save(model, output, extra=found.to_json(), card=text)
-    return found
+    papers = papers_of(found.recipe, "recipe")
+    written = save(
+        model,
+        output,
+        extra=found.to_json(),
+        card=lambda record: card(record, papers=papers),
+        to=recipe.checkpoint_dtype,
+    )
+    assert isinstance(written, Slice)
+    return written

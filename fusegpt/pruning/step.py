@@ -13,6 +13,7 @@ from fusegpt.data.masked import unpadded
 from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load_original
+from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
@@ -123,7 +124,8 @@ def fuse_step(
     """Remove the selected unit, or the selected run of them, and recover.
 
     Args:
-        model: Loses them; the recovery changes its neighbours.
+        model: Loses them; the recovery changes its neighbours, whose weights end as they will be
+            stored.
         recipe: Names the recovery and its settings.
         scores: What ``score_step`` returned for this step.
         windows: Fine-tuning token ids ``[sequences, length]`` int64; None when nothing trains.
@@ -152,6 +154,7 @@ def fuse_step(
         gone = units[0] if len(units) == 1 else units
         given = {"seed": recipe.seed, "checkpoint": checkpoint}
         report = recover(model, gone, windows, settings, **given)
+        settle(model, recipe.checkpoint_dtype, report.changed)
     record = _record(model, units, scores, report)
     if tried is not None:
         trials = {name: getattr(record, name) + getattr(tried, name) for name in SPENT[1:]}

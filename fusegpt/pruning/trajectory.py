@@ -64,7 +64,8 @@ def write_step(
     """
     unfolded = [name for name in report.changed if name in model.fused]
     plain = [name for name in report.changed if name not in model.fused]
-    write_delta(model, directory / layout.DELTA, plain, adapter_tensors(model, unfolded))
+    unsaved = adapter_tensors(model, unfolded)
+    write_delta(model, directory / layout.DELTA, plain, unsaved, recipe.checkpoint_dtype)
     write(directory / layout.TRAINING, Training.model_validate({"rows": report.rows}))
     record = {
         "kind": "step",

@@ -148,6 +148,9 @@ def _loading(record: Checkpoint) -> str:
                 " For programs that know only the base architecture, `fusegpt merge --zeroed`"
                 " writes an equal checkpoint with zeros in the removed sublayers."
             )
+    if record.stored_dtypes:
+        needs += f" Weights are stored in {' and '.join(record.stored_dtypes)}"
+        needs += f"; the method computed in {record.dtype}." if record.dtype else "."
     return "\n".join(
         [
             "## How to load",

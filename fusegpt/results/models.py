@@ -80,6 +80,8 @@ class Checkpoint(Record):
             ``attention 5``.
         needs: What must be imported before transformers knows it.
         differs: Sentences on what else differs from the dense model on purpose.
+        dtype: That of the computation.
+        stored_dtypes: Those of the weights on disk, that of most values first.
         data: What the windows of each role say of themselves.
     """
 
@@ -95,6 +97,7 @@ class Checkpoint(Record):
     needs: str | None = None
     differs: list[str] = Field(default_factory=list)
     dtype: str | None = None
+    stored_dtypes: list[str] = Field(default_factory=list)
     recipe_id: str | None = None
     recipe: dict[str, Any] | None = None
     steps: list[BriefStep] = Field(default_factory=list)

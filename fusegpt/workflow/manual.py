@@ -76,6 +76,7 @@ def explained(recipe: Recipe) -> str:
         if name in values and (name != "finetune" or recipe.needs_windows):
             part: BaseModel = getattr(recipe, name)
             lines += ["", f"{name}:", _table(settings_of(type(part)), dict(part))]
+    values = {**values, "checkpoint_dtype": recipe.checkpoint_dtype}
     plain = [setting for setting in settings_of(Sections) if _is_plain(setting.name, values)]
     lines += ["", "the recipe:", _table(plain, values)]
     return "\n".join(lines)

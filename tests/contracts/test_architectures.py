@@ -96,7 +96,7 @@ def test_cached_generation_equals_uncached_and_a_reload_is_the_same_to_the_last_
     ]
     assert torch.equal(*tokens)
 
-    save(model, tmp_path / "pruned", extra={}, card="a card")
+    save(model, tmp_path / "pruned", extra={})
     again = load(tmp_path / "pruned", dtype="float32")
     assert (again.kept, again.removed, again.num_blocks) == ([0, 2, 3, 5], DROPPED, 6)
     assert torch.equal(logits(again), logits(model))

@@ -116,7 +116,7 @@ def test_a_step_scores_fuses_folds_saves_and_reloads(family, tmp_path):
     one, other = open_ended.module.state_dict(), folded.module.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
-    save(folded, tmp_path / "pruned", extra={}, card="a card")
+    save(folded, tmp_path / "pruned", extra={})
     again = load(tmp_path / "pruned", dtype="float32")
     assert again.kept == folded.kept and again.removed == [unit]
     assert torch.equal(logits(again), logits(folded))

@@ -103,7 +103,7 @@ def test_removed_sublayers_add_nothing_here_and_wherever_the_checkpoint_is_read(
         assert torch.equal(generated(model, True), generated(model, False))
 
     auto = AutoModelForImageTextToText if family in tiny.IMAGE_TEXT else AutoModelForCausalLM
-    save(model, tmp_path / "cut", extra={}, card="a card")
+    save(model, tmp_path / "cut", extra={})
     again = load(tmp_path / "cut", dtype="float32")
     assert (again.removed, again.lacking) == (model.removed, model.lacking)
     assert torch.equal(logits(again.module), expected)
@@ -111,7 +111,7 @@ def test_removed_sublayers_add_nothing_here_and_wherever_the_checkpoint_is_read(
     assert type(plain) is type(model.module) is type(again.module)
     assert torch.equal(logits(plain), expected)
 
-    save(model, tmp_path / "zeros", extra={}, card="a card", zeros=True)
+    save(model, tmp_path / "zeros", extra={}, zeros=True)
     plain = auto.from_pretrained(tmp_path / "zeros", dtype=torch.float32).eval()
     assert type(plain).__module__.startswith("transformers.models.")
     assert plain.num_parameters() == weights

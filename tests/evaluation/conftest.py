@@ -54,5 +54,5 @@ def pruned_dir(tiny_llama_dir, tmp_path_factory):
     for index in (2, 3):
         remove(model, Unit("block", index))
     directory = tmp_path_factory.mktemp("pruned") / "checkpoint"
-    save(model, directory, extra={}, card="")
+    save(model, directory, extra={})
     return directory

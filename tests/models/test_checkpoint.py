@@ -34,7 +34,7 @@ def pruned(tiny_llama_dir):
 
 
 def test_plain_transformers_loads_a_checkpoint(pruned, tmp_path):
-    save(pruned, tmp_path / "out", extra={"recipe_id": "x"}, card="# Card\n")
+    save(pruned, tmp_path / "out", extra={"recipe_id": "x"}, card=lambda record: "# Card\n")
 
     assert (tmp_path / "out" / "README.md").read_text() == "# Card\n"
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -49,7 +49,7 @@ def test_plain_transformers_loads_a_checkpoint(pruned, tmp_path):
 
 
 def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
-    save(pruned, tmp_path / "out", extra={"recipe_id": "x"}, card="")
+    save(pruned, tmp_path / "out", extra={"recipe_id": "x"})
     notes = json.loads((tmp_path / "out" / "fusegpt.json").read_text())
     for name, record in notes.pop("files").items():
         check_file(tmp_path / "out" / name, record)
@@ -58,6 +58,7 @@ def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
         "kept": [0, 2, 3, 5],
         "removed": [Unit("block", 4).to_json(), Unit("block", 1).to_json()],
         "recipe_id": "x",
+        "stored_dtypes": ["float32"],
     }
     again = load(tmp_path / "out", dtype="float32")
     assert (again.kept, again.removed) == (pruned.kept, pruned.removed)
@@ -65,19 +66,16 @@ def test_the_notes_say_which_blocks_stayed(pruned, tmp_path):
     assert again.kept == [0, 2, 3]
 
 
-def test_saving_casts_nothing_and_tied_embeddings_stay_tied(tiny_llama_dir, tmp_path):
-    model = load(tiny_llama_dir, dtype="bfloat16")
-    save(model, tmp_path / "out", extra={}, card="")
-    tensors = load_file(tmp_path / "out" / "model.safetensors")
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert "lm_head.weight" not in tensors
+def test_tied_embeddings_stay_tied(tiny_llama_dir, tmp_path):
+    save(load(tiny_llama_dir, dtype="float32"), tmp_path / "out", extra={})
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     module = load(tmp_path / "out").module
     assert module.lm_head.weight is module.model.embed_tokens.weight
 
 
 def test_saving_twice_gives_the_same_bytes(pruned, tmp_path):
     for name in ("one", "two"):
-        save(pruned, tmp_path / name, extra={}, card="")
+        save(pruned, tmp_path / name, extra={})
     files = sorted(file.name for file in (tmp_path / "one").iterdir())
     assert files == sorted(file.name for file in (tmp_path / "two").iterdir())
     for name in files:
@@ -91,7 +89,7 @@ def test_a_generation_config_that_transformers_refuses_to_save_is_copied(pruned,
     (source / "generation_config.json").write_text(text)
     pruned.source = source
     pruned.module.generation_config.temperature = 0.6
-    save(pruned, tmp_path / "out", extra={}, card="")
+    save(pruned, tmp_path / "out", extra={})
     assert (tmp_path / "out" / "generation_config.json").read_text() == text
     assert pruned.module.generation_config.temperature == 0.6
 
@@ -99,7 +97,7 @@ def test_a_generation_config_that_transformers_refuses_to_save_is_copied(pruned,
 def test_a_directory_that_is_taken_is_refused(pruned, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ArtifactError, match="holds 'file', which is not part of this output"):
-        save(pruned, tmp_path, extra={}, card="")
+        save(pruned, tmp_path, extra={})
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
@@ -107,7 +105,7 @@ def test_vision_tower_and_projector_survive_to_the_last_bit(tmp_path):
     model = tiny.model("llava")
     before = {k: v.clone() for k, v in model.module.state_dict().items() if "layers" not in k}
     remove(model, Unit("block", 2))
-    save(model, tmp_path / "out", extra={}, card="")
+    save(model, tmp_path / "out", extra={})
     after = load(tmp_path / "out", dtype="float32").module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     tower = [name for name in after if "vision_tower" in name and "layers.5" in name]

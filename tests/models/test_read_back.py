@@ -38,8 +38,8 @@ def one_bit(tensors, name=UP):
 TAMPERED = {
     "one bit": (lambda d: rewritten(d, one_bit), f"{UP} has other values on disk"),
     "dtype": (
-        lambda d: rewritten(d, lambda t: t.update({UP: t[UP].half()})),
-        r"is torch.float16 \[64, 32\] on disk, not torch.float32",
+        lambda d: rewritten(d, lambda t: t.update({UP: t[UP].int()})),
+        r"is torch.int32 \[64, 32\] on disk, not torch.float32",
     ),
     "shape": (
         lambda d: rewritten(d, lambda t: t.update({UP: t[UP][:-1].clone()})),
@@ -82,7 +82,7 @@ def test_what_is_written_otherwise_is_refused_and_nothing_stays(
     change, message = TAMPERED[case]
     tamper(monkeypatch, pruned.module, change)
     with pytest.raises(ArtifactError, match=message) as caught:
-        save(pruned, tmp_path / "out", extra={}, card="")
+        save(pruned, tmp_path / "out", extra={})
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -97,20 +97,20 @@ def test_experts_that_are_stored_one_by_one_are_compared_too(tmp_path, monkeypat
 
     tamper(monkeypatch, model.module, change)
     with pytest.raises(ArtifactError, match="has other values on disk"):
-        save(model, tmp_path / "out", extra={}, card="")
+        save(model, tmp_path / "out", extra={})
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_are_no_numbers_equal_themselves(pruned, tmp_path):
     pruned.block(3).mlp.up_proj.weight[0, 0] = float("nan")
-    save(pruned, tmp_path / "out", extra={}, card="")
+    save(pruned, tmp_path / "out", extra={})
     assert (tmp_path / "out" / "fusegpt.json").is_file()
 
 
 def test_zeroed_sublayers_are_read_back(tiny_llama_dir, tmp_path, monkeypatch):
     model = load(tiny_llama_dir)
     remove(model, Unit("attention", 3))
-    save(model, tmp_path / "out", extra={}, card="", zeros=True)
+    save(model, tmp_path / "out", extra={}, zeros=True)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert not tensors["model.layers.3.self_attn.q_proj.weight"].any()
 
@@ -127,7 +127,7 @@ def test_several_chat_templates_travel(tiny_llama_dir, tmp_path):
     fetch(f"dir:{source}", tmp_path / "fetched")
     model = load(tmp_path / "fetched")
     remove(model, Unit("block", 4))
-    save(model, tmp_path / "out", extra={}, card="")
+    save(model, tmp_path / "out", extra={})
     for directory in ("fetched", "out"):
         there = AutoTokenizer.from_pretrained(tmp_path / directory)
         assert there.chat_template == tokenizer.chat_template
@@ -146,7 +146,7 @@ def test_a_tokenizer_that_lost_a_template_is_refused(tiny_llama_dir, tmp_path):
 def test_blocks_that_only_the_config_counts_are_counted_no_more(tmp_path, family):
     model = tiny.model(family, num_nextn_predict_layers=1)
     remove(model, Unit("block", 3))
-    save(model, tmp_path / "out", extra={}, card="")
+    save(model, tmp_path / "out", extra={})
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_nextn_predict_layers"] == 0
     assert model.text_config.num_nextn_predict_layers == 1

@@ -21,18 +21,26 @@ RECOVERY = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 2, "batch_size
 RATES = {"learning_rate": 1e-2, "coefficient_learning_rate": 3e-2}
 
 
+def store_in(directory, dtype):
+    load(directory, dtype=dtype).module.save_pretrained(directory)
+
+
 def weights(directory):
     return AutoModelForCausalLM.from_pretrained(directory).state_dict()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype, source",
+    [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")],
+)
 @pytest.mark.parametrize("fold", ["each_step", "at_end"])
 @pytest.mark.parametrize("donor", ["removed", "self"])
 def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
-    strong_llama_dir, windows_file, tmp_path, fold, dtype, donor
+    strong_llama_dir, windows_file, tmp_path, fold, dtype, source, donor
 ):
-    if donor == "self" and dtype == "bfloat16":
+    if donor == "self" and "bfloat16" in (dtype, source):
         pytest.skip("covered by float32")
+    store_in(strong_llama_dir, source)
     recovery = {"method": "fusion", **RECOVERY, **RATES, "fold": fold, "donor": donor}
     settings = {
         "importance": {"metric": "macro_influence"},
@@ -80,6 +88,11 @@ def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
     for key in ("removed", "kept", "fused", "recipe_id", "parameters"):
         assert notes[0][key] == notes[1][key]
     assert len(notes[0]["kept"]) == 3
+    assert notes[0]["stored_dtypes"] == notes[1]["stored_dtypes"] == [source]
+    assert (
+        f"stored in {source}; the method computed in {dtype}"
+        in (tmp_path / "m" / "README.md").read_text()
+    )
     # evaluations read the step itself: it must be the merged model, unfolded fusions included
     stepped, merged_model = (load(path, dtype=dtype) for path in (manifest, tmp_path / "m"))
     assert not stepped.fused and not stepped.adapter_state

@@ -318,3 +318,14 @@ def test_a_damaged_recipe_of_a_run_is_one_line_that_names_the_file(tmp_path, tex
 
     assert str(caught.value).startswith(f"{file}: ") and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fusegpt", "slicegpt"])
+def test_the_dtype_of_storage_is_a_setting_that_old_recipes_do_not_have(name):
+    plain, wide = (load_recipe(name, over) for over in ({}, {"checkpoint_dtype": "float32"}))
+    assert "checkpoint_dtype" not in plain.to_json()
+    assert load_recipe(name, {"checkpoint_dtype": "source"}).id == plain.id != wide.id
+    settings = wide.to_json()
+    assert resolve(settings.pop("name"), settings) == wide
+    with pytest.raises(ConfigError, match="checkpoint_dtype: must be 'source', 'float32'"):
+        load_recipe(name, {"checkpoint_dtype": "int8"})

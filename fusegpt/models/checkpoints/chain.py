@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusegpt.errors import ArchitectureError, ArtifactError
-from fusegpt.models.checkpoints.save import ADAPTERS
+from fusegpt.models.checkpoints.save import ADAPTERS, delta_dtype
 from fusegpt.models.model import Model
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.surgery.biases import give_bias
@@ -17,7 +17,7 @@ from fusegpt.results.history import History
 __all__ = ["follow_deltas", "replay_chain"]
 
 
-def replay_chain(model: Model, history: History, places: Places) -> None:
+def replay_chain(model: Model, history: History, places: Places) -> str | None:
     """Remove the chain's units from the dense ``model``, and point at what the deltas changed.
 
     Of tensors of equal names the last step's counts; those of removed units are passed over.
@@ -27,6 +27,10 @@ def replay_chain(model: Model, history: History, places: Places) -> None:
         history: The chain.
         places: Where tensors are read from; those in the deltas are from now on read there.
 
+    Returns:
+        The ``checkpoint_dtype`` to ``settle`` the filled model with; None: an older chain, whose
+        weights were not rounded.
+
     Raises:
         ArchitectureError: The units cannot be removed from this model.
         ArtifactError: A delta is missing or corrupt, or does not fit the model.
@@ -34,6 +38,7 @@ def replay_chain(model: Model, history: History, places: Places) -> None:
     if history.removed:
         remove(model, *history.removed)
     follow_deltas(model, history.deltas, places)
+    return delta_dtype(history.deltas[-1]) if history.deltas else None
 
 
 def follow_deltas(model: Model, paths: Sequence[Path], places: Places) -> None:

@@ -18,6 +18,7 @@ from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_
 from fusegpt.models.checkpoints.adapters import restore_adapters
 from fusegpt.models.checkpoints.chain import replay_chain
 from fusegpt.models.checkpoints.skeleton import without_memory
+from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
 from fusegpt.models.weights import Places, StreamedBlocks, fill, move_buffers, own_memory
@@ -72,21 +73,24 @@ def load(
     source = path if history is None else history.source.parent
     model, places = _load_directory(source, dtype, trust_remote_code)
     following: Places = {} if places is None else places
-    if history is not None:
-        replay_chain(model, history, following)
+    rounding = None if history is None else replay_chain(model, history, following)
     if weights == "streamed":
-        _stream(model, places, device)
+        _stream(model, places, device, rounding)
     else:
         fill(model.module.modules(), following, device)
         model.module.to(device)
         restore_adapters(model)
+        if rounding is not None:
+            settle(model, rounding, model.fused)
     if not unfolded:
         model.fused.clear()
         model.adapter_state.clear()
     return model
 
 
-def _stream(model: Model, places: Places | None, device: torch.device) -> None:
+def _stream(
+    model: Model, places: Places | None, device: torch.device, rounding: str | None
+) -> None:
     """Fill what is in no block; blocks read their own weights when they run.
 
     Raises:
@@ -102,6 +106,11 @@ def _stream(model: Model, places: Places | None, device: torch.device) -> None:
     if model.adapter_state:
         raise ArchitectureError(
             f"{where}: fusions must be folded to be streamed, got fold: at_end; {advice}"
+        )
+    if rounding not in (None, SOURCE):
+        raise ArchitectureError(
+            f"{where}: weights must be stored as they are in the model to be streamed, got"
+            f" checkpoint_dtype: {rounding}; {advice}"
         )
     inside = {owner for block in model.blocks for owner in block.modules()}
     outside = [owner for owner in model.module.modules() if owner not in inside]

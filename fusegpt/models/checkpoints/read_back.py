@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from fusegpt.data.directories import weight_files
 from fusegpt.data.plain import read_header
 from fusegpt.data.tokens import TOKENIZER_FILES, fingerprint, load_tokenizer
 from fusegpt.errors import ArchitectureError, ArtifactError, first_line
+from fusegpt.models.checkpoints.storage import same_bits
 from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.runtime import quiet
 
-__all__ = ["check_tokenizer", "check_written"]
+__all__ = ["check_tokenizer", "check_written", "refused"]
 
 WRITER = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
 """Entries of a configuration that say who wrote it, not what the model is."""
@@ -30,8 +32,9 @@ def check_written(module: PreTrainedModel, directory: Path) -> None:
     """Compare a checkpoint with the model that it was written from.
 
     The configuration must be read as the same one and build the same model; every tensor must
-    come back with its name, shape, dtype and bits. Tensors are read one at a time; where the names
-    on disk are not those in memory (experts that are stored one by one), the whole is loaded.
+    come back with its name, its shape and, in the dtype of the computation, its bits. Tensors are
+    read one at a time; where the names on disk are not those in memory (experts that are stored one
+    by one), the whole is loaded.
 
     Args:
         module: The model in memory.
@@ -40,7 +43,7 @@ def check_written(module: PreTrainedModel, directory: Path) -> None:
     Raises:
         ArtifactError: They differ; the message names the first difference.
     """
-    try:
+    with refused(directory):
         config = _same_config(module, directory)
         built = check_round_trip(module, config)
         names = {name: path for path in weight_files(directory) for name in read_header(path)}
@@ -51,6 +54,13 @@ def check_written(module: PreTrainedModel, directory: Path) -> None:
                     _same_tensor(name, memory[name], file.get_tensor(name))
         else:
             _same_when_loaded(module, config, directory)
+
+
+@contextmanager
+def refused(directory: Path) -> Iterator[None]:
+    """Inside, whatever a checkpoint that was just written cannot be read for is worded."""
+    try:
+        yield
     except ArchitectureError as error:
         raise ArtifactError(f"{directory.name}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -103,7 +113,14 @@ def _same_config(module: PreTrainedModel, directory: Path) -> PretrainedConfig:
 
 
 def _entries(config: PretrainedConfig) -> dict[str, Any]:
-    return dict(json.loads(config.to_json_string(use_diff=False)))
+    return dict(_without_dtypes(json.loads(config.to_json_string(use_diff=False))))
+
+
+def _without_dtypes(value: Any) -> Any:
+    """Configurations inside a configuration state a dtype as well, which is that of the disk."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_dtypes(entry) for name, entry in value.items() if name != "dtype"}
 
 
 def _are_all(
@@ -135,17 +152,14 @@ def _same_when_loaded(module: PreTrainedModel, config: PretrainedConfig, directo
     for name in sorted(memory.keys() | loaded.keys()):
         if name not in memory or name not in loaded:
             raise _differs(f"{name} is there only {'in memory' if name in memory else 'on disk'}")
-        _same_tensor(name, memory[name], loaded[name].to(memory[name].dtype))
+        _same_tensor(name, memory[name], loaded[name])
 
 
 def _same_tensor(name: str, memory: Tensor, disk: Tensor) -> None:
+    if memory.is_floating_point() and disk.is_floating_point():
+        disk = disk.to(memory.dtype)
     have, read = (f"{one.dtype} {list(one.shape)}" for one in (memory, disk))
     if have != read:
         raise _differs(f"{name} is {read} on disk, not {have}")
-    if not torch.equal(_bits(memory), _bits(disk)):
+    if not same_bits(memory, disk):
         raise _differs(f"{name} has other values on disk")
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor: a NaN equals itself, and zero is not minus zero."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

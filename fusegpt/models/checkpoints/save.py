@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record
-from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written
+from fusegpt.models.checkpoints.dtypes import store
+from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written, refused
+from fusegpt.models.checkpoints.storage import SOURCE, exactly, stored_as
 from fusegpt.models.model import Model
 from fusegpt.models.structure.configs import unbuilt, without_unbuilt
 from fusegpt.models.structure.kinds import off_formula
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
 from fusegpt.results.base import write
-from fusegpt.results.models import as_checkpoint
+from fusegpt.results.models import Checkpoint, as_checkpoint
 from fusegpt.runtime import quiet
 
-__all__ = ["ADAPTERS", "differences", "save", "write_delta"]
+__all__ = ["ADAPTERS", "delta_dtype", "differences", "save", "write_delta"]
 
 COPIED = (
     "*token*",
@@ -45,25 +48,34 @@ COPIED = (
 ADAPTERS = ("fused/", "donor/")
 """How the names of tensors that are not weights begin in a delta."""
 
+CHECKPOINT_DTYPE = "checkpoint_dtype"
+"""The key in a delta's metadata; deltas written before version 0.2 have none and no rounding."""
+
 
 def save(
     model: Model,
     directory: str | Path,
     *,
     extra: Mapping[str, Any],
-    card: str,
+    card: Callable[[Checkpoint], str] = lambda record: "",
+    to: str = SOURCE,
     zeros: bool = False,
-) -> None:
+) -> Checkpoint:
     """Write a checkpoint that transformers loads, whole or not at all.
 
+    Tensors that equal the source's are the source's, bit for bit; of the others no value changes.
     One without attentions or mlps needs ``import fusegpt.models.sublayers`` before.
 
     Args:
         model: A model with nothing left to fold.
         directory: The place, which must not exist or must be empty.
         extra: More entries for ``fusegpt.json``, which is written last.
-        card: The text of ``README.md``.
+        card: Returns the text of ``README.md``.
+        to: The dtype to store weights in; ``source``: each tensor's own in the source.
         zeros: Write removed attentions and mlps as zeros, so that no import is needed.
+
+    Returns:
+        The record, without the checksums of its files.
 
     Raises:
         ArtifactError: The directory is taken, the disk is full, or what was written is not what is
@@ -76,7 +88,7 @@ def save(
         "removed": list(model.removed),
     }
     with atomic_directory(directory, last=layout.CHECKPOINT) as partial:
-        _save_module(model, zeroed(model) if zeros else model.module, partial)
+        dtypes = _save_module(model, zeroed(model) if zeros else model.module, partial, to)
         for file in _copied(model.source):
             place = partial / file.relative_to(model.source or "")
             place.parent.mkdir(exist_ok=True)
@@ -88,9 +100,12 @@ def save(
             for file in sorted(partial.rglob("*"))
             if file.is_file()
         }
-        (partial / layout.CARD).write_text(card, encoding="utf-8")  # written anew by evaluations
         file = partial / layout.CHECKPOINT
-        write(file, as_checkpoint({**notes, **extra, "files": files}, file))
+        record = as_checkpoint({**notes, **extra, "stored_dtypes": dtypes}, file)
+        text = card(record)
+        (partial / layout.CARD).write_text(text, encoding="utf-8")  # written anew by evaluations
+        write(file, record.plus(files=files))
+    return record
 
 
 def differences(model: Model) -> list[str]:
@@ -120,29 +135,47 @@ def write_delta(
     path: str | Path,
     names: Iterable[str],
     extra: Mapping[str, Tensor] | None = None,
+    to: str | None = None,
 ) -> None:
-    """Write the parameters ``names``, and tensors that are not weights, as they are.
+    """Write the parameters ``names``, and tensors that are not weights, without a change of value.
 
     Args:
         model: Unchanged.
         path: The file, written atomically.
         names: ``blocks.<dense index>.<param name inside the block>``.
-        extra: Tensors called ``fused/...`` or ``donor/...``.
+        extra: Tensors called ``fused/...`` or ``donor/...``; they keep their dtype.
+        to: The recipe's ``checkpoint_dtype``, to which the parameters were rounded by ``settle``;
+            None: they keep the dtype of the computation.
     """
-    extra = extra or {}
+    extra, names = extra or {}, list(names)
     assert all(name.startswith(ADAPTERS) for name in extra), sorted(extra)
-    tensors = {name: model.parameter(name) for name in names} | dict(extra)
+    dtypes = {} if to is None else stored_as(model, to, names)
+    weights = {name: model.parameter(name) for name in names}
+    tensors = {
+        **{name: exactly(value, dtypes.get(name, value.dtype)) for name, value in weights.items()},
+        **extra,
+    }
+    about = None if to is None else {CHECKPOINT_DTYPE: to}
     own = {  # a copy each: safetensors refuses tensors that share memory
         name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)
     }
     with atomic_path(path) as partial:
-        save_file(own, partial)
+        save_file(own, partial, metadata=about)
 
 
-def _save_module(model: Model, module: PreTrainedModel, directory: Path) -> None:
+def delta_dtype(path: Path) -> str | None:
+    """Return the ``checkpoint_dtype`` that a delta was written with; None: it is an older one."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get(CHECKPOINT_DTYPE)
+
+
+def _save_module(model: Model, module: PreTrainedModel, directory: Path, to: str) -> list[str]:
     """Save weights and config; the generation config is the source's own file if it has one.
 
     Some published generation configs load but are refused when saved, hence the empty one.
+
+    Returns:
+        The dtypes of the weights on disk.
     """
     generation = model.module.generation_config
     copied = any(file.name == "generation_config.json" for file in _copied(model.source))
@@ -151,9 +184,12 @@ def _save_module(model: Model, module: PreTrainedModel, directory: Path) -> None
         module.generation_config = GenerationConfig() if copied else generation
         with without_unbuilt(module), quiet():
             module.save_pretrained(directory)
+            with refused(directory):
+                dtypes = store(directory, model, to)
             check_written(module, directory)
     finally:
         module.generation_config = before
+    return dtypes
 
 
 def _copied(source: Path | None) -> list[Path]:

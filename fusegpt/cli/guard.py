@@ -23,6 +23,7 @@ from fusegpt.cli.places import FILES, FOLDERS, tried
 from fusegpt.devices import device_lock
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
+from fusegpt.pace import heartbeat
 from fusegpt.results import layout as at
 from fusegpt.signals import stoppable
 
@@ -72,7 +73,8 @@ def guarded(verb: str, command: click.Command) -> click.Command:
                 _remove_leftovers(verb, output)
             try:
                 _check_device(str(given.get("device", "cpu")))
-                with stoppable(), device_lock(str(given.get("device", "cpu"))):
+                device = device_lock(str(given.get("device", "cpu")))
+                with stoppable(), device, heartbeat(verb):
                     return inner(**given)
             except (RuntimeError, MemoryError) as error:
                 known = in_words(verb, error, given.get("recipe"))

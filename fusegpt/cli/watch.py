@@ -82,7 +82,8 @@ def _lines(
     results: Path, runs: Sequence[RunProgress], evaluations: Sequence[Path] | None
 ) -> tuple[list[str], bool]:
     """Return what to print, and whether this is the end."""
-    from fusegpt.reports.progress import as_line, in_words
+    from fusegpt.pace import in_words
+    from fusegpt.reports.progress import as_line
 
     lines = [as_line(run) for run in runs] or [f"{results}: no runs yet"]
     done = all(run.is_done for run in runs)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
@@ -29,6 +28,7 @@ from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
+from fusegpt.pace import Pace
 
 __all__ = ["Plan", "perplexity", "plan", "window_losses"]
 
@@ -160,13 +160,13 @@ def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
     """
     assert ids.shape[1] >= 2, "one token is no target"
     losses: list[Tensor] = []
-    with tqdm(total=len(ids), desc="perplexity", unit="window", disable=None) as bar:
+    with Pace("perplexity", len(ids), "window") as pace:
         while len(losses) < len(ids):
             batch = ids[len(losses) : len(losses) + batch_size]
             result = _try_batch(model, batch)
             if result is not None:
                 losses.extend(result)
-                bar.update(len(batch))
+                pace.advance(len(batch))
             elif len(batch) == 1:
                 raise ConfigError(
                     f"length: a window of {ids.shape[1]} tokens does not fit into the memory of"

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from fusegpt.errors import NumericsError
 from fusegpt.evaluation.prompts import Prompts
@@ -19,6 +18,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.next_token import next_logits
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.leaves import form_into, trainable
+from fusegpt.pace import Pace
 from fusegpt.runtime import generator
 
 __all__ = ["predictions", "tuned"]
@@ -79,12 +79,12 @@ def _scores(model: Model, words: Sequence[int], prompts: Prompts, batch_size: in
     """Logits of the label words, ``[prompts, classes]`` float32 on the CPU."""
     order = sorted(range(len(prompts.ids)), key=lambda place: len(prompts.ids[place]))
     scores = torch.empty(len(order), len(words))
-    with tqdm(total=len(order), desc="prompts", disable=None, leave=False) as bar:
+    with Pace("classification", len(order), "prompt") as pace:
         for start, batch in enumerate(prompts.batches(batch_size, order)):
             ids, lengths, _ = batch
             places = order[start * batch_size : start * batch_size + len(ids)]
             scores[places] = next_logits(model, ids, lengths)[:, list(words)].float().cpu()
-            bar.update(len(ids))
+            pace.advance(len(ids))
     return scores
 
 
@@ -103,7 +103,7 @@ def _tune(
     batches = list(examples.batches(settings.batch_size, range(len(examples.ids))))
     steps, losses = settings.epochs * len(batches), list[float]()
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
-    with tqdm(total=steps, desc=label, disable=None, leave=False) as bar:
+    with Pace(label, steps, "optimiser step") as pace:
         for epoch in range(1, settings.epochs + 1):
             for batch in batches:
                 optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - len(losses) / steps)
@@ -111,7 +111,7 @@ def _tune(
                 losses.append(_finite(loss, label, len(losses)))
                 optimizer.step()
                 form_into(leaves, weights)
-                bar.update()
+                pace.advance(note=f"loss {loss:.4g}")
             reached = _quality(model, words, validation, settings.batch_size)
             if best is None or reached > best[0]:
                 kept = {name: leaf.detach().to("cpu", copy=True) for name, leaf in leaves.items()}

@@ -11,6 +11,7 @@ from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.evaluation import Evaluation
 from fusegpt.evaluation.store import Store
 from fusegpt.models.model import Model
+from fusegpt.pace import Pace
 from fusegpt.runtime import Timer
 
 __all__ = ["run"]
@@ -56,15 +57,17 @@ def run(
         **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
     results = {}
-    for number, part in enumerate(plan.parts, 1):
-        identity = {**common, "part": part.name, "of": dict(part.identity)}
-        stored = store.get(identity) if store else None
-        if stored is None:
-            stored = _measured(measure, session.model(), part)
-            if store:
-                store.put(identity, stored)
-        results[part.name] = stored
-        _report(part.name, stored, number, len(plan.parts))
+    with Pace("evaluation", len(plan.parts), "part") as pace:
+        for number, part in enumerate(plan.parts, 1):
+            identity = {**common, "part": part.name, "of": dict(part.identity)}
+            stored = store.get(identity) if store else None
+            if stored is None:
+                stored = _measured(measure, session.model(), part)
+                if store:
+                    store.put(identity, stored)
+            results[part.name] = stored
+            pace.advance()
+            _report(part.name, stored, number, len(plan.parts))
     return {
         "rows": plan.rows({name: stored["result"] for name, stored in results.items()}),
         "model": next(iter(results.values()))["model"],

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fusegpt.data.directories import text_config
 from fusegpt.errors import ConfigError
@@ -18,6 +17,7 @@ from fusegpt.evaluation import inference
 from fusegpt.evaluation.settings import Speed
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
+from fusegpt.pace import Pace
 from fusegpt.results import layout
 from fusegpt.results.models import Checkpoint, Slice, read_record
 from fusegpt.results.records import Start, Step
@@ -133,11 +133,12 @@ def _time(arms: Mapping[str, Model], plan: Plan, batch: int) -> dict[str, np.nda
         inference.request(arm, prompts[name], asked.new_tokens)
     seconds = {name: np.zeros((asked.rounds, 2)) for name in arms}
     order = [*list(arms)[::-1], *arms]
-    bar = tqdm(range(asked.rounds), desc=f"speed, batch {batch}", unit="round", disable=None)
-    for number in bar:
-        for name in order:
-            spent = inference.request(arms[name], prompts[name], asked.new_tokens)
-            seconds[name][number] += np.array(spent) / 2
+    with Pace(f"speed, batch {batch}", asked.rounds, "round") as pace:
+        for number in range(asked.rounds):
+            for name in order:
+                spent = inference.request(arms[name], prompts[name], asked.new_tokens)
+                seconds[name][number] += np.array(spent) / 2
+            pace.advance()
     return seconds
 
 

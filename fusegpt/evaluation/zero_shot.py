@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fusegpt.evaluation.settings import ZeroShot
 from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.task_files import aggregates, leaves, load_task, quiet
 from fusegpt.models.model import Model
+from fusegpt.pace import Pace
 
 __all__ = ["Part", "Plan", "plan", "zero_shot"]
 
@@ -188,12 +190,28 @@ def _evaluate(model: Model, part: Part, batch_size: int) -> Any:
             batch_size=batch_size,
         )
         part.task.set_fewshot_seed(SEEDS["torch"])
-        return evaluator.evaluate(
-            harness,
-            {"tasks": {part.name: part.task}, "groups": {}},
-            limit=part.limit,
-            bootstrap_iters=1000,
-        )
+        with _counted(model, part.name):
+            return evaluator.evaluate(
+                harness,
+                {"tasks": {part.name: part.task}, "groups": {}},
+                limit=part.limit,
+                bootstrap_iters=1000,
+            )
+
+
+@contextmanager
+def _counted(model: Model, label: str) -> Iterator[None]:
+    """Let the log tell how many sequences went through the model."""
+    with Pace(label, unit="sequence") as pace:
+
+        def count(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            pace.advance(len(args[0] if args else next(iter(kwargs.values()))))
+
+        handle = model.module.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def _metrics(

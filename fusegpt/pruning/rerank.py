@@ -16,6 +16,7 @@ from fusegpt.errors import DataError
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
+from fusegpt.pace import Pace
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.sections import Rerank
 from fusegpt.recovery import RECOVERIES
@@ -69,9 +70,12 @@ def rerank(
     rows = sorted(scores.units, key=lambda row: (row.score, row.unit))
     before = _last_states(model, judged) if settings.by == "cosine" else []
     trials = _finished(checkpoint)
-    for row in rows[len(trials) : settings.candidates]:
-        trials.append(_try(model, recipe, row, seen, judged, before))
-        _keep(checkpoint, trials)
+    tried = rows[: settings.candidates]
+    with Pace("trials", len(tried), "candidate", done=len(trials)) as pace:
+        for row in tried[len(trials) :]:
+            trials.append(_try(model, recipe, row, seen, judged, before))
+            _keep(checkpoint, trials)
+            pace.advance()
     best = min(trials, key=lambda trial: trial.result)
     listed = ", ".join(f"{trial.unit} {trial.result:.4g}" for trial in trials)
     logger.info(

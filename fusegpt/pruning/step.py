@@ -15,6 +15,7 @@ from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
+from fusegpt.models.structure.passes import counting_passes
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
 from fusegpt.pruning.select import candidates, check_run, select_run
@@ -26,6 +27,7 @@ from fusegpt.recovery.settings.whole import NoRecovery
 from fusegpt.results.records import SPENT, Removal, ScoredUnit, Scores, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
+from fusegpt.work import Scoring
 
 __all__ = ["fuse_step", "score_step"]
 
@@ -100,7 +102,9 @@ def _rows(
         known["original"] = load_original(model)
     given = {name: value for name, value in known.items() if name in recipe.importance.takes}
     pieces = unpadded(windows, recipe.calibration.batch_size)
-    scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
+    total = _passes(model, recipe, units, len(windows))
+    with counting_passes(model, recipe.metric, total):
+        scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
     more = {
         name: [value if math.isfinite(value) else None for value in values.tolist()]
         for name, values in details.items()
@@ -111,6 +115,16 @@ def _rows(
         )
         for place, (unit, score) in enumerate(zip(units[: len(scores)], scores, strict=True))
     ]
+
+
+def _passes(model: Model, recipe: Recipe, units: Sequence[Unit], windows: int) -> int | None:
+    """How many block forward passes the metric makes of all windows; None: it does not say."""
+    blocks, sublayers = len(model.kept), recipe.granularity != "block"
+    places = [model.position(unit.index) for unit in units]
+    without_each = blocks + sum(blocks - place - (not sublayers) for place in places)
+    counts = (model.num_blocks, blocks, len(units), places[0], without_each, sublayers)
+    passes = recipe.importance.passes(Scoring(*counts))
+    return None if passes is None else round(passes.forward * windows)
 
 
 def fuse_step(

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fusegpt.errors import NumericsError, Stopped
+from fusegpt.pace import Pace
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.signals import asked_to_stop, saving_first
 
@@ -109,8 +109,9 @@ def train(
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     rows = checkpoint.resume(optimizer) if checkpoint else []
     hooks = _Hooks(before, after, after_epoch)
-    with saving_first() if checkpoint else nullcontext():
-        _run(optimizer, rows, loss_of, schedule, hooks, clip_norm, checkpoint, label)
+    pace = Pace(label, schedule.steps, "optimiser step", done=len(rows))
+    with pace, saving_first() if checkpoint else nullcontext():
+        _run(optimizer, rows, loss_of, schedule, hooks, clip_norm, checkpoint, pace)
     optimizer.zero_grad(set_to_none=True)
     return rows
 
@@ -130,10 +131,9 @@ def _run(
     hooks: _Hooks,
     clip_norm: float,
     checkpoint: Checkpoint | None,
-    label: str,
+    pace: Pace,
 ) -> None:
     """Take the steps that are left; each adds its row."""
-    bar = tqdm(total=schedule.steps, initial=len(rows), desc=label, disable=None, leave=False)
     for step in range(len(rows), schedule.steps):
         factor = schedule.factor(step)
         for group in optimizer.param_groups:
@@ -141,7 +141,7 @@ def _run(
         optimizer.zero_grad(set_to_none=True)
         hooks.before()
         loss = loss_of(schedule.batch_of(step))
-        rows.append(_row(step, schedule, loss, optimizer, rows, label))
+        rows.append(_row(step, schedule, loss, optimizer, rows, pace.label))
         loss.backward()
         hooks.after()
         if clip_norm:
@@ -149,15 +149,13 @@ def _run(
         optimizer.step()
         if (step + 1) % schedule.num_batches == 0 and step + 1 < schedule.steps:
             hooks.after_epoch()
-        bar.update()
-        bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}")
+        pace.advance(note=f"loss {rows[-1]['loss']:.4g}")
         if checkpoint and step + 1 < schedule.steps:
             checkpoint.save_when_due(optimizer, rows, schedule.steps, time.monotonic())
         if checkpoint and (number := asked_to_stop()) is not None:
             checkpoint.save(optimizer, rows, schedule.steps)
             place = f"after optimiser step {len(rows)} of {schedule.steps}"
             raise Stopped(number, f"saved {place} in {checkpoint.path}; run again to go on")
-    bar.close()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

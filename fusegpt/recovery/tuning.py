@@ -19,6 +19,7 @@ from fusegpt.models.structure.replay import Call, record, run_blocks, share_call
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
+from fusegpt.pace import Pace
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
@@ -136,17 +137,20 @@ def _examples(
     first, last = model.position(span[0]), model.position(span[-1])
     original = None if tuning.teacher == "current" else load_original(model)
     found: list[Example] = []
-    for batch in split(windows, tuning.batch_size, drop_last=True):
-        recording = record(model, batch, first, last)
-        target = recording.hidden_out
-        if original is not None:
-            target = record(original, batch, 0, original.position(span[-1])).hidden_out
-        pairs = zip(span, recording.calls, strict=True)
-        calls = [call for index, call in pairs if index in student]
-        if found:
-            calls = share_calls(calls, found[-1].calls)
-        states = (recording.hidden_in.cpu(), target.cpu())
-        found.append(Example(*states, calls, mask_of(batch), tokens_in(batch)))
+    pieces = split(windows, tuning.batch_size, drop_last=True)
+    with Pace("recording", len(pieces), "batch") as pace:
+        for batch in pieces:
+            recording = record(model, batch, first, last)
+            target = recording.hidden_out
+            if original is not None:
+                target = record(original, batch, 0, original.position(span[-1])).hidden_out
+            pairs = zip(span, recording.calls, strict=True)
+            calls = [call for index, call in pairs if index in student]
+            if found:
+                calls = share_calls(calls, found[-1].calls)
+            states = (recording.hidden_in.cpu(), target.cpu())
+            found.append(Example(*states, calls, mask_of(batch), tokens_in(batch)))
+            pace.advance()
     return found
 
 

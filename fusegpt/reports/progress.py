@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusegpt.locks import holder
+from fusegpt.pace import SAYS, in_words
 from fusegpt.results import layout as at
 from fusegpt.results.base import read
 from fusegpt.results.records import Scores, Step, Training, TrainingRow, read_manifest
@@ -30,6 +31,7 @@ class Now:
         of: Optimiser steps in all; None: not known.
         seconds: What the whole step will take, going by its rows so far; None: not known.
         holder: Who works on it, in words; None: nobody on this machine.
+        said: What the job's log said last of how far it is; None: nothing, or there is no log.
     """
 
     step: int
@@ -38,6 +40,7 @@ class Now:
     of: int | None
     seconds: float | None
     holder: str | None
+    said: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,10 @@ def _run(results: Path, model: str, recipe: str, planned: Sequence[int] | None) 
     counted = {k: path for k, path in whole.items() if planned is None or k in planned}
     seconds = [_seconds(path) for path in counted.values()]
     now = _now(begun, whole)
+    if now is not None and now.holder is not None:
+        rule = "fuse" if now.stage == "recover" else now.stage
+        log = results.parent / "logs" / rule / model / recipe / f"{begun[now.step].name}.log"
+        now = replace(now, said=_last_said(log))
     if not seconds and now is not None and now.seconds is not None:
         seconds = [now.seconds]
     return RunProgress(
@@ -131,6 +138,16 @@ def _now(begun: Mapping[int, Path], whole: Mapping[int, Path]) -> Now | None:
         total = next((len(found) for path in whole.values() if (found := _rows(path))), None)
     seconds = _estimate(directory, len(rows), total)
     return Now(step, "recover" if scored else "score", rows, total, seconds, worker)
+
+
+def _last_said(log: Path) -> str | None:
+    """What the log of the workflow's job last said of how far it is."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    said = (line.partition(SAYS)[2] for line in reversed(lines) if SAYS in line)
+    return next(said, None)
 
 
 def _estimate(step: Path, rows: int, total: int | None) -> float | None:
@@ -184,15 +201,10 @@ def as_line(run: RunProgress) -> str:
 
 def _now_in_words(now: Now) -> str:
     text = f"step {now.step}: " + ("scoring" if now.stage == "score" else "recovering")
+    if now.said:
+        return f"{text}: {now.said}"
     if now.rows:
         of = f"/{now.of}" if now.of else ""
         first, last = now.rows[0].loss, now.rows[-1].loss
         text += f", optimiser step {len(now.rows)}{of}, loss {first:.4g} -> {last:.4g}"
     return text if now.holder else f"{text} (nobody works on it)"
-
-
-def in_words(seconds: float) -> str:
-    """Write a duration as ``45 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record
+from fusegpt.pace import Pace
 from fusegpt.runtime import generator
 from fusegpt.slicegpt.families import Family, family_of
 from fusegpt.slicegpt.fusing import fuse_norms, has_means
@@ -81,10 +81,12 @@ def slicegpt(
     for name in family.embeddings:
         embedding = inner.get_submodule(family.decoder).get_submodule(name)
         set_weight(embedding, _times(embedding.weight, into))
-    for place, block in enumerate(tqdm(blocks, desc="slicegpt", unit="block", disable=None)):
-        out = head_width if place == len(blocks) - 1 else width
-        slice_block = _slice_parallel if family.mlp_norm is None else _slice_sequential
-        into = slice_block(block, place, stream, wanted, into, (width, out))
+    with Pace("slicegpt", len(blocks), "block") as pace:
+        for place, block in enumerate(blocks):
+            out = head_width if place == len(blocks) - 1 else width
+            slice_block = _slice_parallel if family.mlp_norm is None else _slice_sequential
+            into = slice_block(block, place, stream, wanted, into, (width, out))
+            pace.advance()
     head = inner.get_output_embeddings()
     set_weight(head, _times(head.weight, into))
     _log(wanted, hidden, width)

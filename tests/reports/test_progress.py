@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.locks import sole_writer
-from fusegpt.reports.progress import as_line, in_words, read_progress
+from fusegpt.pace import SAYS, in_words
+from fusegpt.reports.progress import as_line, read_progress
 from tests.reports.conftest import LAST, RECIPES
 
 FUSEGPT = ("tiny", RECIPES["fusegpt"])
@@ -47,6 +48,19 @@ def test_a_running_step_tells_its_loss_and_what_is_left_of_it(results):
     assert (found.done, found.now.step, found.now.stage, found.now.of) == (3, 4, "recover", 16)
     assert found.seconds_left == pytest.approx((3 - 4 / 16) * 32)
     assert "step 4: recovering, optimiser step 4/16, loss 8 -> 2, about 88 s left" in as_line(found)
+
+
+def test_a_running_step_repeats_what_its_log_said_last(results):
+    directory = take_back(results, RECIPES["fusegpt"], 4)
+    log = results.parent / f"logs/fuse/tiny/{RECIPES['fusegpt']}/step-004.log"
+    log.parent.mkdir(parents=True)
+    said = "fusion of block 3: optimiser step {}/16, 9 s each, about 90 s left"
+    lines = [f"19:00:00 {SAYS}{said.format(5)}", f"19:01:00 {SAYS}{said.format(6)}", "a warning"]
+    log.write_text("\n".join(lines) + "\n")
+    with sole_writer(directory):
+        found = of(results, {FUSEGPT: range(1, 7)})
+    assert f"step 4: recovering: {said.format(6)}" in as_line(found)
+    assert said.format(6) not in as_line(of(results, {FUSEGPT: range(1, 7)}))  # nobody works on it
 
 
 def test_a_killed_step_is_told_from_a_running_one(results):

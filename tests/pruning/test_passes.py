@@ -1,0 +1,36 @@
+"""What scoring says of how far it is: its total is the number of passes that it makes."""
+
+import pytest
+
+from fusegpt.importance import METRICS
+from fusegpt.models.structure.passes import counting_passes
+from fusegpt.pruning import step
+from fusegpt.pruning.recipe import resolve
+from tests import tiny
+
+WINDOWS = tiny.ids(4, 10)
+RUNNING = [name for name in METRICS if name != "given"]  # which has to be told units, and runs none
+
+
+@pytest.mark.parametrize("granularity", ["block", "attention"])
+@pytest.mark.parametrize("metric", RUNNING)
+def test_every_metric_makes_as_many_passes_as_it_says(metric, granularity, monkeypatch):
+    paces = []
+
+    class Kept:
+        def __init__(self, *arguments):
+            self.context = counting_passes(*arguments)
+
+        def __enter__(self):
+            paces.append(self.context.__enter__())
+
+        def __exit__(self, *error):
+            return self.context.__exit__(*error)
+
+    monkeypatch.setattr(step, "counting_passes", Kept)
+    settings = {"importance": {"metric": metric}, "recovery": {"method": "none"}}
+    recipe = resolve("by_hand", settings | {"granularity": granularity, "dtype": "float32"})
+    model = tiny.model("llama")
+    step.score_step(model, recipe, WINDOWS)
+    (pace,) = paces
+    assert pace.total is None or pace.done == pace.total, (pace.done, pace.total)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,7 +19,7 @@ import os, time
 from fusegpt.devices import device_lock
 with device_lock("cuda"):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -29,26 +31,29 @@ def _two_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("FUSEGPT_GPUS", "0,1")
 
 
-def start() -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([sys.executable, "-c", TAKE], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
+@contextlib.contextmanager
+def start() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process with a device of its own, which it says, until it is killed at the end."""
+    command = [sys.executable, "-c", TAKE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def test_two_processes_get_different_devices_and_a_third_waits_until_one_is_killed():
-    first, one = start()
-    second, two = start()
-    with first, second:
+    with start() as (first, one), start() as (_, two):
         assert {one, two} == {"0", "1"}
         with pytest.raises(BusyError, match=r"every GPU is locked \(0, 1\)"):
             with device_lock("cuda", wait_seconds=0):
                 pass
         first.send_signal(signal.SIGKILL)
         first.wait()
-        with device_lock("cuda", wait_seconds=5) as third:
+        with device_lock("cuda", wait_seconds=240) as third:
             assert third == one
             assert os.environ["CUDA_VISIBLE_DEVICES"] == one
-        second.kill()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 

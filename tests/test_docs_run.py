@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.workflow.files import plan_of
+from tests import forked
 from tests.test_docs import FENCE, ROOT, commands
 
 ELSEWHERE = {
@@ -90,7 +91,6 @@ NOT_RUN = {
 }
 """How commands begin that no test runs, and why."""
 
-PROGRAM = [sys.executable, "-c", "from fusegpt.cli import main; main()"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 BY_HAND = ("fetch", "sample", "score", "prune", "evaluate", "info")
 
@@ -120,24 +120,20 @@ def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path,
     assert (record["recipe"]["dtype"], record["recipe"]["recovery"]["rank"]) == ("float32", 16)
 
 
-def test_the_readmes_python_prunes_and_loads_with_plain_transformers(tiny_llama_dir, tmp_path):
+def test_the_readmes_python_prunes_and_loads_with_plain_transformers(
+    tiny_llama_dir, tmp_path, monkeypatch
+):
     (code,) = blocks("README.md", "python")
     small = code.replace('"smollm2-135m"', repr(str(tiny_llama_dir)))
     assert small != code
     lines = [line for line in code.splitlines() if line and not re.match("import|from", line)]
     assert len(lines) == 6
-
-    after = "print(pruned.config.num_hidden_layers, type(pruned).__module__)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{small}\n{after}"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["3", "transformers.models.llama.modeling_llama"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(small, names)
+    pruned = names["pruned"]
+    assert pruned.config.num_hidden_layers == 3
+    assert type(pruned).__module__ == "transformers.models.llama.modeling_llama"
 
 
 def test_the_sweep_that_was_killed_is_the_one_whose_output_is_shown(tmp_path):
@@ -153,6 +149,16 @@ def test_the_sweep_that_was_killed_is_the_one_whose_output_is_shown(tmp_path):
 def starts_snakemake(words: list[str]) -> bool:
     run = words[0] == "snakemake" or words[:2] == ["fusegpt", "run"]
     return run and not {"--unlock", "--report"} & set(words)
+
+
+def passed_on(monkeypatch, *arguments: str) -> list[str]:
+    """The arguments that ``fusegpt run`` starts Snakemake with."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, line, environment: started.append(line))
+    run(fusegpt_command, list(arguments))
+    (line,) = started
+    assert line[:3] == [sys.executable, "-m", "snakemake"]
+    return line[3:]
 
 
 PLANNED = sorted({tuple(words) for _, words in commands() if starts_snakemake(words)})
@@ -182,7 +188,7 @@ def test_lines_that_differ_by_cores_or_targets_are_planned_at_once():
 
 
 @pytest.mark.parametrize("words", together(PLANNED), ids=lambda words: " ".join(words)[-60:])
-def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path):
+def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path, monkeypatch):
     if "slurm" in " ".join(words) and not importlib.util.find_spec(
         "snakemake_executor_plugin_slurm"
     ):
@@ -191,15 +197,13 @@ def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path):
     (tmp_path / "study.yaml").write_text(blocks("README.md", "yaml")[0])
     for name in ("config", "examples", "rules", "Snakefile"):
         (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
     if words[0] == "fusegpt":
-        line = [*PROGRAM, "run", "--dry-run", *words[2:]]
+        line = passed_on(monkeypatch, "run", "--dry-run", *words[2:])
     else:
         own = [] if {"-s", "--snakefile"} & set(words) else ["-s", str(ROOT / "Snakefile")]
-        line = [sys.executable, "-m", "snakemake", *own, "-n", "--quiet", "rules"]
-        line += ["--cores", "2", *words[1:]]
-    done = subprocess.run(
-        line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+        line = [*own, "-n", "--quiet", "rules", "--cores", "2", *words[1:]]
+    done = forked.run(line, tmp_path, ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
 
 

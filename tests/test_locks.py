@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,20 @@ import sys, time
 from fusegpt.locks import sole_writer
 with sole_writer(sys.argv[1], job="theirs"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
-def start_holder(output: Path) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def start_holder(output: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock until it is killed, at the end at the latest."""
     command = [sys.executable, "-c", HOLD, str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def write_record(output: Path, **changes: object) -> None:
@@ -48,7 +54,6 @@ def test_a_second_writer_leaves_with_the_name_of_the_first(tmp_path):
         ):
             pass
         assert f"process {first.pid}" in str(holder(tmp_path / "out"))
-        first.kill()
 
 
 def test_a_killed_writers_lock_is_free_at_once(tmp_path):
@@ -61,9 +66,9 @@ def test_a_killed_writers_lock_is_free_at_once(tmp_path):
         assert waited_for is None
 
 
-def test_a_waiting_writer_goes_on_when_the_first_ends_and_learns_what_it_did(tmp_path):
+def test_a_waiting_writer_goes_on_when_the_first_ends_and_learns_what_it_did(tmp_path, monkeypatch):
     with start_holder(tmp_path / "out") as first:
-        threading.Timer(0.7, first.kill).start()
+        monkeypatch.setattr(time, "sleep", lambda seconds: first.kill())  # whoever sleeps waits
         with sole_writer(tmp_path / "out") as waited_for:
             assert waited_for == "theirs"
             assert first.wait() == -signal.SIGKILL
@@ -104,7 +109,7 @@ def test_a_silent_holder_on_another_machine_is_replaced(tmp_path, monkeypatch):
     write_record(tmp_path / "out")
 
     began = time.monotonic()
-    with sole_writer(tmp_path / "out", wait_seconds=5):
+    with sole_writer(tmp_path / "out", wait_seconds=240):
         assert time.monotonic() - began >= 0.6
         assert json.loads(lock_path(tmp_path / "out").read_text())["pid"] == os.getpid()
 
@@ -127,10 +132,9 @@ def test_a_process_that_has_the_number_of_a_dead_holder_is_not_taken_for_it(tmp_
 
 def test_without_locks_of_the_kernel_the_owner_on_record_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "try_lock", lambda descriptor: None)
-    with start_holder(tmp_path / "out") as first:
+    with start_holder(tmp_path / "out"):
         with pytest.raises(BusyError), sole_writer(tmp_path / "out", wait_seconds=0):
             pass
-        first.kill()
     with sole_writer(tmp_path / "out", wait_seconds=0):
         pass
 
@@ -139,7 +143,7 @@ def test_a_holder_whose_lock_was_taken_leaves(tmp_path):
     script = (
         "import sys, time\nfrom fusegpt import locks\n"
         "locks.HEARTBEAT_SECONDS = locks.LOOK_SECONDS = 0.1\n"
-        "with locks.sole_writer(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(30)\n"
+        "with locks.sole_writer(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(240)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "out")]
     with subprocess.Popen(
@@ -147,6 +151,6 @@ def test_a_holder_whose_lock_was_taken_leaves(tmp_path):
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         write_record(tmp_path / "out")
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate()
     assert process.returncode == 75
     assert "process 7 on elsewhere took this lock; leaving" in said

@@ -6,16 +6,19 @@ import json
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import click
 import pytest
 import torch
 
+from fusegpt import locks
 from fusegpt.cli import VERBS, fusegpt_command, run
 from fusegpt.cli.guard import WRITERS, guarded, in_words
 from fusegpt.cli.options import output_path
 from fusegpt.cli.places import FILES
 from fusegpt.locks import lock_path, sole_writer
+from tests.waiting import wait_until
 
 
 def plain(body) -> click.Command:
@@ -66,43 +69,55 @@ def test_a_wrong_wait_is_one_line(tmp_path, monkeypatch, capsys):
     assert "FUSEGPT_LOCK_WAIT: must be seconds, got 'soon'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def somebody_waits(monkeypatch):
+    """An event that is set when a process or thread waits for a lock."""
+    event = threading.Event()
+
+    def wait(seconds: float) -> None:
+        event.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
+    return event
+
+
 @pytest.mark.parametrize("same", [True, False])
-def test_a_successor_keeps_what_the_one_it_waited_for_wrote_if_the_work_is_the_same(tmp_path, same):
+def test_a_successor_keeps_what_the_one_it_waited_for_wrote_if_the_work_is_the_same(
+    tmp_path, same, somebody_waits
+):
     output = tmp_path / "out.json"
     starts = []
 
     def body(path):
         starts.append(path)
-        if len(starts) == 1:
-            time.sleep(0.8)
+        assert somebody_waits.wait(240)
         path.write_text("{}")
 
     command = writer("score", body)
     first = threading.Thread(target=run, args=(command, ["--output", str(output)]))
     first.start()
-    while not starts:
-        time.sleep(0.02)
+    wait_until(lambda: starts)
     assert run(command if same else writer("evaluate", body), ["--output", str(output)]) == 0
     first.join()
     assert len(starts) == (1 if same else 2)
 
 
-def test_a_successor_works_again_when_a_listed_file_is_gone(tmp_path):
+def test_a_successor_works_again_when_a_listed_file_is_gone(tmp_path, somebody_waits):
     starts = []
 
     def body(path):
         starts.append(path)
         path.mkdir(exist_ok=True)
         listed = {"delta.safetensors": {"sha256": "0", "bytes": 1}}
-        time.sleep(0.8 if len(starts) == 1 else 0)
+        assert somebody_waits.wait(240)
         (path / "manifest.json").write_text(json.dumps({"files": listed}))
 
     arguments = ["--output", str(tmp_path / "step-001")]
     command = writer("fuse", body)
     first = threading.Thread(target=run, args=(command, arguments))
     first.start()
-    while not starts:
-        time.sleep(0.02)
+    wait_until(lambda: starts)
     assert run(command, arguments) == 0
     first.join()
     assert len(starts) == 2

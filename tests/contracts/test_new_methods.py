@@ -12,24 +12,21 @@ import csv
 import importlib
 import json
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
-from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import load_recipe
 from fusegpt.results import layout as at
 from fusegpt.results.history import read_history
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.files import experiment_files, merged, plan_of, snakefile
+from tests.planned import commands, fusegpt
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -223,11 +220,11 @@ def planned(project) -> dict:
 
 
 @pytest.fixture(scope="module")
-def ran(planned) -> list[str]:
+def ran(planned) -> list[list[str]]:
     """The commands of the workflow, which all ran."""
-    found = commands()
+    found = commands(Path.cwd(), "--snakefile", str(snakefile()), "--configfile", "study.json")
     for command in found:
-        fusegpt(*shlex.split(command))
+        fusegpt(*command)
     return found
 
 
@@ -249,23 +246,6 @@ def study(model: Path) -> dict:
             }
         },
     }
-
-
-def fusegpt(*arguments: str) -> str:
-    done = CliRunner().invoke(fusegpt_command, list(arguments))
-    assert done.exit_code == 0, (arguments[:3], done.output, done.exception)
-    return done.output
-
-
-def commands() -> list[str]:
-    """What Snakemake would run, in an order that works."""
-    line = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1"]
-    where = ["--snakefile", str(snakefile()), "--configfile", "study.json"]
-    done = subprocess.run([*line, *where], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    start = "Shell command: fusegpt "
-    lines = [line for line in done.stdout.splitlines() if line.startswith(start)]
-    return [line.removeprefix(start).partition(" >logs/")[0] for line in lines]
 
 
 def test_recipes_in_files_of_their_own_are_complete_and_checked(project):

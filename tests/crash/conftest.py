@@ -9,17 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests.crash.run import Project, configuration
+from tests.planned import commands, fusegpt
 
 EPOCHS = 100  # long enough that kills land inside the tuning
-PREPARED = ("results/models", "results/data", ".snakemake/metadata")
+LAST = ("manifest.json", "delta.safetensors", "training.json")
+"""What the second step leaves beside its scores."""
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Project:
-    """Two steps of FuseGPT and their checkpoint, in one go."""
+    """Two steps of FuseGPT and their checkpoint, as Snakemake plans them, by one process."""
     directory = tmp_path_factory.mktemp("uninterrupted") / "a wörk dir"
     project = Project(directory, tiny_llama_dir, configuration(EPOCHS))
-    project.finish("checkpoints", "--cores", "2")
+    asked = project.command("checkpoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        for words in commands(directory, *asked, environment=project.environment):
+            fusegpt(*words)
     return project
 
 
@@ -27,15 +33,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path
 def project(
     tmp_path: Path, tiny_llama_dir: Path, request: pytest.FixtureRequest
 ) -> Callable[..., Project]:
-    """``project()``: the same, where nothing ran yet; or with model and windows in place."""
+    """``project()``: the same, where nothing ran yet; or with all that the second fusion needs."""
 
     def make(epochs: int = EPOCHS, *, prepared: bool = False) -> Project:
         made = Project(tmp_path / "a wörk dir", tiny_llama_dir, configuration(epochs))
         request.addfinalizer(made.end)
         if prepared:
-            done = request.getfixturevalue("uninterrupted").directory
-            for folder in PREPARED:
-                shutil.copytree(done / folder, made.directory / folder, symlinks=True)
+            done = request.getfixturevalue("uninterrupted").directory / "results"
+            left_out = shutil.ignore_patterns("checkpoints")
+            shutil.copytree(done, made.directory / "results", ignore=left_out)
+            for name in LAST:
+                (made.step(2) / name).unlink()
         return made
 
     yield make

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "from fusegpt.cli import main; main()"
@@ -55,7 +55,8 @@ class Project:
 
     def __init__(self, directory: Path, model: Path, config: dict[str, Any]) -> None:
         self.directory = directory
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.log = directory / "scheduler.log"
+        self.started: list[forked.Running] = []
         (directory / "bin").mkdir(parents=True)
         script = directory / "bin" / "fusegpt"
         script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
@@ -64,6 +65,7 @@ class Project:
         zen = f"{shlex.quote(sys.executable)} -c 'import this'"
         text = subprocess.run(zen, shell=True, capture_output=True, text=True, check=True).stdout
         (directory / "zen.txt").write_text(text)
+        os.utime(directory / "zen.txt", (1, 1))  # older than windows that another project sampled
         (directory / "study.json").write_text(json.dumps(config))
         self.environment = os.environ | {
             "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -72,38 +74,30 @@ class Project:
         }
 
     def command(self, *arguments: str, profile: str = "default") -> list[str]:
+        """What follows ``snakemake``."""
         return [
-            *(sys.executable, "-m", "snakemake", *arguments),
+            *arguments,
             *("--snakefile", str(ROOT / "Snakefile")),
             *("--profile", str(ROOT / "config/profiles" / profile)),
             *("--configfile", "study.json"),
         ]
 
-    def start(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **more: str) -> forked.Running:
         """Start Snakemake as the head of a process group of its own."""
-        with open(self.directory / "scheduler.log", "ab") as log:
-            process = subprocess.Popen(
-                self.command(*arguments, **more),
-                cwd=self.directory,
-                env=self.environment,
-                start_new_session=True,
-                preexec_fn=_heed_interrupts,
-                stdout=log,
-                stderr=log,
-            )
-        self.started.append(process)
-        return process
+        asked = self.command(*arguments, **more)
+        running = forked.start(asked, self.directory, self.environment, self.log, self.log)
+        self.started.append(running)
+        return running
 
     def end(self) -> None:
         """End whatever still runs, orphans too, so that a failed test leaves nothing behind."""
-        for process in self.started:
-            kill_group(process)
+        for running in self.started:
+            running.end()
 
     def finish(self, *arguments: str, **more: str) -> None:
         """Run to the end."""
-        with self.start(*arguments, **more) as running:
-            code = running.wait()
-        assert code == 0, (self.directory / "scheduler.log").read_text()[-4000:]
+        code = self.start(*arguments, **more).wait()
+        assert code == 0, self.log.read_text()[-4000:]
 
     def unlock(self) -> None:
         """What the README says comes after a killed scheduler."""
@@ -122,15 +116,3 @@ class Project:
         results = self.directory / "results"
         files = [file for pattern in patterns for file in sorted(results.glob(pattern))]
         return {str(file.relative_to(results)): file.read_bytes() for file in files}
-
-
-def _heed_interrupts() -> None:
-    """A test run started in the background ignores SIGINT, and so would what it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the scheduler and everything it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

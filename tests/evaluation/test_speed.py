@@ -119,9 +119,15 @@ def test_what_cannot_work_is_refused_before_the_weights_are_read(pruned_dir, tmp
         planned(directory, pruned_dir, prompt=511)
 
 
-def test_a_failing_child_is_said_in_one_line(tmp_path):
+def test_a_failing_child_is_said_in_one_line(tmp_path, monkeypatch):
     from fusegpt.errors import ArtifactError
 
-    with pytest.raises(ArtifactError, match="measuring its memory failed"):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho 'Traceback' >&2\necho 'MemoryError: all is full' >&2\nexit 1\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises(ArtifactError, match=r"measuring its memory failed \(MemoryError: all is"):
         inference.peak_in_child(tmp_path / "nowhere", "float32", 1, 4, 1)
     assert speed_module.BATCH_SIZES == (1, 4)

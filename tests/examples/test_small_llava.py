@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from assembly import IMAGE_TOKEN, IMAGE_TOKENS, assemble
 from fusegpt.cli import fusegpt_command
 from fusegpt.workflow.files import plan_of
 from pictures import COLORS, DIGITS, SHAPES, _digit_split, draw_pictures
+from tests import forked
 from tower import pixels, probe, train_tower
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/small_llava"
@@ -138,16 +137,10 @@ def built(tiny_llama_dir, tmp_path_factory):
 
 
 def snakemake(directory, *arguments):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(EXAMPLE / "Snakefile")]
+    snakefile = ["--snakefile", str(EXAMPLE / "Snakefile")]
     tiny = ["--configfile", "tiny.json"] if (directory / "tiny.json").exists() else []
-    return subprocess.run(
-        [*command, *tiny, "--cores", "1", *arguments],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])}
+    return forked.run([*snakefile, *tiny, "--cores", "1", *arguments], directory, environment)
 
 
 def jobs(done):

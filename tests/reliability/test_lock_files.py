@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from fusegpt import devices, locks
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.locks import holder, lock_path, sole_writer
+from tests.waiting import wait_until
 
 RECORD = {"host": "elsewhere", "boot": "b", "pid": 7, "started": "1", "token": "t"}
 
@@ -89,36 +88,48 @@ def damage(path: Path, how: str) -> None:
         path.write_text({"empty": "", "torn": '{"pid": 7', "nobody": "{}"}[how])
 
 
+def counted(monkeypatch, *first: dict) -> list[Path]:
+    """The looks of holders at their locks; the first ones see these records."""
+    looks: list[Path] = []
+    owner, seen = locks._owner, iter(first)
+
+    def look(path: Path) -> dict:
+        looks.append(path)
+        return next(seen, None) or owner(path)
+
+    monkeypatch.setattr(locks, "_owner", look)
+    return looks
+
+
 @pytest.mark.parametrize("how", ["gone", "a directory", "empty", "torn", "nobody"])
 def test_a_lock_that_cannot_be_read_is_not_given_up(how, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(locks, "LOOK_SECONDS", 0.02)
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
+    looks = counted(monkeypatch)
+    path = lock_path(tmp_path / "out")
     with sole_writer(tmp_path / "out"):
-        damage(lock_path(tmp_path / "out"), how)
-        time.sleep(0.3)
+        damage(path, how)
+        before = len(looks)
+        wait_until(lambda: len(looks) > before + 5)
         if how == "gone":
-            assert json.loads(lock_path(tmp_path / "out").read_text())["pid"] == os.getpid()
+            wait_until(lambda: path.read_text().endswith("}"))
+            assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not left
 
 
 def test_another_owner_that_is_read_once_is_not_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
-    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.02)
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
-    path = lock_path(tmp_path / "out")
+    looks = counted(monkeypatch, RECORD)
     with sole_writer(tmp_path / "out"):
-        own = path.read_text()
-        path.write_text(json.dumps(RECORD))
-        timer = threading.Timer(0.2, path.write_text, args=(own,))
-        timer.start()
-        time.sleep(0.6)
+        wait_until(lambda: len(looks) > 5)
         assert not left
-        path.write_text(json.dumps(RECORD))
-        time.sleep(1.3)
-        assert left
+        lock_path(tmp_path / "out").write_text(json.dumps(RECORD))
+        wait_until(lambda: left)
 
 
 def test_the_folder_of_device_locks_must_be_ours(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,6 +12,8 @@ from fusegpt.cli import fusegpt_command, run
 from tests.reports.browser import chromium
 from tests.reports.conftest import make_results
 
+MILLISECONDS = 120_000
+"""The longest wait for anything, on a loaded machine."""
 SIZES = {"desktop": (1400, 900), "phone": (390, 844)}
 COUNT = """[...document.querySelectorAll('.vega')].map(
   place => place.querySelectorAll('.role-mark path[d], .role-mark line').length)"""
@@ -35,22 +39,38 @@ def address(tmp_path_factory):
     return page.as_uri()
 
 
-@pytest.fixture(params=SIZES)
-def opened(request, browser, address):
+@contextmanager
+def opening(browser, address, size):
     """The page at one size, and everything the browser complained of or asked for."""
-    width, height = SIZES[request.param]
+    width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, accept_downloads=True
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(MILLISECONDS)
     page, heard = context.new_page(), []
     page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
     page.on("request", lambda asked: heard.append(asked.url) if "://" in asked.url[:8] else None)
     page.goto(address)
-    page.wait_for_selector("html[data-ready]", timeout=20_000)
-    yield page, heard
-    context.close()
+    page.wait_for_selector("html[data-ready]")
+    try:
+        yield page, heard
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def seen(request, browser, address):
+    """A page for tests that only look."""
+    with opening(browser, address, request.param) as found:
+        yield found
+
+
+@pytest.fixture(params=["desktop", pytest.param("phone", marks=pytest.mark.slow)])
+def opened(request, browser, address):
+    """A page of its own for a test that changes what it shows."""
+    with opening(browser, address, request.param) as found:
+        yield found
 
 
 def column(page, place):
@@ -61,15 +81,14 @@ def column(page, place):
 
 def settles(page, place, expected):
     """Wait until a column reads so; DataTables draws a moment after the key."""
-    for _ in range(50):
-        if column(page, place) == expected:
-            break
+    until = time.monotonic() + MILLISECONDS / 1000
+    while column(page, place) != expected and time.monotonic() < until:
         page.wait_for_timeout(100)
     assert column(page, place) == expected
 
 
-def test_it_opens_without_a_word_of_complaint_and_asks_for_nothing(opened, address):
-    page, heard = opened
+def test_it_opens_without_a_word_of_complaint_and_asks_for_nothing(seen, address):
+    page, heard = seen
     assert [word for word in heard if word not in (address, f"{address}#")] == []
     assert page.title() == "fusegpt: hand"
 
@@ -92,8 +111,8 @@ def test_a_click_in_a_legend_shows_that_recipe_alone(opened):
     page.wait_for_function(f"{faint} === 6")
 
 
-def test_nothing_is_wider_than_the_screen(opened):
-    page, _ = opened
+def test_nothing_is_wider_than_the_screen(seen):
+    page, _ = seen
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.viewport_size["width"]
     charts = page.evaluate(
@@ -131,8 +150,8 @@ def test_words_and_lists_filter_rows_and_the_csv_has_what_is_shown(opened, tmp_p
     settles(page, 1, ["fusegpt"] * 2)
 
 
-def test_published_values_stand_beside_ours_with_a_mark_where_protocols_differ(opened):
-    page, _ = opened
+def test_published_values_stand_beside_ours_with_a_mark_where_protocols_differ(seen):
+    page, _ = seen
     text = page.locator("table[data-name=published]").inner_text()
     assert "≠ length 512, published 2048" in text
     assert "not measured here" in text

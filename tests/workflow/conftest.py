@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 STUB = Path(__file__).with_name("stub.py")
 EVALUATION = {"eval": "perplexity", "corpus": "python_docs", "split": "test", "length": 32}
@@ -59,24 +61,18 @@ class Project:
         return self.config["experiments"]["study"]
 
     def command(self, *arguments: str) -> list[str]:
+        """What follows ``snakemake``; writes the configuration."""
         file = self.directory / "study.json"
         file.write_text(json.dumps(self.config), encoding="utf-8")
         profile = self.root / "config" / "profiles" / "default"
         return [
-            *(sys.executable, "-m", "snakemake", *arguments),
+            *arguments,
             *("--snakefile", str(self.root / "Snakefile"), "--profile", str(profile)),
             *("--cores", "2", "--configfile", str(file)),
         ]
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return forked.run(self.command(*arguments), self.directory, self.environment)
 
     def started(self, *arguments: str) -> list[str]:
         """Run to the end; what was started, as ``verb output`` lines."""

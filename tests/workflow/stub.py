@@ -61,8 +61,8 @@ def note(line: str) -> None:
 
 def hang(name: str) -> None:
     if os.environ.get("STUB_HANG") == name:
-        Path(os.environ["STUB_LEDGER"]).with_name("hanging").touch()
-        time.sleep(120)
+        Path(os.environ["STUB_LEDGER"]).with_name(f"hanging-{os.getpid()}").touch()
+        time.sleep(600)
 
 
 def write(file: Path, arguments: tuple[str, ...]) -> None:

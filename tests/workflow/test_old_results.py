@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from fusegpt.cli import fusegpt_command
 from fusegpt.models.checkpoints.load import load
 from fusegpt.results.base import read
 from fusegpt.results.models import Evaluation
+from tests import forked
 from tests.crash.run import MAIN, ROOT
 
 ARCHIVE = ROOT / "tests/fixtures/old_results/old_results.tar.xz"
@@ -47,25 +47,10 @@ def snakemake(directory: Path, *arguments: str, config: str = "old.json") -> str
     script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
     script.chmod(0o755)
     paths = os.pathsep.join([str(folder), os.environ["PATH"]])
-    done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "snakemake",
-                *arguments,
-                "--snakefile",
-                str(ROOT / "Snakefile"),
-            ),
-            *("--profile", str(ROOT / "config/profiles/default"), "--cores", "2"),
-            *("--configfile", config),
-        ],
-        cwd=directory,
-        env=os.environ | {"PATH": paths, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = [*arguments, "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+    asked += ["--profile", str(ROOT / "config/profiles/default"), "--configfile", config]
+    environment = os.environ | {"PATH": paths, "PYTHONPATH": str(ROOT)}
+    done = forked.run(asked, directory, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/config.yaml")}
@@ -22,12 +22,10 @@ COMPUTES = {"score", "fuse", "merge", "slice", "evaluate"}
 
 
 def planned(directory: Path, *arguments: str, config: str = "demo", **environment: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "-n", *arguments]
+    command = ["-n", *arguments]
     command += ["-s", str(ROOT / "Snakefile"), "--configfile", str(ROOT / f"config/{config}.yaml")]
     environment = {**os.environ, **environment}
-    done = subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forked.run(command, directory, environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 

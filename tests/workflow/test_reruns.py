@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 
+from tests import forked
+from tests.waiting import wait_until
 from tests.workflow.conftest import EVALUATION, ROOT, Project, verbs
 
 AFTER_EVALUATION = {"card": 2, "table": 1, "figure": 1, "report": 1}
@@ -235,23 +233,14 @@ def test_two_experiments_share_what_they_have_in_common(finished):
 
 
 def kill_where_it_hangs(project: Project, name: str) -> list[str]:
-    """Kill scheduler and jobs where the stand-in hangs; what was started until then."""
+    """Kill scheduler and jobs where the stand-in hangs on both cores; what was started by then."""
     project.environment["STUB_HANG"] = name
-    with subprocess.Popen(
-        project.command(),
-        cwd=project.directory,
-        env=project.environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as running:
-        until = time.monotonic() + 60
-        while not (project.directory / "hanging").exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        lines: list[str] = []
-        while lines != (lines := project.lines()):  # what runs beside it ends first
-            time.sleep(1)
-        os.killpg(running.pid, signal.SIGKILL)
+    log = project.directory / "killed.log"
+    running = forked.start(project.command(), project.directory, project.environment, log, log)
+    try:
+        wait_until(lambda: len(list(project.directory.glob("hanging-*"))) == 2)
+    finally:
+        running.end()
     del project.environment["STUB_HANG"]
     assert project.snakemake("--unlock").returncode == 0
     return project.lines()

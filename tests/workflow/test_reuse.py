@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from tests import forked
 from tests.workflow.conftest import ROOT, verbs
 
 MODULE = """
@@ -42,14 +41,7 @@ def test_another_workflow_imports_the_rules_and_builds_on_a_table(project):
     snakefile = project.directory / "Snakefile"
     snakefile.write_text(MODULE.format(snakefile=str(ROOT / "Snakefile")))
 
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2"],
-        cwd=project.directory,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(["--cores", "2"], project.directory, project.environment)
 
     assert done.returncode == 0, done.stderr[-3000:]
     assert (project.directory / "mine.txt").is_file()
@@ -90,15 +82,7 @@ def test_a_rule_of_the_other_workflow_makes_a_model_without_a_source(project):
     missing = project.snakemake("-n")
     (project.directory / "Snakefile").write_text(MADE.format(snakefile=str(ROOT / "Snakefile")))
     project.environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "study"]
-    done = subprocess.run(
-        command,
-        cwd=project.directory,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(["--cores", "2", "study"], project.directory, project.environment)
 
     said = missing.stdout + missing.stderr
     assert missing.returncode == 1 and "results/models/tiny/source.json" in said
@@ -121,14 +105,8 @@ def test_a_clone_that_cannot_be_written_works_with_results_elsewhere(project, tm
     study = project.command()[-1]
     assert json.loads(Path(study).read_text())
 
-    done = subprocess.run(
-        project.command("tables", "--directory", str(results)),
-        cwd=clone,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = project.command("tables", "--directory", str(results))
+    done = forked.run(asked, clone, project.environment)
 
     for path in [clone, *clone.rglob("*")]:
         path.chmod(0o755)

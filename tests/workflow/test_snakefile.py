@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [
@@ -18,8 +19,7 @@ EXPERIMENTS = [
 
 
 def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", *arguments, "-s", str(ROOT / "Snakefile")]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    return forked.run([*arguments, "-s", str(ROOT / "Snakefile")], directory)
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:

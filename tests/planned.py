@@ -1,0 +1,32 @@
+"""What Snakemake would run, run by the verbs in this process: nothing is imported twice."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from fusegpt.cli import fusegpt_command
+from tests import forked
+
+START, END = "Shell command: fusegpt ", " >logs/"
+
+
+def commands(
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """The words after ``fusegpt`` of each command of a dry run, in an order that works."""
+    asked = ["--dry-run", "--printshellcmds", "--cores", "1", *arguments]
+    done = forked.run(asked, directory, environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith(START)]
+    return [shlex.split(line.removeprefix(START).partition(END)[0]) for line in lines]
+
+
+def fusegpt(*arguments: str) -> str:
+    """What a verb says, in this process and directory; it must succeed."""
+    done = CliRunner().invoke(fusegpt_command, list(arguments))
+    assert done.exit_code == 0, (arguments[:3], done.output, done.exception)
+    return done.output

@@ -21,6 +21,7 @@ def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -
     from fusegpt.pruning.papers import papers_of
     from fusegpt.reports.card import card as write_card
     from fusegpt.results.base import read
+    from fusegpt.results.digests import append_digest
     from fusegpt.results.layout import card_beside
     from fusegpt.results.models import Evaluation, read_checkpoint
 
@@ -31,3 +32,4 @@ def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -
         if file is not None:
             with atomic_path(file) as partial:
                 partial.write_text(text, encoding="utf-8")
+                append_digest(partial)

@@ -12,16 +12,27 @@ from fusegpt.cli.options import input_path
 @click.command()
 @click.argument("results", type=input_path)
 def verify(results: Path) -> None:
-    """Check every manifest below RESULTS: files, parents and inputs, by checksum."""
+    """Check every record and file below RESULTS, by checksum: all that it lists and follows from.
+
+    Exit code 2: something is not what was written. Nothing is changed.
+    """
     from fusegpt.errors import ArtifactError, printable
     from fusegpt.workflow.verify import verify as check
 
-    count, problems = check(results)
-    for line in problems:
+    found = check(results)
+    for line in found.problems:
         click.echo(printable(line))
-    if problems:
+    for paths, what in (
+        (found.unknown, "no digest recorded, as before version 0.2, so taken as they are"),
+        (found.leftovers, "half-written by jobs that run or were killed; fusegpt gc removes them"),
+    ):
+        if paths:
+            click.echo(printable(f"{results}: {len(paths)} files, {paths[0]} first: {what}"))
+    if found.problems:
         raise ArtifactError(
-            f"{results}: {len(problems)} problems in {count} records; delete what is wrong and"
-            " run the workflow again"
+            f"{results}: {len(found.problems)} problems in {found.records} records and"
+            f" {found.files} files; delete what is wrong and run the workflow again"
         )
-    click.echo(f"{results}: {count} records, everything as they say")
+    click.echo(
+        f"{results}: {found.records} records, everything as they say; {found.files} other files"
+    )

@@ -20,9 +20,9 @@ from fusegpt.data.directories import text_config
 from fusegpt.data.masked import Masked
 from fusegpt.data.pictured import Pictured
 from fusegpt.data.tokens import fingerprint, load_tokenizer
-from fusegpt.data.windows import COLUMN, META_KEY, read_meta
+from fusegpt.data.windows import COLUMN, META_KEY, check_content, content_digest, read_meta
 from fusegpt.errors import ArtifactError, DataError, first_line
-from fusegpt.results import layout
+from fusegpt.results import digests, layout
 from fusegpt.results.files import ExtraColumn
 from fusegpt.results.history import read_history
 
@@ -52,7 +52,9 @@ def write_windows(path: Path, windows: np.ndarray | Tensor, meta: Mapping[str, A
     if isinstance(windows, Masked):
         masks = {MASK: windows.mask(), ANSWERS: windows.answers}
         columns |= {name: _flags(mask) for name, mask in masks.items() if mask is not None}
-    table = pa.table(columns).replace_schema_metadata({META_KEY: json.dumps(described).encode()})
+    table = pa.table(columns)
+    described[digests.KEY] = content_digest(table, described)
+    table = table.replace_schema_metadata({META_KEY: json.dumps(described).encode()})
     with atomic_path(Path(path)) as partial:
         pq.write_table(table, partial, compression="snappy" if pictured else "zstd")
 
@@ -68,6 +70,7 @@ def read_windows(path: Path) -> Tensor:
         ArtifactError: Missing, corrupt, no windows file, or rows of different lengths.
     """
     meta = read_meta(path)
+    check_content(path)
     try:
         column = pq.read_table(path, columns=[COLUMN]).column(COLUMN).combine_chunks()
     except (pa.ArrowException, OSError, KeyError) as error:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusegpt.errors import ArtifactError, DataError, first_line
+from fusegpt.results import digests
 from fusegpt.results.base import check
 from fusegpt.results.files import WindowsMeta
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "META_KEY",
     "at_random",
     "batches",
+    "check_content",
     "consecutive",
+    "content_digest",
     "draw",
     "is_windows_file",
     "read_meta",
@@ -92,13 +97,62 @@ def read_meta(path: Path) -> WindowsMeta:
     Raises:
         ArtifactError: Missing, corrupt, or not a windows file.
     """
-    names, notes = _schema(path)
-    meta = notes.get(META_KEY)
-    if meta is None:
-        if COLUMN in names:
-            return WindowsMeta()
-        raise ArtifactError(f"{path}: not a windows file; make one with `fusegpt sample`")
-    return check(json.loads(meta), WindowsMeta, path)
+    notes = _notes(path)
+    if isinstance(notes, dict):
+        notes.pop(digests.KEY, None)
+    return WindowsMeta() if notes is None else check(notes, WindowsMeta, path)
+
+
+def content_digest(table: pa.Table, notes: Mapping[str, Any]) -> str:
+    """Return a digest of what windows hold and of what they say of themselves.
+
+    Args:
+        table: Columns of lists of whole numbers, or of bytes.
+        notes: What stands in the file's metadata, but the digest.
+    """
+    import pyarrow as pa
+
+    found = hashlib.sha256(digests.digest_of(dict(notes)).encode())
+    for name in sorted(table.column_names):
+        column = table.column(name).combine_chunks()
+        if pa.types.is_list(column.type):
+            values = column.flatten().to_numpy(zero_copy_only=False)
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            parts = [lengths.astype(np.int64).tobytes(), values.astype(np.int64).tobytes()]
+        else:
+            parts = column.to_pylist()
+        for part in (name.encode(), *parts):
+            found.update(f"{len(part)} ".encode())
+            found.update(part)
+    return found.hexdigest()
+
+
+def check_content(path: Path) -> bool:
+    """Compare a file of windows with the digest in its metadata.
+
+    Returns:
+        Whether it has one.
+
+    Raises:
+        ArtifactError: Missing, corrupt, not a windows file, or not what was written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    notes = _notes(path)
+    if not isinstance(notes, dict) or digests.KEY not in notes:
+        return False
+    said = notes.pop(digests.KEY)
+    try:
+        same = said == content_digest(pq.read_table(path), notes)
+    except (pa.ArrowException, OSError, AttributeError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
+    if not same:
+        raise ArtifactError(
+            f"{path}: must hold the windows that were written, its digest says that it does not;"
+            " delete it and sample again"
+        )
+    return True
 
 
 def is_windows_file(path: Path) -> bool:
@@ -125,6 +179,19 @@ def _schema(path: Path) -> tuple[list[str], dict[bytes, bytes]]:
         return schema.names, schema.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: not a readable parquet file ({first_line(error)})") from error
+
+
+def _notes(path: Path) -> Any:
+    """What a file of windows says of itself; None: something else wrote it."""
+    names, metadata = _schema(path)
+    if META_KEY not in metadata:
+        if COLUMN in names:
+            return None
+        raise ArtifactError(f"{path}: not a windows file; make one with `fusegpt sample`")
+    try:
+        return json.loads(metadata[META_KEY])
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
 
 
 def draw(seed: int, index: int) -> int:

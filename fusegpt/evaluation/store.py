@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import sha256
+from fusegpt.errors import ArtifactError
 from fusegpt.results.base import read, write
+from fusegpt.results.digests import digest_of
 from fusegpt.results.files import Parent
 from fusegpt.results.models import Stored
 
@@ -27,7 +27,8 @@ DECIDES = ("config.json", "*.safetensors", "token*.json", "*.model", "vocab*", "
 class Store:
     """``<folder>/<model>/<key>.json``; a file appears whole, so a kill loses one part.
 
-    Deleting the folder is safe: it saves time and decides nothing.
+    Deleting the folder is safe: it saves time and decides nothing. What is read back is compared
+    with its digest and with what it follows from; what does not agree is measured again.
 
     Attributes:
         folder: Where it lies.
@@ -38,13 +39,24 @@ class Store:
     model: str
 
     def get(self, identity: Mapping[str, Any]) -> Any | None:
-        """What was stored for an identity, or None."""
+        """Return what was stored for an identity; None: nothing that can be trusted."""
         file = self._file(identity)
-        return read(file, Stored).result if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            found = read(file, Stored)
+        except ArtifactError as error:
+            logger.warning("%s; it is measured again", error)
+            return None
+        if (found.model or self.model, found.identity) != (self.model, dict(identity)):
+            logger.warning("%s: belongs to another model or measurement; measured again", file)
+            return None
+        return found.result
 
     def put(self, identity: Mapping[str, Any], result: Any) -> None:
         """Store the result of an identity."""
-        write(self._file(identity), Stored(identity=dict(identity), result=result))
+        values = {"identity": dict(identity), "result": result, "model": self.model}
+        write(self._file(identity), Stored.model_validate(values))
 
     def _file(self, identity: Mapping[str, Any]) -> Path:
         return self.folder / self.model / f"{digest(identity)}.json"
@@ -52,8 +64,7 @@ class Store:
 
 def digest(value: Any) -> str:
     """32 hex digits of a JSON value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest_of(value)[:32]
 
 
 def model_digest(path: Path) -> str:

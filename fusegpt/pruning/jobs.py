@@ -14,6 +14,7 @@ from fusegpt.models.structure.branches import plain_ids
 from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
 from fusegpt.pruning.finish import finish
+from fusegpt.pruning.given import check_scores
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
@@ -108,11 +109,13 @@ def fuse_model(
         What the step did.
 
     Raises:
-        ArtifactError: A file is missing or corrupt.
+        ArtifactError: A file is missing or corrupt, or the scores belong to another step, model,
+            recipe or metric.
         DataError: The recovery trains and there are no windows.
         NumericsError: A loss is NaN or infinite.
     """
     selected = read(scores, Scores)
+    check_scores(selected, scores, recipe, path)
     inputs = {"scores": scores}
     if finetune is not None and recipe.needs_windows and not recipe.recovers_at_end:
         inputs["finetune"] = finetune

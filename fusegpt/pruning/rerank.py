@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fusegpt.data.masked import tokens_in, unpadded
-from fusegpt.errors import DataError
+from fusegpt.errors import ArtifactError, DataError
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
@@ -145,10 +145,14 @@ def _turn(model: Model, windows: Tensor, before: Sequence[Tensor]) -> float:
 
 
 def _finished(checkpoint: Checkpoint | None) -> list[Trial]:
-    """Trials that a killed run of the same step had finished."""
+    """Trials that a killed run of the same step had finished; none that cannot be trusted."""
     if checkpoint is None or not _file(checkpoint).is_file():
         return []
-    kept = read(_file(checkpoint), Trials)
+    try:
+        kept = read(_file(checkpoint), Trials)
+    except ArtifactError as error:
+        logger.warning("%s; its trials start again", error)
+        return []
     if kept.fingerprint != checkpoint.fingerprint:
         return []
     logger.info("%d trials were finished before", len(kept.trials))

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
-from fusegpt.results.unfinished import FINGERPRINT, ROWS, STEPS
+from fusegpt.errors import ArtifactError, first_line
+from fusegpt.results.digests import KEY
+from fusegpt.results.unfinished import FINGERPRINT, ROWS, STEPS, check_unfinished, state_digest
 
 __all__ = ["Checkpoint"]
 
@@ -49,40 +51,59 @@ class Checkpoint:
         self.last = time.monotonic()
         self.attempt = 0
         self.kept: dict[str, Tensor] = {}
+        self._said = ""
 
     def reached(self) -> int:
         """Return the attempt that the file is of; 0 when no file fits."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                about = file.metadata() or {}
-        except (OSError, SafetensorError):
-            return 0
+        about = self._about()
         return int(about.get(ATTEMPT, 0)) if about.get(FINGERPRINT) == self.fingerprint else 0
 
     def resume(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Load parameters and moments in place and return the rows; nothing when no file fits."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError):
-            return []
-        if about.get(FINGERPRINT) != self.fingerprint:
+        """Load parameters and moments in place and return the rows; nothing when no file fits.
+
+        A file that is damaged, or not what its digest says, is as good as none.
+        """
+        about = self._about()
+        if about and about.get(FINGERPRINT) != self.fingerprint:
             logger.info("ignoring %s: it belongs to other settings or inputs", self.path)
             return []
-        if int(about.get(ATTEMPT, 0)) != self.attempt:
+        if not about or int(about.get(ATTEMPT, 0)) != self.attempt:
             return []
-        rows: list[dict[str, Any]] = json.loads(about[ROWS])
-        for number, parameter in enumerate(_parameters(optimizer)):
-            parameter.data.copy_(tensors[f"{number}.value"])
-            state: dict[str, Tensor] = {"step": tensors[f"{number}.step"]}
-            for moment in MOMENTS:
-                state[moment] = tensors[f"{number}.{moment}"].to(parameter.device)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                states = [_state(file, *numbered) for numbered in enumerate(_parameters(optimizer))]
+                kept = [name for name in file.keys() if name.startswith(KEPT)]
+                self.kept.update({x.removeprefix(KEPT): file.get_tensor(x) for x in kept})
+            rows: list[dict[str, Any]] = json.loads(about[ROWS])
+        except (OSError, SafetensorError, LookupError, ValueError) as error:
+            self._starts_again(f"{self.path}: not a readable resume file ({first_line(error)})")
+            return []
+        for parameter, (value, state) in zip(_parameters(optimizer), states, strict=True):
+            parameter.data.copy_(value)
             optimizer.state[parameter] = state
-        mine = [name for name in tensors if name.startswith(KEPT)]
-        self.kept.update({name.removeprefix(KEPT): tensors[name] for name in mine})
         logger.info("resumed after optimiser step %d from %s", len(rows), self.path)
         return rows
+
+    def _about(self) -> dict[str, str]:
+        """The metadata of a file that is what was written; empty: there is none."""
+        if not self.path.is_file():
+            return {}
+        try:
+            if not check_unfinished(self.path):
+                logger.info("%s: no digest recorded; taken as it is", self.path)
+            with safe_open(self.path, framework="pt") as file:
+                return dict(file.metadata() or {})
+        except ArtifactError as error:
+            self._starts_again(str(error))
+        except (OSError, SafetensorError) as error:
+            self._starts_again(f"{self.path}: not a readable resume file ({first_line(error)})")
+        return {}
+
+    def _starts_again(self, reason: str) -> None:
+        """Say so, once."""
+        if reason != self._said:
+            logger.warning("%s; the tuning starts again", reason)
+        self._said = reason
 
     def save_when_due(
         self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], steps: int, now: float
@@ -104,6 +125,9 @@ class Checkpoint:
         tensors |= {f"{KEPT}{name}": value.cpu() for name, value in self.kept.items()}
         about = {FINGERPRINT: self.fingerprint, ROWS: json.dumps(rows), STEPS: str(steps)}
         about |= {ATTEMPT: str(self.attempt)} if self.attempt else {}
+        about[KEY] = state_digest(
+            about, ((n, t.shape, _bytes(t)) for n, t in sorted(tensors.items()))
+        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as partial:
             save_file(tensors, partial, metadata=about)
@@ -115,3 +139,21 @@ class Checkpoint:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _state(
+    file: Any, number: int, parameter: torch.nn.Parameter
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A parameter's value and its entry in the optimiser, as a file has them."""
+    value = file.get_tensor(f"{number}.value")
+    if value.shape != parameter.shape:
+        raise ValueError(f"parameter {number} has shape {list(value.shape)}")
+    state = {"step": file.get_tensor(f"{number}.step")}
+    for moment in MOMENTS:
+        state[moment] = file.get_tensor(f"{number}.{moment}").to(parameter.device)
+    return value, state
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The bytes of a tensor on the CPU, not copied."""
+    return tensor.detach().flatten().view(torch.uint8).numpy()

@@ -20,6 +20,7 @@ from fusegpt.reports.grid import published_grid
 from fusegpt.reports.plain_svg import plain_svg
 from fusegpt.reports.published import beside_ours, read_published
 from fusegpt.reports.section import Charts, model_section
+from fusegpt.results.digests import append_digest
 
 __all__ = ["write_page"]
 
@@ -67,6 +68,7 @@ def write_page(
     )
     with atomic_path(output) as partial:
         partial.write_text(page, encoding="utf-8")
+        append_digest(partial)
 
 
 def _render(**values: Any) -> str:

@@ -12,6 +12,7 @@ from fusegpt.reports.curves import curve_charts
 from fusegpt.reports.quality import quality_chart
 from fusegpt.reports.tables import main_labels, value_labels
 from fusegpt.results.contents import Curves
+from fusegpt.results.digests import append_digest
 
 __all__ = ["write_svg"]
 
@@ -47,3 +48,4 @@ def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = Non
     chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
     with atomic_path(path) as partial:
         chart.save(str(partial), format="svg")
+        append_digest(partial)

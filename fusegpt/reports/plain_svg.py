@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from fusegpt.errors import ArtifactError
+from fusegpt.results.digests import without_digest
 
 __all__ = ["plain_svg"]
 
@@ -25,7 +26,7 @@ def plain_svg(file: Path) -> str:
         ArtifactError: It is no SVG, or has more than shapes and text: scripts, links, images.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = without_digest(file.read_text(encoding="utf-8"))
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise ValueError("a document type")
         root = ElementTree.fromstring(text)

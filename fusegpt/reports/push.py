@@ -9,6 +9,7 @@ import yaml
 
 from fusegpt.errors import ArtifactError, DataError, first_line
 from fusegpt.results import layout as at
+from fusegpt.results.digests import without_digest
 from fusegpt.results.models import Checkpoint, read_checkpoint
 
 __all__ = ["check_checkpoint", "push"]
@@ -124,7 +125,8 @@ def _content(file: Path, repo_id: str) -> Path | bytes:
     """Return the file, or the card with the repository's name in its example."""
     if file.name != at.CARD:
         return file
-    return file.read_text(encoding="utf-8").replace(PLACE, f'"{repo_id}"').encode()
+    text = without_digest(file.read_text(encoding="utf-8"))
+    return text.replace(PLACE, f'"{repo_id}"').encode()
 
 
 def _message(record: Checkpoint) -> str:

@@ -22,6 +22,7 @@ from pydantic import (
 from fusegpt.artifacts import read_json, write_json
 from fusegpt.config import explain
 from fusegpt.errors import ArtifactError
+from fusegpt.results.digests import read_whole, with_digest
 from fusegpt.units import KINDS, Unit
 
 __all__ = ["Record", "RecordT", "UnitField", "check", "read", "read_object", "write"]
@@ -79,10 +80,10 @@ def read(path: str | Path, model: type[RecordT]) -> RecordT:
         model: What it must be.
 
     Raises:
-        ArtifactError: The file is missing, no JSON, no object, lacks a key, or a value is of the
-            wrong type; the message names the file and the field.
+        ArtifactError: The file is missing, no JSON, no object, lacks a key, a value is of the
+            wrong type, or it is not what its digest says; the message names the file and the field.
     """
-    return check(read_json(path), model, path)
+    return check(read_whole(path), model, path)
 
 
 def check(value: Any, model: type[RecordT], where: str | Path) -> RecordT:
@@ -115,8 +116,8 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def write(path: str | Path, record: Record) -> None:
-    """Write a record as JSON, atomically."""
-    write_json(path, record.to_json())
+    """Write a record as JSON, atomically, with its digest."""
+    write_json(path, with_digest(record.to_json()))
 
 
 def _unit(value: Any) -> Unit:

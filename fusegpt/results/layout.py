@@ -36,6 +36,7 @@ __all__ = [
     "card",
     "card_beside",
     "checkpoint",
+    "checkpoint_card",
     "checkpoint_directory",
     "delta",
     "dense_scores",
@@ -55,11 +56,13 @@ __all__ = [
     "resume",
     "run_directory",
     "scores",
+    "slice_card",
     "slice_directory",
     "sliced",
     "source",
     "step_directory",
     "store",
+    "stored",
     "table",
     "table_record",
     "training",
@@ -110,9 +113,11 @@ trials = _below(f"runs/{{model}}/{{recipe}}/step-{{k}}/{TRIALS}")
 checkpoint_directory = _below("checkpoints/{model}/{recipe}/step-{k}")
 checkpoint = _below(f"checkpoints/{{model}}/{{recipe}}/step-{{k}}/{CHECKPOINT}")
 """The last file of a merged checkpoint."""
+checkpoint_card = _below(f"checkpoints/{{model}}/{{recipe}}/step-{{k}}/{CARD}")
 slice_directory = _below("slices/{model}/{recipe}/sparsity-{sparsity}")
 sliced = _below(f"slices/{{model}}/{{recipe}}/sparsity-{{sparsity}}/{CHECKPOINT}")
 """The last file of a sliced model."""
+slice_card = _below(f"slices/{{model}}/{{recipe}}/sparsity-{{sparsity}}/{CARD}")
 
 card = _below("cards/{model}/{recipe}/{place}.md")
 """A copy of a model's card with its results."""
@@ -120,6 +125,7 @@ evaluation = _below("evaluations/{model}/{recipe}/{place}/{evaluation}.json")
 """The result of one evaluation of one model."""
 store = _below(".evalcache")
 """What was measured once, by what it follows from; it saves time and decides nothing."""
+stored = _below(".evalcache/{model}/{part}.json")
 
 table = _below("tables/{experiment}.csv")
 table_record = _below("tables/{experiment}.json")
@@ -129,8 +135,9 @@ report = _below("report.html")
 PATTERNS = (
     *(source, model_directory, windows, dense_scores),
     *(recipe, scores, manifest, delta, training, resume, trials, step_directory, run_directory),
-    *(checkpoint, checkpoint_directory, sliced, slice_directory),
-    *(card, evaluation, table, table_record, figure, report, store),
+    *(checkpoint, checkpoint_card, checkpoint_directory),
+    *(sliced, slice_card, slice_directory),
+    *(card, evaluation, table, table_record, figure, report, stored, store),
 )
 """Every kind of file and directory, the inner ones first."""
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
-from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read
 from fusegpt.results.contents import Contents, parse_contents
+from fusegpt.results.digests import read_whole
 from fusegpt.results.files import FileRecord, Parent, Provenance, Source
 from fusegpt.results.records import (
     Finish,
@@ -214,12 +214,17 @@ class Evaluation(Record):
 
 
 class Stored(Record):
-    """A part of an evaluation that was measured once, with all that it follows from."""
+    """A part of an evaluation that was measured once, with all that it follows from.
+
+    Attributes:
+        model: Digest of the model; older files do not say it.
+    """
 
     noun: ClassVar[str] = "a stored part of an evaluation"
 
     identity: dict[str, Any]
     result: Any
+    model: str | None = None
 
 
 class Table(Record):
@@ -247,7 +252,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ArtifactError: It is none; the message names the file and the field.
     """
-    return as_checkpoint(read_json(path), path)
+    return as_checkpoint(read_whole(path), path)
 
 
 def as_checkpoint(value: Any, where: str | Path) -> Checkpoint:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
 from fusegpt.results.base import Record, UnitField, check
+from fusegpt.results.digests import read_whole
 from fusegpt.results.files import FileRecord, Parent, Provenance
 from fusegpt.units import Unit
 
@@ -271,7 +271,7 @@ def read_manifest(path: str | Path) -> Start | Step:
     Raises:
         ArtifactError: It is none; the message names the file and the field.
     """
-    value = read_json(path)
+    value = read_whole(path)
     kind = value.get("kind") if isinstance(value, dict) else None
     if isinstance(value, dict) and kind not in ("start", "step"):
         raise ArtifactError(

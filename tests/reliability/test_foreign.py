@@ -20,6 +20,7 @@ from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.plain_svg import plain_svg
 from fusegpt.reports.push import check_checkpoint
 from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.verify import Verified
 from tests.reliability.test_settings import RECIPES
 from tests.workflow.conftest import configuration
 
@@ -211,9 +212,8 @@ def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_terminal_obeys_nothing_that_verify_found(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "fusegpt.workflow.verify.verify", lambda results: (1, ["\x1b]0;title\x07 \x1b[31mred"])
-    )
+    found = Verified(problems=["\x1b]0;title\x07 \x1b[31mred"])
+    monkeypatch.setattr("fusegpt.workflow.verify.verify", lambda results: found)
 
     assert run(fusegpt_command, ["verify", str(tmp_path)]) == 2
 

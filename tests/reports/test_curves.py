@@ -72,6 +72,7 @@ def test_numbers_that_lie_close_are_written_out(results, table):
     group = {"group": {"tuned": {"3": "macro_influence_finetune", "11": "fusegpt"}}}
     record = json.loads(table.with_suffix(".json").read_text())
     record["experiment"]["curves"] = group
+    del record["digest"]
     write(table.with_suffix(".json"), record)
 
     run("figure", "--table", table, "--output", results / "hand.svg")

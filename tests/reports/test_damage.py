@@ -21,6 +21,9 @@ def results(tmp_path_factory):
     write_checkpoint(folder / CHECKPOINT, finish={"seconds": 1.0})
     write_checkpoint(folder / SLICE, **SLICED)
     assert run(fusegpt_command, table(folder)) == 0
+    record = json.loads((folder / "tables/hand.json").read_text())
+    del record["digest"]  # with it, every damage would be told alike
+    (folder / "tables/hand.json").write_text(json.dumps(record))
     return folder
 
 

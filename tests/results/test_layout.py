@@ -14,6 +14,7 @@ NAMES = {
     "recipe": "fusegpt-01234567",
     "k": "007",
     "sparsity": "0.25",
+    "part": "0123456789abcdef",
     "place": "step-007",
     "windows": "docs-train-89abcdef",
     "scores": "macro_influence-89abcdef",

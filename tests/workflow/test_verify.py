@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from fusegpt.artifacts import file_record, sha256, write_json
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ArtifactError
+from fusegpt.pruning.recipe import resolve
 from fusegpt.workflow.verify import verify
 
 
@@ -23,7 +26,7 @@ def results(tmp_path):
     run = top / "runs/tiny/mine-00000000"
     (top / "data/tiny").mkdir(parents=True)
     windows = top / "data/tiny/w.parquet"
-    windows.write_bytes(b"windows")
+    pq.write_table(pa.table({"input_ids": [[1, 2]]}), windows)
     model.mkdir(parents=True)
     (model / "model.safetensors").write_bytes(b"weights")
     source = {"num_blocks": 4, "files": _files(model / "model.safetensors")}
@@ -70,7 +73,8 @@ def _top(file: Path) -> Path:
 
 
 def test_whole_results_have_no_problem(results):
-    assert verify(results) == (9, [])
+    found = verify(results)
+    assert (found.records, found.problems, found.leftovers) == (9, [], [])
     done = CliRunner().invoke(fusegpt_command, ["verify", str(results)])
     assert "9 records, everything as they say" in done.output
 
@@ -108,7 +112,7 @@ def test_damage_is_named(results, file, words, damage):
         with open(results / file, "ab") as stream:
             stream.write(b"!")
 
-    _, problems = verify(results)
+    problems = verify(results).problems
 
     assert any(words in line for line in problems), problems
     done = CliRunner().invoke(fusegpt_command, ["verify", str(results)])
@@ -130,7 +134,7 @@ RECORDS = (
 def test_a_record_that_is_none_is_named(results, record, text):
     (results / record).write_text(text)
 
-    _, problems = verify(results)
+    problems = verify(results).problems
 
     assert any(line.startswith(f"{results / record}: ") for line in problems)
     assert not any("\n" in line for line in problems)
@@ -141,3 +145,70 @@ def test_a_folder_without_results_is_refused(results):
 
     with pytest.raises(ArtifactError, match="no results here"):
         verify(results / "data")
+
+
+def _swap(one: Path, other: Path) -> None:
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def test_evaluations_of_two_steps_that_were_swapped_are_named(results):
+    model = {"num_blocks": 4, "kept": [0, 3], "removed": [], "parameters": 9}
+    files = [results / f"evaluations/tiny/mine-00000000/step-{k:03d}/long.json" for k in (1, 2)]
+    for k, file in enumerate(files, 1):
+        _write(file, {"rows": [], "model": model}, results / RUN / f"step-{k:03d}/manifest.json")
+    assert verify(results).problems == []
+
+    _swap(*files)
+
+    problems = verify(results).problems
+    assert sum("which is of something else" in line for line in problems) == 2
+    assert all(any(str(file) in line for line in problems) for file in files)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (f"{RUN}/step-002/scores.json", {"recipe": "other-11111111"}, "must be of recipe mine-0"),
+        (f"{RUN}/step-001/manifest.json", {"step": 7}, "must be of step 1, is of step 7"),
+        (f"{RUN}/step-000/manifest.json", {"recipe": "other-11111111"}, "must be of recipe mine-0"),
+        (
+            "checkpoints/tiny/mine-00000000/step-002/fusegpt.json",
+            {"recipe_id": "other-11111111"},
+            "must be of recipe mine-00000000, is of other-11111111",
+        ),
+    ],
+)
+def test_a_record_of_another_run_is_named(results, file, changes, said):
+    record = json.loads((results / file).read_text())
+    write_json(results / file, {**record, **changes})
+
+    assert any(str(results / file) in line and said in line for line in verify(results).problems)
+
+
+def test_a_recipe_that_is_not_that_of_its_folder_is_named(results):
+    recipe = resolve("mine", {"importance": {"metric": "random"}, "recovery": {"method": "none"}})
+    write_json(results / RUN / "recipe.json", recipe.to_json())
+
+    (line,) = verify(results).problems
+
+    assert line == (
+        f"{results / RUN / 'recipe.json'}: must be the recipe mine-00000000, is {recipe.id};"
+        " delete it"
+    )
+
+
+def test_files_without_a_digest_and_leftovers_are_told_and_no_problem(results):
+    leftover = results / RUN / f"step-002/delta.safetensors.tmp-{'0' * 32}"
+    leftover.write_bytes(b"half")
+    (results / "report.html").write_text("<p>old</p>")
+
+    found = verify(results)
+    done = CliRunner().invoke(fusegpt_command, ["verify", str(results)])
+
+    assert found.problems == [] and found.leftovers == [leftover]
+    assert results / "report.html" in found.unknown
+    assert results / "models/tiny/source.json" not in found.unknown  # a step names it
+    assert done.exit_code == 0 and "no digest recorded" in done.output
+    assert f"{leftover} first: half-written" in done.output

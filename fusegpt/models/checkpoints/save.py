@@ -22,6 +22,7 @@ from fusegpt.models.structure.kinds import off_formula
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
 from fusegpt.results.base import write
+from fusegpt.results.digests import append_digest
 from fusegpt.results.models import Checkpoint, as_checkpoint
 from fusegpt.runtime import quiet
 
@@ -104,6 +105,7 @@ def save(
         record = as_checkpoint({**notes, **extra, "stored_dtypes": dtypes}, file)
         text = card(record)
         (partial / layout.CARD).write_text(text, encoding="utf-8")  # written anew by evaluations
+        append_digest(partial / layout.CARD)
         write(file, record.plus(files=files))
     return record
 

@@ -1,0 +1,62 @@
+"""Whether a record lies where it belongs: the right model, recipe and step, and its parents'."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusegpt.results import layout as at
+from fusegpt.results.base import Record
+from fusegpt.results.files import Parent
+from fusegpt.results.models import Checkpoint
+from fusegpt.results.records import Scores, Start, Step
+
+__all__ = ["misplaced", "parents_of"]
+
+FROM_BEFORE = (at.scores, at.manifest)
+"""Records of a step, whose parent is a step before it."""
+
+
+def parents_of(record: Record) -> list[Parent]:
+    """Return what a record names as its parents."""
+    one: Parent | None = getattr(record, "parent", None)
+    several: list[Parent] = getattr(record, "parents", [])
+    return [*([one] if one else []), *several]
+
+
+def misplaced(found: at.Found, record: Record, results: Path) -> Iterator[str]:
+    """Yield a line for each sign that a record belongs to another place.
+
+    Args:
+        found: Where it lies.
+        record: What it says.
+        results: The results folder.
+    """
+    recipe = found.names.get("recipe")
+    said = getattr(record, "recipe_id", None) if isinstance(record, Checkpoint) else None
+    said = record.recipe if isinstance(record, Scores | Start | Step) else said
+    if None not in (recipe, said) and said != recipe:
+        yield f"{found.path}: must be of recipe {recipe}, is of {said}"
+    step = getattr(record, "step", None)
+    if "k" in found.names and step is not None and step != found.place.number:
+        yield f"{found.path}: must be of step {found.place.number}, is of step {step}"
+    parent: Parent | None = getattr(record, "parent", None)
+    if parent is not None:
+        place = Path(os.path.relpath(parent.file(found.path.parent), results))
+        above = None if place.parts[0] == ".." else at.parse(results / place, results)
+        if above is not None and not _is_kin(found, above, f"{at.FOLDER}/{place.as_posix()}"):
+            yield f"{found.path}: must not follow from {place}, which is of something else"
+
+
+def _is_kin(found: at.Found, above: at.Found, path: str) -> bool:
+    """Whether a record may follow from another, which lies at ``path``."""
+    if found.names.get("model") != above.names.get("model"):
+        return False
+    if found.kind == at.evaluation:
+        return path in (at.measured(found.point), at.published(found.point))
+    if not {"recipe", "k"} <= found.names.keys() & above.names.keys():
+        return True
+    here, there = found.place.number, above.place.number
+    follows = there < here if found.kind in FROM_BEFORE else there == here
+    return follows and found.names["recipe"] == above.names["recipe"]

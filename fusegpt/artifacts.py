@@ -29,6 +29,7 @@ __all__ = [
     "atomic_path",
     "check_file",
     "check_free",
+    "check_size",
     "file_record",
     "provenance",
     "read_json",
@@ -170,14 +171,23 @@ def check_file(path: str | Path, record: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: The file is missing, or its size or checksum differs.
     """
+    check_size(path, record)
+    digest = sha256(path)
+    if digest != record["sha256"]:
+        raise ArtifactError(f"{path}: checksum must be {record['sha256']}, got {digest}")
+
+
+def check_size(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Compare the size of a file with what a manifest says about it, without reading the file.
+
+    Raises:
+        ArtifactError: The file is missing, or its size differs.
+    """
     if not Path(path).is_file():
         raise ArtifactError(f"{path}: missing, though its manifest lists it")
     size = os.path.getsize(path)
     if size != record.get("bytes", size):
         raise ArtifactError(f"{path}: must have {record['bytes']} bytes, got {size}")
-    digest = sha256(path)
-    if digest != record["sha256"]:
-        raise ArtifactError(f"{path}: checksum must be {record['sha256']}, got {digest}")
 
 
 def check_free(directory: str | Path) -> None:

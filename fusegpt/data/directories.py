@@ -6,11 +6,14 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.registry import Entry
+from fusegpt.results import layout
+from fusegpt.results.base import read
+from fusegpt.results.files import Listing
 from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OWN_TYPES",
     "SINGLE",
+    "check_listed",
     "check_num_blocks",
     "count_parameters",
     "register_own_type",
@@ -119,6 +123,24 @@ def _named_by(index: Path) -> set[str]:
     return set(table.values())
 
 
+def check_listed(directory: Path) -> None:
+    """Compare a model's files with its record and with themselves, before their values are read.
+
+    Sizes are those of the record, and safetensors files as long as their headers say. The
+    configuration of a fetched model is compared by checksum; ``fusegpt verify`` does that with all.
+
+    Raises:
+        ArtifactError: A file is missing or another one; the message names it.
+    """
+    record = layout.record_in(directory)
+    listed = {} if record is None else read(record, Listing).files
+    fetched = record is not None and record.name == layout.SOURCE
+    for name, about in listed.items():
+        about.check(Path(directory) / name, whole=fetched and name == layout.CONFIG)
+    for path in sorted(Path(directory).glob("*.safetensors")):
+        count_parameters(path)
+
+
 def count_parameters(path: Path) -> int:
     """Values stored in a safetensors file, from its header.
 
@@ -129,11 +151,13 @@ def count_parameters(path: Path) -> int:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            tensors = json.loads(stream.read(min(length, size)))
-    except (struct.error, ValueError) as error:
+            tensors: dict[str, Any] = json.loads(stream.read(min(length, size)))
+        tensors.pop("__metadata__", None)
+        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+        count: int = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+        end = 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, LookupError, AttributeError, TypeError) as error:
         raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
-    tensors.pop("__metadata__", None)
-    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if end != size:
         raise ArtifactError(f"{path}: must have {end} bytes, has {size}; fetch it again")
-    return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+    return count

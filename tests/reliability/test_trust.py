@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusegpt.cli import fusegpt_command, run
+from fusegpt.errors import ArtifactError
 from fusegpt.evaluation.store import Store
+from fusegpt.models.checkpoints.load import load
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.results.unfinished import check_unfinished
 
@@ -130,3 +133,62 @@ def test_an_old_resume_file_of_another_shape_starts_the_tuning_again(resume, cap
 
     assert rows_of(resume, caplog) == []
     assert "the tuning starts again" in caplog.text
+
+
+@pytest.fixture
+def fetched(tiny_llama_dir, tmp_path):
+    """A fetched model, of its own files."""
+    place = tmp_path / "m"
+    given = ["--model", f"dir:{tiny_llama_dir}", "--output", str(place)]
+    assert run(fusegpt_command, ["-q", "fetch", *given]) == 0
+    return place
+
+
+def flip(file, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.unlink()  # it may be a link to the source's
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda m: (m / "tokenizer.json").unlink(), "tokenizer.json: missing, though"),
+        (lambda m: flip(m / "model.safetensors", 9), "model.safetensors: not a safetensors file"),
+        (lambda m: flip(m / "model.safetensors", 1), "model.safetensors: "),
+        (lambda m: flip(m / "config.json", 60), "config.json: checksum must be"),
+        (lambda m: flip(m / "source.json", 60), "source.json: "),
+    ],
+)
+def test_a_dense_model_is_compared_with_its_record_at_each_load(fetched, damage, said):
+    assert load(fetched).num_blocks == 6
+    damage(fetched)
+
+    with pytest.raises(ArtifactError) as caught:
+        load(fetched)
+
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [-4, 4])
+def test_weights_of_another_size_are_not_loaded(fetched, change):
+    weights = fetched / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[:change] if change < 0 else content + bytes(change))
+
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: must have \d+ bytes, got"):
+        load(fetched)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**63])
+def test_a_header_that_is_none_is_one_line(fetched, length):
+    (fetched / "source.json").unlink()
+    weights = fetched / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(length.to_bytes(8, "little") + content[8:])
+
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: not a safetensors file"):
+        load(fetched)

@@ -12,7 +12,12 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from fusegpt.data.directories import OWN_TYPES, check_num_blocks, register_own_type
+from fusegpt.data.directories import (
+    OWN_TYPES,
+    check_listed,
+    check_num_blocks,
+    register_own_type,
+)
 from fusegpt.data.plain import check_plain
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_line
 from fusegpt.models.checkpoints.adapters import restore_adapters
@@ -170,6 +175,7 @@ def _load_directory(
     check_plain(path)
     if not (path / "config.json").is_file():
         raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
+    check_listed(path)
     dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
     module, places = _module(path, dtype, trust_remote_code)
     if module.get_output_embeddings() is None:

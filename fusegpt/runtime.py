@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import resource
@@ -29,11 +30,15 @@ __all__ = [
     "remote_code_is_allowed",
     "reset_peak_memory",
     "set_up_logging",
+    "slow_here",
+    "times_slower",
     "torch_dtype",
 ]
 
 _remote_code = False
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+SLOW = 2.0
+"""From so many times as long as float32 on, a type is told to be slow."""
 
 
 def set_up_logging(verbosity: int = 0) -> None:
@@ -91,6 +96,42 @@ def torch_dtype(name: str) -> torch.dtype:
         raise ConfigError(f"unknown dtype {name!r}{suggestion(name, DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+@functools.cache
+def times_slower(dtype: str) -> float:
+    """How many times as long as in float32 this CPU takes to multiply in a type; tried once.
+
+    Names of instruction sets do not tell: PyTorch computes in software where a library lacks a
+    kernel. The products take milliseconds, also where they are slow.
+    """
+    return _product_seconds(dtype) / _product_seconds("float32")
+
+
+def slow_here(dtype: str, device: str) -> str | None:
+    """Say in a line what would be quicker; None: the type is, or the work is not on the CPU."""
+    if dtype not in ("bfloat16", "float16") or not device.startswith("cpu"):
+        return None
+    times = times_slower(dtype)
+    if times < SLOW:
+        return None
+    return (
+        f"dtype {dtype}: this CPU computes it in software, {times:.0f} times as long as float32;"
+        " dtype: float32 is quicker here and changes results by rounding"
+    )
+
+
+def _product_seconds(name: str) -> float:
+    """The quickest of a few products of two matrices."""
+    import torch
+
+    matrix = torch.ones(128, 128, dtype=torch_dtype(name))
+    found = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        matrix @ matrix
+        found.append(time.perf_counter() - begun)
+    return min(found)
 
 
 def allow_remote_code(allowed: bool) -> None:

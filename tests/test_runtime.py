@@ -7,13 +7,17 @@ import sys
 import pytest
 import torch
 
+from fusegpt import runtime
 from fusegpt.errors import ConfigError
+from fusegpt.models.checkpoints import load as loading
 from fusegpt.runtime import (
     Timer,
     device,
     generator,
     peak_memory_gib,
     reset_peak_memory,
+    slow_here,
+    times_slower,
     torch_dtype,
 )
 
@@ -25,6 +29,40 @@ def test_a_generator_depends_on_its_parts_alone():
 
     assert torch.equal(torch.rand(4, generator=generator(0, "lora", 3)), first)
     assert not torch.equal(torch.rand(4, generator=generator(0, "lora", 4)), first)
+
+
+@pytest.fixture
+def software(monkeypatch):
+    """A CPU that computes bfloat16 in software, and float16 as quickly as float32."""
+    seconds = {"float32": 1e-3, "bfloat16": 4e-2, "float16": 1e-3}
+    monkeypatch.setattr(runtime, "_product_seconds", seconds.__getitem__)
+    caches = (times_slower, loading._tell_slow)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_a_type_that_this_cpu_computes_in_software_is_told_with_the_setting_that_helps(software):
+    said = slow_here("bfloat16", "cpu")
+    assert said.startswith("dtype bfloat16: this CPU computes it in software, 40 times as long as")
+    assert "dtype: float32 is quicker here" in said
+    quick = [("float32", "cpu"), ("float16", "cpu"), ("bfloat16", "cuda:0")]
+    assert [slow_here(*where) for where in quick] == [None] * 3
+
+
+def test_it_is_told_once_for_all_models_that_a_process_loads(software, tiny_llama_dir, caplog):
+    for _ in range(2):
+        loading.load(tiny_llama_dir, dtype="bfloat16")
+    loading.load(tiny_llama_dir, dtype="float32")
+    told = [record.getMessage() for record in caplog.records if "in software" in record.message]
+    assert len(told) == 1
+
+
+def test_products_are_tried_and_none_of_them_takes_no_time():
+    times_slower.cache_clear()
+    assert 0 < times_slower("bfloat16") < 1e5
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cudax", ""])

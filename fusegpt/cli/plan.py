@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fusegpt.cli.options import finite, input_file, output_path
+
+if TYPE_CHECKING:
+    from fusegpt.workflow.experiment import Plan
 
 
 @click.command()
@@ -42,6 +46,7 @@ def plan(
 ) -> None:
     """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
     from fusegpt.config import builtin_config_dir
+    from fusegpt.runtime import slow_here
     from fusegpt.workflow.experiment import make_plan
     from fusegpt.workflow.files import experiment_files, merged
     from fusegpt.workflow.outlook import outlook
@@ -50,4 +55,17 @@ def plan(
     config = merged(experiment_files(experiments))
     made = make_plan(config, builtin_config_dir() / "recipes")
     notes = outlook(made, config, directory, device, tflops, snakefile)
-    click.echo(json.dumps(notes, indent=1) if as_json else as_text(notes))
+    if as_json:
+        click.echo(json.dumps(notes, indent=1))
+        return
+    click.echo(as_text(notes))
+    for dtype in sorted(_dtypes(made)) if device == "cpu" else ():
+        if (said := slow_here(dtype, device)) is not None:
+            click.echo(said)
+
+
+def _dtypes(plan: Plan) -> set[str]:
+    """Return the types that its recipes and evaluations compute in."""
+    asked = {name for names in plan.evaluated.values() for name in names}
+    types = {plan.evaluations[name].dtype for name in asked}
+    return types | {recipe.dtype for recipe in plan.recipes.values()}

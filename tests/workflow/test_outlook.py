@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from fusegpt import runtime
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.importance.settings import MetricSettings
@@ -220,7 +221,7 @@ def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny
     assert "recovery tokens                  768 / 768" in outlook(finished)
 
 
-def test_hours_are_the_counted_work_at_a_rate(finished):
+def test_hours_are_the_counted_work_at_a_rate(finished, monkeypatch):
     finished.study["sparsities"] = [0.25, 0.5]
     finished.config["models"]["tiny"]["shape"] = {"values": 9, "sides": 6, "width": 3}
 
@@ -231,7 +232,10 @@ def test_hours_are_the_counted_work_at_a_rate(finished):
     assert notes["hours"]["all"] == pytest.approx(sum(flops) / 0.5e12 / 3600)
     assert 0 < notes["hours"]["to_run"] < notes["hours"]["all"]
     assert notes["hours"]["not_counted"] == []
-    assert "hours at 0.5 TFLOP/s: " in outlook(finished, "--tflops", "0.5")
+    monkeypatch.setattr(runtime, "slow_here", lambda dtype, device: f"{dtype} is slow on {device}")
+    text = outlook(finished, "--tflops", "0.5")
+    assert "hours at 0.5 TFLOP/s: " in text
+    assert text.endswith("\nbfloat16 is slow on cpu\n")
     assert "hours" not in outlook(finished, "--json")
 
 

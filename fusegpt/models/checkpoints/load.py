@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from fusegpt.models.weights import Places, StreamedBlocks, fill, move_buffers, o
 from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.results.models import read_checkpoint
-from fusegpt.runtime import quiet, remote_code_is_allowed, torch_dtype
+from fusegpt.runtime import quiet, remote_code_is_allowed, slow_here, torch_dtype
 
 __all__ = ["Weights", "load", "load_original", "load_structure"]
 
@@ -73,6 +74,7 @@ def load(
     if trust_remote_code is None:
         trust_remote_code = remote_code_is_allowed()
     path, device = Path(path), torch.device(device)
+    _tell_slow(str(dtype).removeprefix("torch."), str(device))
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     history = read_history(manifest) if manifest.is_file() else None
     source = path if history is None else history.source.parent
@@ -91,6 +93,13 @@ def load(
         model.fused.clear()
         model.adapter_state.clear()
     return model
+
+
+@functools.cache
+def _tell_slow(dtype: str, device: str) -> None:
+    """Say once what would be quicker on this CPU."""
+    if (said := slow_here(dtype, device)) is not None:
+        logger.warning("%s", said)
 
 
 def _stream(

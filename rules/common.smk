@@ -25,6 +25,7 @@ from fusegpt.workflow.flags import (
 )
 from fusegpt.workflow.inputs import Inputs
 from fusegpt.workflow.library import with_library
+from fusegpt.workflow.patterns import check_patterns
 from fusegpt.workflow.together import together
 from fusegpt.yaml_files import read_yaml
 
@@ -47,6 +48,7 @@ def checked_plan():
         merged = config if CHOSEN else with_library(config, folder / "experiments")
         plan = make_plan(merged, folder / "recipes")
         check_directories(plan, Path.cwd())
+        check_patterns(plan, Path.cwd())
         return plan
     except FuseGPTError as error:
         refuse(str(error))

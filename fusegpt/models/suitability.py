@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fusegpt.data.kinds import pattern_of
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
 from fusegpt.models.checkpoints.save import differences
@@ -123,13 +124,20 @@ def _removal(model: Model) -> Finding:
 
 def _runtimes(model: Model) -> Iterator[Finding]:
     """Whether other programs would take blocks of a pruned model for another kind."""
+    pattern = pattern_of(model.text_config)
+    advice = (
+        "no setting keeps their kinds; remove blocks at the end (last_blocks)"
+        if pattern is None
+        else f"set keep_pattern: true, which removes whole periods of {pattern.period} blocks, or"
+        " remove blocks at the end (last_blocks)"
+    )
     for name in off_formula(model.text_config, range(1, len(model.kept))):
         yield Finding(
             "runtimes",
             True,
             f"{name} of a pruned model may not be what the family's formula gives by block number;"
             " transformers reads the list, but llama.cpp (SmolLM3, Gemma 3) and others may compute"
-            " it, and are right only if whole periods or blocks at the end go",
+            f" it, and then run another model; {advice}",
         )
 
 

@@ -34,6 +34,7 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_reference(recipe, where)
     _check_selection(recipe, where)
     _check_protection(recipe, where)
+    _check_pattern(recipe, where)
     _check_rerank(recipe, where)
     if recipe.granularity != "block":
         _check_sublayers(recipe, where)
@@ -98,6 +99,14 @@ def _check_protection(recipe: Recipe, where: str) -> None:
         raise ConfigError(
             f"{where}.importance.protect_first: must be at least 1, got 0;"
             f" {recipe.method} folds into the block before the removed one"
+        )
+
+
+def _check_pattern(recipe: Recipe, where: str) -> None:
+    if recipe.keep_pattern and recipe.granularity != "block":
+        raise ConfigError(
+            f"{where}.keep_pattern: is for whole blocks, whose kinds follow each other; got"
+            f" granularity {recipe.granularity!r}"
         )
 
 

@@ -45,6 +45,7 @@ class Recipe:
         method: Key of ``RECOVERIES``.
         recovery: Settings of the recovery.
         selection: How units are chosen, as in ``Sections``.
+        keep_pattern: Whether what remains keeps the kinds that programs compute by number.
         rerank: How the best candidates are tried; ``None``: the lowest score goes.
         granularity: What is removed.
         calibration: Windows for scoring, or for the signals of a width method.
@@ -62,6 +63,7 @@ class Recipe:
     method: str
     recovery: RecoverySettings
     selection: Literal["iterative", "one_shot", "contiguous"] = "iterative"
+    keep_pattern: bool = False
     rerank: Rerank | None = None
     granularity: Granularity = "block"
     calibration: WindowsSpec = Calibration()
@@ -164,8 +166,8 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return every setting, defaults included; ``read`` takes it.
 
-        Without ``rerank`` and with the source's dtypes, these two are no settings: they are newer
-        than old results, whose recipes have neither.
+        ``rerank``, ``keep_pattern`` and ``checkpoint_dtype`` are there only where they say
+        something: they are newer than old results, whose recipes have none of them.
         """
         calibration = self.calibration.model_dump()
         if self.width is not None:
@@ -175,6 +177,7 @@ class Recipe:
             own = {
                 "importance": {"metric": self.metric, **self.importance.model_dump()},
                 "selection": self.selection,
+                **({"keep_pattern": True} if self.keep_pattern else {}),
                 **({} if self.rerank is None else {"rerank": self.rerank.model_dump()}),
                 "granularity": self.granularity,
                 "recovery": {"method": self.method, **self.recovery.model_dump()},

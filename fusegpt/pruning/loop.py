@@ -8,6 +8,7 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.finish import finish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.whole_periods import check_count
 from fusegpt.results.records import Removal, Scores, TrainingRow
 
 __all__ = ["PrunedStep", "prune"]
@@ -43,6 +44,8 @@ def prune(
         ``finish`` when the recovery comes at the end.
     """
     recipe.that_removes()
+    gone = model.num_blocks - len(model.kept)
+    check_count(recipe, model.text_config, gone + count, model.num_blocks)
     steps: list[PrunedStep] = []
     at_once = count if recipe.selection == "contiguous" else 1
     for _ in range(0, count, max(at_once, 1)):

@@ -12,6 +12,7 @@ from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.whole_periods import check_whole
 from fusegpt.reports.card import card
 from fusegpt.results import layout
 from fusegpt.results.history import fused_map
@@ -51,8 +52,10 @@ def publish(
 
     Raises:
         ArtifactError: The directory is taken, or the disk is full.
-        ConfigError: ``zeros``, and no attention or mlp is missing.
+        ConfigError: ``zeros``, and no attention or mlp is missing; or a pattern that was to be
+            kept is broken.
     """
+    check_whole(recipe, model)
     model.fused.clear()
     record = Checkpoint.model_validate(
         {

@@ -95,6 +95,12 @@ class Sections(Strict):
         description="Score anew before each removal, or once; or take one run of neighbours of the"
         " dense model, as long as needed.",
     )
+    keep_pattern: bool = Field(
+        default=False,
+        description="Remove only whole periods of the pattern in which kinds of blocks (sliding"
+        " and full attention, without rotary positions) follow each other by number, so that"
+        " programs which compute a block's kind from its number run the same model.",
+    )
     rerank: Rerank | None = Field(
         default=None, description="Try the best candidates before one is removed; absent: do not."
     )

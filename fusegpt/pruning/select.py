@@ -97,7 +97,11 @@ def select(units: Sequence[Unit], scores: Sequence[float]) -> Unit:
 
 
 def select_run(
-    units: Sequence[Unit], scores: Sequence[float], count: int, model: Model | None = None
+    units: Sequence[Unit],
+    scores: Sequence[float],
+    count: int,
+    model: Model | None = None,
+    starts: Sequence[int] | None = None,
 ) -> list[Unit]:
     """Return the run of ``count`` neighbours with the lowest score; among equals the first.
 
@@ -106,14 +110,15 @@ def select_run(
         scores: ``[units - count + 1]``, each of the run that starts at the unit of its place.
         count: Units in a run.
         model: If given, runs without which a kind of block would be gone are passed over.
+        starts: Places of the runs to choose from; None: all.
 
     Raises:
         ArchitectureError: Every run would leave a kind of block without one.
         NumericsError: A score is NaN; the message names the first unit of the run.
     """
-    able = list(range(len(scores)))
+    able = list(range(len(scores)) if starts is None else starts)
     if model is not None:
-        runs = [units[start : start + count] for start in able]
+        runs = {start: units[start : start + count] for start in able}
         able = [start for start in able if not last_blocks_of_their_kind(model, runs[start])]
     if not able:
         raise ArchitectureError(

@@ -18,8 +18,9 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.passes import counting_passes
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
-from fusegpt.pruning.select import candidates, check_run, select_run
+from fusegpt.pruning.select import candidates, check_run, select, select_run
 from fusegpt.pruning.suits import check_masks, check_suits
+from fusegpt.pruning.whole_periods import runs_that_fit, units_that_fit
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -69,13 +70,21 @@ def score_step(
     run = count if contiguous else 1
     if contiguous:
         check_run(model, recipe, units, run)
+        runs = [units[start : start + run] for start in range(len(units) - run + 1)]
+        starts = runs_that_fit(model, recipe, runs)
+    else:
+        fitting = units_that_fit(model, recipe, units)
     with Timer() as timer:
         if recipe.selection == "one_shot" and earlier is not None:
             known = {row.unit: row for row in earlier.units}
-            rows = [known[unit] for unit in units]
+            rows = [known[unit] for unit in units if unit in known]
         else:
             rows = _rows(model, recipe, windows, units, run)
-    chosen = select_run(units, [row.score for row in rows], run, model)
+    if contiguous:
+        chosen = select_run(units, [row.score for row in rows], run, model, starts)
+    else:
+        rows = [row for row in rows if row.unit in fitting]
+        chosen = [select([row.unit for row in rows], [row.score for row in rows])]
     return Scores.model_validate(
         {
             "kind": "scores",

@@ -76,7 +76,8 @@ def explained(recipe: Recipe) -> str:
         if name in values and (name != "finetune" or recipe.needs_windows):
             part: BaseModel = getattr(recipe, name)
             lines += ["", f"{name}:", _table(settings_of(type(part)), dict(part))]
-    values = {**values, "checkpoint_dtype": recipe.checkpoint_dtype}
+    later = ("checkpoint_dtype",) if recipe.slices else ("checkpoint_dtype", "keep_pattern")
+    values |= {name: getattr(recipe, name) for name in later}
     plain = [setting for setting in settings_of(Sections) if _is_plain(setting.name, values)]
     lines += ["", "the recipe:", _table(plain, values)]
     return "\n".join(lines)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PretrainedConfig
 
+from fusegpt.data.kinds import DEEP, LISTS, kinds_of
 from fusegpt.models.structure.configs import shrunken
 from fusegpt.runtime import quiet
 
 __all__ = ["off_formula"]
-
-LISTS = ("layer_types", "layers_block_type", "no_rope_layers")
-"""Lists with a block's kind in each place."""
-DEEP = 64
-"""Blocks of a model in which a formula shows every kind that it gives."""
 
 
 def off_formula(config: PretrainedConfig, keep: Sequence[int] | None = None) -> list[str]:
@@ -41,10 +36,6 @@ def off_formula(config: PretrainedConfig, keep: Sequence[int] | None = None) -> 
     return [
         name
         for name in LISTS
-        if _kinds(have, name) and len({*_kinds(deep, name)}) > 1
-        if _kinds(have, name) != _kinds(formula, name)
+        if kinds_of(have, [name]) and len({*kinds_of(deep, [name])}) > 1
+        if kinds_of(have, [name]) != kinds_of(formula, [name])
     ]
-
-
-def _kinds(config: PretrainedConfig, name: str) -> list[Any]:
-    return list(getattr(config, name, None) or [])

@@ -16,7 +16,7 @@ from fusegpt.data.hub import dataset_file
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.registry import lookup
 
-__all__ = ["Text", "c4", "c4_old", "draw_rows", "load_text", "python_docs", "wikitext2"]
+__all__ = ["Text", "by_rank", "c4", "c4_old", "draw_rows", "load_text", "python_docs", "wikitext2"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +112,17 @@ def draw_rows(text: Text, count: int, seed: int) -> Text:
             f"corpus {text.name!r}, split {text.split!r}: {count} rows asked,"
             f" {len(text.rows)} there"
         )
+    drawn = [text.rows[index] for index in by_rank(len(text.rows), seed)[:count]]
+    return replace(text, text=text.join.join(drawn), documents=count, rows=drawn)
+
+
+def by_rank(count: int, seed: int) -> list[int]:
+    """Return the numbers below ``count`` in the order of sha256("seed:number")."""
 
     def rank(index: int) -> bytes:
         return hashlib.sha256(f"{seed}:{index}".encode()).digest()
 
-    drawn = [text.rows[index] for index in sorted(range(len(text.rows)), key=rank)[:count]]
-    return replace(text, text=text.join.join(drawn), documents=count, rows=drawn)
+    return sorted(range(count), key=rank)
 
 
 def wikitext2(split: str, join: str = "\n\n", documents: int | None = None) -> Text:

@@ -1,16 +1,19 @@
-"""Documents in local files: parquet, jsonl or plain text."""
+"""Rows and documents of local files: parquet, jsonl or plain text."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fusegpt.errors import DataError, first_line
 
-__all__ = ["read_documents"]
+__all__ = ["columns_of", "read_documents", "read_rows"]
+
+Row = TypeVar("Row")
 
 COLUMNS = ("text", "page")
 
@@ -27,8 +30,43 @@ def read_documents(path: Path, limit: int | None = None) -> list[str]:
         DataError: Missing, unreadable, of another kind, without such a column, or with fewer
             documents than ``limit``.
     """
-    path = Path(path)
     readers = {".parquet": _parquet, ".jsonl": _json_lines, ".gz": _json_lines, ".txt": _plain}
+    return _read(Path(path), readers, limit)
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Read the rows of a parquet, jsonl or ``.json.gz`` file, each with its place for messages.
+
+    Raises:
+        DataError: Missing, unreadable, of another kind, or with fewer rows than ``limit``.
+    """
+    readers = {".parquet": _parquet_rows, ".jsonl": _objects, ".gz": _objects}
+    return _read(Path(path), readers, limit)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the columns of a parquet file, or the keys of a jsonl file's first object.
+
+    Nothing more than that is read. Empty for plain text, and for what cannot be read: whoever
+    reads the file says why.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            return list(pq.read_schema(path).names)
+        if path.suffix in (".jsonl", ".gz"):
+            return list(next(_objects(path), ("", {}))[1])
+    except (OSError, ValueError, EOFError, DataError):
+        pass
+    return []
+
+
+def _read(
+    path: Path, readers: Mapping[str, Callable[[Path], Iterator[Row]]], limit: int | None
+) -> list[Row]:
+    """All rows that the reader of a file's suffix yields, or the first ones."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix not in readers:
@@ -51,15 +89,32 @@ def _parquet(path: Path) -> Iterator[str]:
             yield from (_text(path, text) for text in batch.column(0).to_pylist())
 
 
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+
+
 def _json_lines(path: Path) -> Iterator[str]:
+    for _, row in _objects(path):
+        yield _text(path, row[_column(path, list(row))])
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that has one a line, with their places."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as stream:
-        for line in stream:
+        for number, line in enumerate(stream, 1):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise DataError(f"{path}: must hold one object a line, got {line.strip()[:40]}")
-                yield _text(path, row[_column(path, list(row))])
+                yield f"{path}: line {number}", row
 
 
 def _plain(path: Path) -> Iterator[str]:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusegpt.data.directories import register_own_type
-from fusegpt.errors import ArtifactError, first_line
+from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["encode", "fingerprint", "load_tokenizer"]
+__all__ = ["encode", "fingerprint", "load_tokenizer", "usual_bos", "window_start"]
 
+NEEDS_BOS = ("Gemma",)
+"""How the classes of tokenizers begin whose models fail on windows that do not open with BOS."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -58,6 +60,25 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -
     if bos and _adds_bos(tokenizer):
         ids = [tokenizer.bos_token_id, *ids]
     return np.asarray(ids, dtype=np.int32)
+
+
+def usual_bos(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return where BOS stands in windows when nobody says: ``window`` or ``stream``."""
+    needs = type(tokenizer).__name__.startswith(NEEDS_BOS) and tokenizer.bos_token_id is not None
+    return "window" if needs else "stream"
+
+
+def window_start(tokenizer: PreTrainedTokenizerBase, bos: str) -> list[int]:
+    """Return what opens every window: the BOS token or nothing.
+
+    Raises:
+        ConfigError: It has to be the BOS token, and there is none.
+    """
+    if bos != "window":
+        return []
+    if tokenizer.bos_token_id is None:
+        raise ConfigError("bos: 'window' needs a BOS token, and the tokenizer has none")
+    return [tokenizer.bos_token_id]
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,4 +1,4 @@
-"""Windows of perplexity other than the consecutive ones: inside documents, opened by BOS."""
+"""Windows of perplexity that lie inside documents."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ from fusegpt.data.corpora import Text
 from fusegpt.data.tokens import encode
 from fusegpt.errors import ConfigError, DataError
 
-__all__ = ["inside_documents", "window_start"]
-
-
-def window_start(tokenizer: Any, bos: str) -> list[int]:
-    """What opens every window: the BOS token or nothing."""
-    if bos != "window":
-        return []
-    if tokenizer.bos_token_id is None:
-        raise ConfigError("bos: 'window' needs a BOS token, and the tokenizer has none")
-    return [tokenizer.bos_token_id]
+__all__ = ["inside_documents"]
 
 
 def inside_documents(

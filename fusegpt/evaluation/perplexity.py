@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
 from fusegpt.data.masked import Masked
-from fusegpt.data.tokens import encode, fingerprint, load_tokenizer
+from fusegpt.data.tokens import encode, fingerprint, load_tokenizer, window_start
 from fusegpt.data.window_files import check_ids, windows_for
 from fusegpt.data.windows import consecutive, is_windows_file, read_meta
 from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsError
-from fusegpt.evaluation.cuts import inside_documents, window_start
+from fusegpt.evaluation.cuts import inside_documents
 from fusegpt.evaluation.items import fingerprint as items_fingerprint
 from fusegpt.evaluation.items import pack
 from fusegpt.evaluation.memory import out_of_memory
@@ -235,7 +235,8 @@ def _from_file(directory: Path, path: Path, limit: int | None) -> Plan:
     if not protocol:  # of something else than ``fusegpt sample``
         protocol = {"corpus": path.name, "length": ids.shape[1]}
     cut = "as they are" if meta.seed is None else f"random, seed {meta.seed}"
-    return Plan(ids, {**protocol, "cut": cut, "windows": len(ids), "bos": "stream"})
+    bos = protocol.get("bos", "stream")
+    return Plan(ids, {**protocol, "cut": cut, "windows": len(ids), "bos": bos})
 
 
 def _check_length(directory: Path, length: int) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.pruning.definition import Recipe
+from fusegpt.pruning.sections import WindowsSpec
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.settings import RecoverySettings
 
-__all__ = ["check_together"]
+__all__ = ["check_together", "check_width"]
 
 
 def check_together(recipe: Recipe, where: str) -> None:
@@ -30,6 +31,7 @@ def check_together(recipe: Recipe, where: str) -> None:
     recipe.recovery.check(recipe, where)
     recipe.importance.check(recipe, where)
     _check_windows(recipe, where)
+    _check_masks(recipe, where)
     _check_lengths(recipe, where)
     _check_reference(recipe, where)
     _check_selection(recipe, where)
@@ -40,12 +42,62 @@ def check_together(recipe: Recipe, where: str) -> None:
         _check_sublayers(recipe, where)
 
 
+def check_width(recipe: Recipe, where: str) -> None:
+    """Refuse windows that a recipe of widths cannot read, before anything runs.
+
+    Args:
+        recipe: Slices widths.
+        where: Name of the recipe in messages.
+
+    Raises:
+        ConfigError: One setting is there; the message says what must hold.
+    """
+    _check_cut(recipe.calibration, f"{where}.calibration")
+    if recipe.calibration.predict == "answers":
+        raise ConfigError(
+            f"{where}.calibration.predict: 'answers' is for losses of the next token;"
+            f" {recipe.width_method} must have 'all'"
+        )
+
+
 def _check_windows(recipe: Recipe, where: str) -> None:
     spec, batch = recipe.finetune, recipe.recovery.batch
     if recipe.needs_windows and spec.rows is None and spec.sequences < batch:
         raise ConfigError(
             f"{where}.finetune.sequences: must fill one batch of {batch}, got {spec.sequences}"
         )
+
+
+def _check_masks(recipe: Recipe, where: str) -> None:
+    """Windows that end in padding, or count in part, need methods that can tell."""
+    _check_cut(recipe.calibration, f"{where}.calibration")
+    if recipe.calibration.predict == "answers" and not recipe.importance.predicts_next_token:
+        raise ConfigError(
+            f"{where}.calibration.predict: 'answers' is for losses of the next token;"
+            f" {recipe.metric} must have 'all'"
+        )
+    if not recipe.needs_windows:
+        return
+    spec, recovery = recipe.finetune, recipe.recovery
+    _check_cut(spec, f"{where}.finetune")
+    if (spec.cut == "documents" or spec.predict == "answers") and not recovery.masks:
+        able = _recoveries_that(lambda settings: settings.needs_windows and settings.masks)
+        raise ConfigError(
+            f"{where}.finetune: {recipe.method} takes padding for text; with cut 'documents' or"
+            f" predict 'answers' the recovery must be one of {', '.join(able)}"
+        )
+    if spec.predict == "answers" and not recovery.predicts_next_token:
+        raise ConfigError(
+            f"{where}.finetune.predict: 'answers' is for losses of the next token; {recipe.method}"
+            " must have 'all'"
+        )
+
+
+def _check_cut(spec: WindowsSpec, where: str) -> None:
+    """Refuse rows where each document is a window, and in a mixture."""
+    if spec.rows is not None and (spec.cut == "documents" or not isinstance(spec.corpus, str)):
+        other = "cut 'documents'" if spec.cut == "documents" else "a mixture of corpora"
+        raise ConfigError(f"{where}.rows: must not be given with {other}; say sequences")
 
 
 def _check_lengths(recipe: Recipe, where: str) -> None:

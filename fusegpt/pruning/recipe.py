@@ -9,7 +9,7 @@ from typing import Any
 
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
-from fusegpt.pruning.checks import check_together
+from fusegpt.pruning.checks import check_together, check_width
 from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.layers import depth_values, width_values
 from fusegpt.registry import lookup
@@ -155,7 +155,9 @@ def resolve(
             )
     given = {} if seed is None else {"seed": seed}
     if "width" in settings:
-        return Recipe.of_width(**width_values(name, layers, given, where))
+        width = Recipe.of_width(**width_values(name, layers, given, where))
+        check_width(width, where)
+        return width
     recipe = Recipe(**depth_values(name, layers, given, where))
     check_together(recipe, where)
     return recipe

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from fusegpt.config import Dtype, NonNegativeInt, PositiveInt, StoredDtype, Strict
+from fusegpt.config import (
+    Dtype,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StoredDtype,
+    Strict,
+    added_later,
+)
 from fusegpt.units import Granularity
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "Calibration",
     "Rerank",
     "Sections",
+    "Share",
     "WidthCalibration",
     "WidthSections",
     "WindowsSpec",
@@ -23,10 +32,37 @@ METHODS = {"importance": "metric", "recovery": "method", "width": "method"}
 """Sections that name a method, and the key that does."""
 
 
+class Share(Strict):
+    """One corpus of a mixture."""
+
+    name: str = Field(description="Name of a corpus of the configuration.")
+    share: PositiveFloat = Field(description="Share of the windows that are of it.")
+    split: str | None = Field(
+        default=None, description="Split of the corpus; that of the windows when absent."
+    )
+
+
+def _sum_to_one(shares: list[Share]) -> list[Share]:
+    total = sum(part.share for part in shares)
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"shares must sum to 1, got {total:g}")
+    return shares
+
+
+Mixture = Annotated[list[Share], AfterValidator(_sum_to_one)]
+
+
 class WindowsSpec(Strict):
     """Which windows of token ids to sample."""
 
-    corpus: str = Field(default="wikitext2", description="Name of a corpus of the configuration.")
+    corpus: Annotated[
+        Annotated[str, Tag("[name]")] | Annotated[Mixture, Tag("[mixture]")],
+        Discriminator(lambda value: "[mixture]" if isinstance(value, list) else "[name]"),
+    ] = Field(
+        default="wikitext2",
+        description="Name of a corpus of the configuration; or several with their shares, which"
+        " sum to 1, each window of one of them.",
+    )
     split: str = Field(default="train", description="Split of the corpus.")
     sequences: PositiveInt = Field(
         default=1024, description="Number of windows; without effect when rows is given."
@@ -42,6 +78,38 @@ class WindowsSpec(Strict):
         default=None,
         description="Draw so many rows of the corpus, and take all windows that they fill.",
     )
+    cut: Annotated[
+        Literal["joined", "documents"],
+        added_later(
+            "joined",
+            "From all documents behind each other, or one document a window, cut off at its length"
+            " and padded where it is shorter; padding has no share in scores and losses.",
+        ),
+    ] = "joined"
+    bos: Annotated[
+        Literal["stream", "window", "none"] | None,
+        added_later(
+            None,
+            "Where BOS stands: once at the start of the corpus, if the tokenizer adds it; at the"
+            " start of every window; or nowhere. Absent: window for Gemma, which needs it, else"
+            " stream.",
+        ),
+    ] = None
+    predict: Annotated[
+        Literal["all", "answers"],
+        added_later(
+            "all",
+            "Whose prediction counts in losses of the next token: every token's, or those of the"
+            " assistant's answers in conversations.",
+        ),
+    ] = "all"
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Name and split of each corpus."""
+        if isinstance(self.corpus, str):
+            return [(self.corpus, self.split)]
+        return [(part.name, part.split or self.split) for part in self.corpus]
 
 
 class Calibration(WindowsSpec):

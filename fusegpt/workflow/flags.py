@@ -70,6 +70,7 @@ class Flags:
             flags["--sequences"] = windows.sequences
         else:
             flags["--rows"] = windows.rows
+        flags |= {f"--{name}": value for name, value in windows.more.items()}
         return [str(part) for pair in flags.items() for part in pair]
 
     def settings_of_set(self, evaluations: Together) -> list[Callable[[Any], str]]:

@@ -185,8 +185,8 @@ def _value(value: Any) -> str:
 
 def _allowed(part: Mapping[str, Any]) -> str:
     """What values a setting takes, in words."""
-    if "anyOf" in part:
-        return ", ".join(_allowed(each) for each in part["anyOf"])
+    if kinds := part.get("anyOf") or part.get("oneOf"):
+        return ", ".join(_allowed(each) for each in kinds)
     if "enum" in part:
         return ", ".join(map(str, part["enum"]))
     kind = part.get("type")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fusegpt.data import SPLITS
+from fusegpt.data.chats import holds_answers
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.registry import lookup
@@ -17,6 +19,8 @@ from fusegpt.workflow.schema import Corpus
 
 __all__ = ["Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
 
+ADDED = ("cut", "bos", "predict")
+"""Settings of windows that are part of their id only where they are not at their default."""
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 
 
@@ -26,8 +30,10 @@ class Windows:
 
     Attributes:
         id: ``<corpus>-<split>-<8 hex>``, part of the file's path.
+        corpus: Name of the corpus, or of several with their shares as JSON.
         corpora: The configuration's entry of the corpus, ``{}`` for a built-in one as it is.
         rows: Rows of the corpus to draw, in place of ``sequences`` windows.
+        more: Further settings of ``sample`` that are not at their default.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Windows:
     seed: int
     corpora: Mapping[str, Any]
     rows: int | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 def all_windows(recipes: Mapping[str, Recipe], corpora: Mapping[str, Corpus]) -> dict[str, Windows]:
@@ -50,7 +57,11 @@ def all_windows(recipes: Mapping[str, Recipe], corpora: Mapping[str, Corpus]) ->
     for recipe in recipes.values():
         for role in recipe.roles:
             spec = recipe.windows(role)
-            check_split(spec.corpus, spec.split, f"recipes.{recipe.name}.{role}", corpora)
+            where = f"recipes.{recipe.name}.{role}"
+            for corpus, split in spec.parts:
+                check_split(corpus, split, where, corpora)
+            if spec.predict == "answers":
+                _check_answers(spec.parts, corpora, where)
             windows = windows_of(recipe, role, corpora)
             found[windows.id] = windows
     return found
@@ -63,13 +74,30 @@ def windows_of(
 ) -> Windows:
     """The windows that a recipe reads in one role."""
     spec = recipe.windows(role)
-    entry = corpus_entry(spec.corpus, spec.split, corpora)
+    entry = {k: v for part in spec.parts for k, v in _entry_of(part, spec.parts, corpora).items()}
     assert spec.seed is not None
-    values = (spec.corpus, spec.split, spec.sequences, spec.length, spec.seed)
+    written = spec.model_dump()
+    corpus = spec.corpus if isinstance(spec.corpus, str) else json.dumps(written["corpus"])
+    values = (corpus, spec.split, spec.sequences, spec.length, spec.seed)
     drawn = [] if spec.rows is None else [{"rows": spec.rows}]
-    content = json.dumps([*values, entry, *drawn], sort_keys=True)
+    more = {key: str(written[key]) for key in ADDED if key in written}
+    content = json.dumps([*values, entry, *drawn, *([more] if more else [])], sort_keys=True)
     short = hashlib.sha256(content.encode()).hexdigest()[:8]
-    return Windows(f"{spec.corpus}-{spec.split}-{short}", *values, entry, spec.rows)
+    name = spec.corpus if isinstance(spec.corpus, str) else "mixture"
+    return Windows(f"{name}-{spec.split}-{short}", *values, entry, spec.rows, more)
+
+
+def _entry_of(
+    part: tuple[str, str], parts: Sequence[tuple[str, str]], corpora: Mapping[str, Corpus]
+) -> dict[str, Any]:
+    """The entry of one corpus with all of its splits that are read."""
+    found = corpus_entry(*part, corpora)
+    for entry in found.values():
+        if "splits" in entry:
+            others = [split for name, split in parts if name == part[0]]
+            files = corpora[part[0]].splits or {}
+            entry["splits"] = {split: files[split] for split in others}
+    return found
 
 
 def corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
@@ -92,3 +120,18 @@ def check_split(corpus: str, split: str, where: str, corpora: Mapping[str, Corpu
             raise ConfigError(f"split must be letters, digits, _ and -, got {split!r:.60}")
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_answers(
+    parts: Sequence[tuple[str, str]], corpora: Mapping[str, Corpus], where: str
+) -> None:
+    """Refuse files none of which holds answers; what is not there yet is read later."""
+    files = [(corpora[name].splits or {}).get(split) for name, split in parts]
+    if any(file is not None and not Path(file).is_file() for file in files):
+        return
+    if any(file is not None and holds_answers(Path(file)) for file in files):
+        return
+    raise ConfigError(
+        f"{where}.predict: 'answers' needs a corpus of conversations, got"
+        f" {', '.join(name for name, _ in parts)}"
+    )

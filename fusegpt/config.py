@@ -136,7 +136,7 @@ def _is_union_tag(part: Any) -> bool:
 
 def _known_keys(schema: Any, path: tuple[int | str, ...]) -> list[str]:
     """The keys allowed at a place inside a schema."""
-    for part in path:
+    for part in (part for part in path if not _is_union_tag(part)):
         while get_origin(schema) in (Annotated, Union, types.UnionType):
             schema = get_args(schema)[0]
         if isinstance(schema, type) and issubclass(schema, BaseModel):

@@ -19,17 +19,23 @@ from typing import Any
 from fusegpt.config import NonNegativeInt, Strict
 
 __all__ = [
+    "BYTES",
     "Passes",
     "Scoring",
     "Shape",
     "Stage",
     "Work",
     "attention_width",
+    "cached_values",
     "forward_rule",
     "head_rule",
     "total",
     "training_rule",
 ]
+
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of one value."""
 
 
 class Shape(Strict):
@@ -44,6 +50,10 @@ class Shape(Strict):
         vocab: Number of entries of the vocabulary.
         total: Number of values in the whole model.
         attention: Width of the attention, heads times the size of a head; None: as ``width``.
+        smallest: Number of values in the smallest block, all that it has; None: blocks are alike.
+        mlp: Number of values in the matrices of the block's mlp.
+        cache: Number of values that the block's attention keeps of each token: keys and values.
+        stored: Number of bytes of the model's weights in its files.
     """
 
     values: NonNegativeInt
@@ -54,6 +64,15 @@ class Shape(Strict):
     vocab: NonNegativeInt = 0
     total: NonNegativeInt = 0
     attention: NonNegativeInt | None = None
+    smallest: NonNegativeInt | None = None
+    mlp: NonNegativeInt | None = None
+    cache: NonNegativeInt | None = None
+    stored: NonNegativeInt | None = None
+
+    @property
+    def block(self) -> int:
+        """Number of values of one block, all that it has."""
+        return self.values + self.biases + self.rest
 
     @property
     def attended(self) -> int:
@@ -197,6 +216,20 @@ def training_rule(
 def head_rule(vocab: float, width: float, tokens: float) -> float:
     """FLOPs of the logits of ``tokens`` tokens, forward."""
     return 2.0 * vocab * width * tokens
+
+
+def cached_values(config: Mapping[str, Any]) -> int | None:
+    """Keys and values of one token in one attention, at most; None: the heads are not named.
+
+    Args:
+        config: A decoder's configuration as read from its file.
+    """
+    names = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+    heads = next((config[name] for name in names if config.get(name)), None)
+    if not heads:
+        return None
+    shared = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
+    return int(2 * attention_width(config) * shared) // int(heads)
 
 
 def attention_width(config: Any) -> float:

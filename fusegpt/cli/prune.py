@@ -26,6 +26,11 @@ from fusegpt.cli.options import (
 @dtype_option
 @sparsity_option("Fraction of units to remove, in [0, 1).", required=False)
 @click.option(
+    "--target",
+    help="What is wanted in place of a sparsity: parameters=100M, file_size=200MB, speedup=1.3,"
+    " blocks=24, memory=6GB,batch=1,context=8192.",
+)
+@click.option(
     "--blocks",
     metavar="LIST",
     help="Remove these, in this order, in place of a sparsity: 14,16-17 or 'attention 3,mlp 5'; the"
@@ -42,6 +47,7 @@ def prune(
     settings: dict[str, Any],
     dtype: str | None,
     sparsity: Decimal | None,
+    target: str | None,
     blocks: str | None,
     seed: int | None,
     calibration: Path | None,
@@ -50,12 +56,14 @@ def prune(
     device: str,
 ) -> None:
     """Score, remove, recover, repeat; then write a plain transformers checkpoint."""
-    if (sparsity is None) == (blocks is None):
-        raise click.UsageError("Give one of '--sparsity' and '--blocks'.")
+    if [sparsity, target, blocks].count(None) != 2:
+        raise click.UsageError("Give one of '--sparsity', '--target' and '--blocks'.")
     if recipe is None and blocks is None:
         raise click.UsageError("Missing option '--recipe' (or '--blocks').")
     from fusegpt.pruning.recipe import load_recipe, recipe_of_blocks
+    from fusegpt.pruning.target import read_target
 
+    wanted = sparsity if target is None else read_target(target)
     over = settings if dtype is None else {**settings, "dtype": dtype}
     if blocks is not None:
         chosen = recipe_of_blocks(blocks, recipe, over, seed)
@@ -65,4 +73,4 @@ def prune(
 
     from fusegpt.pruning.jobs import prune_model
 
-    prune_model(model, chosen, sparsity, calibration, output, finetune=finetune, device=device)
+    prune_model(model, chosen, wanted, calibration, output, finetune=finetune, device=device)

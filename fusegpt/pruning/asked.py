@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from decimal import Decimal
 
+from fusegpt.data.shape import block_shape
 from fusegpt.errors import ConfigError
 from fusegpt.models.model import Model
+from fusegpt.models.structure.branches import parameters_of
 from fusegpt.pruning.budget import removals
+from fusegpt.pruning.counting import resolve_target
 from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import Recipe
+from fusegpt.pruning.target import Target
 from fusegpt.units import Unit
 
 __all__ = ["removals_from"]
 
+logger = logging.getLogger(__name__)
 
-def removals_from(model: Model, recipe: Recipe, sparsity: Decimal | float | str | None) -> int:
+
+def removals_from(
+    model: Model, recipe: Recipe, sparsity: Decimal | float | str | Target | None
+) -> int:
     """Return how many units a recipe is to remove from a model.
 
     Args:
         model: Unchanged.
         recipe: Says what a unit is, and which may go.
-        sparsity: Fraction of the dense model's units. None: all that the recipe's list names.
+        sparsity: Fraction of the dense model's units, or a target that the model as it is is to
+            meet. None: all that the recipe's list names.
 
     Raises:
         ConfigError: So many cannot go.
@@ -30,11 +40,30 @@ def removals_from(model: Model, recipe: Recipe, sparsity: Decimal | float | str 
     dense = recipe.num_units(model.num_blocks)
     if sparsity is None:
         count = _named(model, recipe, units)
+    elif isinstance(sparsity, Target):
+        count = _meeting(model, recipe, units, sparsity)
     else:
         count = removals(dense, sparsity) - (dense - len(units))
     if count > 0 and len(units) == dense:
         check_reach(recipe, model.num_blocks, count, "blocks" if sparsity is None else "sparsity")
     return count
+
+
+def _meeting(model: Model, recipe: Recipe, units: Sequence[Unit], target: Target) -> int:
+    """How many of the units that are there have to go for a target."""
+    chosen, blocks = recipe.importance, len(model.kept)
+    may_go = set(model.kept[chosen.protect_first : blocks - chosen.protect_last])
+    able = [unit for unit in units if unit.index in may_go.difference(chosen.protect)]
+    named = chosen.order(able)
+    shape = None if model.source is None else block_shape(model.source, blocks)
+    if shape is not None and recipe.granularity != "block" and shape.smallest is None:
+        matrices = parameters_of(model, Unit("mlp", model.kept[0])).values()
+        mlp = sum(matrix.numel() for matrix in matrices if matrix.dim() >= 2)
+        shape = shape.model_copy(update={"mlp": mlp})
+    most = min(len(able if named is None else named), len(units) - 1)
+    found = resolve_target(target, recipe, shape, blocks, "target", most=most)
+    logger.info("%s: %d of %d units go, %s", target.text, found.count, len(units), found.left)
+    return found.count
 
 
 def _named(model: Model, recipe: Recipe, units: Sequence[Unit]) -> int:

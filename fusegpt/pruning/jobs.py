@@ -20,6 +20,7 @@ from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import forget
 from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.target import Target
 from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
 from fusegpt.recovery.resume import Checkpoint as Resume
 from fusegpt.results import layout
@@ -178,7 +179,7 @@ def merge_model(
 def prune_model(
     path: Path,
     recipe: Recipe,
-    sparsity: Decimal | float | str | None,
+    sparsity: Decimal | float | str | Target | None,
     calibration: Path | None,
     output: Path,
     *,
@@ -190,8 +191,8 @@ def prune_model(
     Args:
         path: Directory of a model, or of a checkpoint of ours: what it lacks counts as removed.
         recipe: The method and its settings.
-        sparsity: Fraction of the dense model's units to remove, in [0, 1). None: all that the
-            metric ``given`` names.
+        sparsity: Fraction of the dense model's units to remove, in [0, 1); or a target, such as
+            ``Target(parameters="100M")``. None: all that the metric ``given`` names.
         calibration: Windows file to score on; not needed when the metric looks at no data.
         output: Directory of the checkpoint; must not exist or be empty.
         finetune: Windows file to recover on; not needed when nothing trains.
@@ -202,10 +203,11 @@ def prune_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: The sparsity is outside [0, 1), or nothing would be left.
+        ConfigError: The sparsity is outside [0, 1), nothing would be left, or the target cannot
+            be met.
         DataError: The recovery trains and there are no windows.
     """
-    if sparsity is not None:
+    if sparsity is not None and not isinstance(sparsity, Target):
         check_sparsity(sparsity)
     files = {}
     if calibration is not None:

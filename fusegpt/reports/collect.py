@@ -50,8 +50,10 @@ COLUMNS = (
     "undone",
     "protocol",
     "note",
+    "asked",
 )
-"""Columns of the CSV; ``note`` is a warning on the value, most often empty.
+"""Columns of the CSV; ``note`` is a warning on the value, most often empty, and ``asked`` is what
+stood in place of a sparsity.
 
 Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
 parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``undone`` counts trainings
@@ -119,6 +121,7 @@ def _rows(contents: Contents, results: Path) -> Iterator[dict[str, Any]]:
             "num_blocks": shown.num_blocks,
             "granularity": shown.recipe.granularity,
             "num_units": shown.num_units,
+            "asked": shown.asked,
             **_costs(shown.point, results),
         }
         for name in contents.evaluations:

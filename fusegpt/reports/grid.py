@@ -72,23 +72,26 @@ def results_grid(name: str, rows: pd.DataFrame) -> Grid:
     better = rows.groupby(tables.with_labels(rows)["label"])["higher_is_better"].first()
     best = _best(table, labels, better)
     columns = [Column("recipe", number=False, choose=True), Column("sparsity", choose=True)]
+    targets = bool(table["asked"].any())
+    columns += [Column("asked", number=False, choose=True)] if targets else []
     columns += [Column("remaining units"), Column("parameters")]
     columns += [Column(label, shown=label in main) for label in labels]
     columns += [Column("seconds"), Column("peak GiB")]
     more = ("trainable parameters", "tokens", "FLOPs", "undone tunings", "seeds")
     columns += [Column(name, shown=False) for name in more]
     body = [
-        _result_cells(row, [(label, (place, label) in best) for label in labels])
+        _result_cells(row, [(label, (place, label) in best) for label in labels], targets)
         for place, row in table.iterrows()
     ]
     return Grid(name, columns, body)
 
 
-def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]]) -> list[Cell]:
+def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]], targets: bool) -> list[Cell]:
     dense = row["recipe"] == DENSE
     cells = [
         Cell(row["recipe"]),
         Cell(tables.format_sparsity(row["sparsity"]), row["sparsity"]),
+        *([Cell(row["asked"] or "-")] if targets else []),
         Cell(tables.units_text(row), row["units_left"]),
         Cell(tables.format_parameters(row["parameters"]), row["parameters"]),
     ]

@@ -47,6 +47,7 @@ TEXT_COLUMNS = (
     "task",
     "metric",
     "granularity",
+    "asked",
 )
 KEY = ["model", "sparsity", "step", "recipe"]
 FEW = 2
@@ -110,7 +111,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
         blocks = {"num_units": frame["num_blocks"], "units_left": frame["blocks_left"]}
         frame = frame.assign(granularity="block", **blocks)
-    frame["note"] = frame["note"].fillna("") if "note" in frame.columns else ""
+    for column in ("note", "asked"):
+        frame[column] = frame[column].fillna("") if column in frame.columns else ""
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
@@ -124,7 +126,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row per model, sparsity and recipe, a column per measured value; means over seeds.
 
     Returns:
-        Columns model, sparsity, step, recipe, seeds, num_blocks, blocks_left, granularity,
+        Columns model, sparsity, step, recipe, seeds, asked, num_blocks, blocks_left, granularity,
         num_units, units_left, parameters, seconds, memory_gib, what recovery spent, undone, then
         ``<evaluation> <metric>`` (with the task when an evaluation has several) and ``<...> std``
         beside it, which is missing for a single seed.
@@ -137,7 +139,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         first = group.iloc[0]
         runs = group.drop_duplicates("seed")
         row: dict[str, Any] = dict(zip(KEY, key, strict=True))
-        sizes = ("num_blocks", "blocks_left", "granularity", "num_units", "units_left")
+        sizes = ("asked", "num_blocks", "blocks_left", "granularity", "num_units", "units_left")
         row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
         row |= {name: runs[name].mean() for name in (*SPENT, "undone")}
@@ -197,6 +199,10 @@ def text_table(frame: pd.DataFrame) -> str:
     for model, rows in table.groupby("model", sort=False):
         head = ["recipe", "sparsity", "blocks", "parameters", *labels, "seconds"]
         cells = [_cells(row, labels) for _, row in rows.iterrows()]
+        if rows["asked"].any():
+            head.insert(2, "asked")
+            asked = rows["asked"].replace("", "-")
+            cells = [[*c[:2], said, *c[2:]] for c, said in zip(cells, asked, strict=True)]
         if rows["tokens"].max() > 0:
             head += ["trainable parameters", "tokens", "FLOPs"]
             cells = [

@@ -26,11 +26,13 @@ class ShownModel(Strict):
         num_blocks: Blocks of the dense model.
         steps: Sparsity, as it is written, to the removals that reach it.
         mixed_steps: The same of recipes in which attentions and mlps compete: twice the units.
+        targets: Recipe id to what was asked for in place of a sparsity, and the removals it takes.
     """
 
     num_blocks: PositiveInt
     steps: dict[str, NonNegativeInt]
     mixed_steps: dict[str, NonNegativeInt] | None = None
+    targets: dict[str, dict[str, NonNegativeInt]] = Field(default_factory=dict)
 
 
 class ShownRecipe(Strict):
@@ -60,14 +62,16 @@ class Shown:
     Attributes:
         point: What was measured; at a sparsity of 0 the dense model, whatever the recipe.
         recipe: Which recipe, with which seed.
-        sparsity: As it is written.
+        sparsity: As it is written; of a target the fraction that it came out as.
         num_blocks: Blocks of the dense model.
+        asked: Targets that it meets, ``parameters=100M``; empty where a sparsity was asked for.
     """
 
     point: Point
     recipe: ShownRecipe
     sparsity: str
     num_blocks: int
+    asked: str = ""
 
     @property
     def num_units(self) -> int:
@@ -88,24 +92,34 @@ class Contents(Strict):
         """Yield every model at every sparsity, in the order models, recipes, sparsities."""
         for name, model in self.models.items():
             for recipe in self.recipes:
-                for sparsity, place in _places(model, recipe):
+                for sparsity, place, asked in _places(model, recipe):
                     point = Point.on(name, recipe.id, place)
-                    yield Shown(point, recipe, sparsity, model.num_blocks)
+                    yield Shown(point, recipe, sparsity, model.num_blocks, asked)
 
     def to_json(self) -> dict[str, Any]:
         """The description as plain values, without what is as it is by default."""
         return self.model_dump(exclude_defaults=True)
 
 
-def _places(model: ShownModel, recipe: ShownRecipe) -> Iterator[tuple[str, Place]]:
-    """Each sparsity with the place where the recipe reaches it; the dense model has one."""
+def _places(model: ShownModel, recipe: ShownRecipe) -> Iterator[tuple[str, Place, str]]:
+    """Each sparsity with the place where the recipe reaches it; the dense model has one.
+
+    Targets that come out at the sparsity of another entry stand in its line.
+    """
     if recipe.id == DENSE:
-        yield "0", Place.step(0)
+        yield "0", Place.step(0), ""
     elif recipe.width:
-        yield from ((sparsity, Place.sparsity(sparsity)) for sparsity in model.steps)
+        yield from ((sparsity, Place.sparsity(sparsity), "") for sparsity in model.steps)
     else:
         steps = model.steps if recipe.units_per_block == 1 else model.mixed_steps or {}
-        yield from ((sparsity, Place.step(step)) for sparsity, step in steps.items())
+        asked: dict[tuple[float, int], list[str]] = {}
+        written = {(float(sparsity), step): sparsity for sparsity, step in steps.items()}
+        for target, step in model.targets.get(recipe.id, {}).items():
+            fraction = step / (model.num_blocks * recipe.units_per_block)
+            asked.setdefault((fraction, step), []).append(target)
+            written.setdefault((fraction, step), str(fraction))
+        for place, sparsity in written.items():
+            yield sparsity, Place.step(place[1]), "; ".join(asked.get(place, []))
 
 
 def parse_contents(value: Mapping[str, Any]) -> Contents:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from fusegpt.pruning.definition import Role
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.work import (
+    BYTES,
     Passes,
     Scoring,
     Shape,
@@ -36,7 +37,6 @@ __all__ = ["COUNTED", "Cost", "Memory"]
 COUNTED = ("score", "fuse", "merge", "slice")
 """Rules whose work is counted."""
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 1024**3
 
 

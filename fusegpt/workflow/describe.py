@@ -7,6 +7,7 @@ from typing import Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import count_parameters, weight_files
+from fusegpt.data.shape import block_shape
 from fusegpt.errors import ArtifactError
 from fusegpt.reports.text import ranges
 from fusegpt.results import layout
@@ -29,6 +30,7 @@ class Description(Record):
         kept: Dense indices.
         fused: Dense index to the indices of what was fused into it, in order.
         hidden_size, width: Dimensions of the dense model's hidden states, and those that remain.
+        shape: Size of its blocks, as a model's entry in the configuration has it.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Description(Record):
     recipe: dict[str, Any] | None = None
     hidden_size: int | None = None
     width: int | None = None
+    shape: dict[str, int] | None = None
     provenance: Provenance | None = None
 
 
@@ -70,6 +73,9 @@ def describe(path: Path) -> Description:
             found = _checkpoint(record)
         else:
             found = _fetched(record) if isinstance(record, Source) else _step(file)
+    if found["kind"] == "model":
+        shape = block_shape(file.parent, found["num_blocks"])
+        found["shape"] = shape and shape.model_dump(exclude_defaults=True)
     return Description.model_validate({"kind": found.pop("kind"), "path": str(path), **found})
 
 
@@ -82,6 +88,7 @@ def as_text(about: Description) -> str:
         "blocks": f"{len(about.kept)} of {about.num_blocks} left",
         "width": f"{about.width} of {about.hidden_size} left" if about.width else None,
         "parameters": f"{about.parameters:,}" if about.parameters else None,
+        "shape": _shape_line(about),
         "removed": ", ".join(map(_unit_name, about.removed)) or "nothing",
         "kept": ranges(about.kept),
         "fused": "; ".join(
@@ -177,6 +184,12 @@ def _recipe_line(about: Description) -> str | None:
         return about.recipe_id
     recipe = check(about.recipe, RecipeText, f"{about.path}: recipe")
     return f"{about.recipe_id}: {', '.join(recipe.methods)}, {recipe.dtype}, seed {recipe.seed}"
+
+
+def _shape_line(about: Description) -> str | None:
+    """The shape as one copies it into a configuration."""
+    parts = (about.shape or {}).items()
+    return f"{{{', '.join(f'{name}: {value}' for name, value in parts)}}}" if parts else None
 
 
 def _unit_name(unit: Unit) -> str:

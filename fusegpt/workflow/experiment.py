@@ -16,6 +16,7 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
+from fusegpt.pruning.counting import Resolved, resolve_target
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
 from fusegpt.registry import lookup, suggestion
@@ -101,8 +102,34 @@ class Plan:
         units = self.models[model].num_blocks
         if recipe is not None and recipe in self.recipes:
             units = self.recipes[recipe].num_units(units)
-        sparsities = self.experiments[experiment].sparsities
+        sparsities = self.experiments[experiment].fractions
         return {str(sparsity): removals(units, sparsity, where) for sparsity in sparsities}
+
+    def resolved(self, experiment: str, model: str, recipe: str) -> list[Resolved]:
+        """The targets of an experiment as numbers of removals.
+
+        Args:
+            experiment: Its name.
+            model: One of its models.
+            recipe: Id of one of its recipes.
+
+        Raises:
+            ConfigError: A target cannot be met, or not be counted.
+        """
+        if recipe == DENSE:
+            return []
+        chosen, entry = self.recipes[recipe], self.models[model]
+        where = f"experiments.{experiment}.sparsities"
+        targets = self.experiments[experiment].targets
+        if targets and chosen.slices:
+            raise ConfigError(
+                f"{where}: must be fractions for recipe {chosen.name!r}, which slices widths, got"
+                f" {targets[0].text}; give it an experiment of its own"
+            )
+        return [
+            resolve_target(target, chosen, entry.shape, entry.num_blocks, where, model=model)
+            for target in targets
+        ]
 
     def _slices(self, recipe: str) -> bool:
         return recipe in self.recipes and self.recipes[recipe].slices
@@ -142,6 +169,14 @@ class Plan:
             )
         )
 
+    def _targets(self, experiment: str, model: str) -> dict[str, dict[str, int]]:
+        """Recipe id to the targets, as text, and the steps that meet them."""
+        found = {
+            member.id: {x.target: x.count for x in self.resolved(experiment, model, member.id)}
+            for member in self.members[experiment]
+        }
+        return {recipe: targets for recipe, targets in found.items() if targets}
+
     def contents(self, experiment: str) -> Contents:
         """What the table of an experiment shows."""
         asked, members = self.experiments[experiment], self.members[experiment]
@@ -152,6 +187,7 @@ class Plan:
                 num_blocks=self.models[name].num_blocks,
                 steps=self.steps(experiment, name),
                 mixed_steps=self.steps(experiment, name, mixed) if mixed else None,
+                targets=self._targets(experiment, name),
             )
             for name in asked.models
         }
@@ -219,7 +255,9 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     for name, experiment in checked.experiments.items():
         for used in experiment.models:
             for member in plan.members[name]:
-                last = max(plan.steps(name, used, member.id).values())
+                steps = [*plan.steps(name, used, member.id).values()]
+                steps += [found.count for found in plan.resolved(name, used, member.id)]
+                last = max(steps, default=0)
                 if last and member.id != DENSE and not plan.recipes[member.id].slices:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)

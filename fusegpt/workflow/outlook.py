@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fusegpt.data.shape import block_shape
 from fusegpt.data.windows import read_meta
 from fusegpt.errors import ArtifactError
 from fusegpt.pruning.recipe import Recipe
@@ -18,7 +19,6 @@ from fusegpt.workflow.cost import COUNTED, Cost
 from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
-from fusegpt.workflow.shape import block_shape
 
 __all__ = ["outlook"]
 
@@ -55,10 +55,20 @@ def outlook(
             {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
             for row in _runs(plan, directory, seconds)
         ],
+        "targets": list(_targets(plan)),
         "device": device,
         **_time(seconds),
     }
     return notes if tflops is None else notes | {"hours": _hours(notes, tflops)}
+
+
+def _targets(plan: Plan) -> Iterator[dict[str, Any]]:
+    """One row per experiment, model, recipe and target: how it was resolved."""
+    for name, experiment in plan.experiments.items():
+        for model in experiment.models:
+            for member in plan.members[name]:
+                for found in plan.resolved(name, model, member.id):
+                    yield {"experiment": name, "model": model, "recipe": member.id, **vars(found)}
 
 
 def _position(rule: str) -> tuple[int, str]:

@@ -38,6 +38,8 @@ def as_text(notes: Mapping[str, Any]) -> str:
     ]
     sums = [sum(count[key] for count in notes["jobs"].values()) for key in ("to_run", "there")]
     lines += [f"{'total':<16}{sums[0]:>8}{sums[1]:>8}", ""]
+    if notes["targets"]:
+        lines += ["targets:", *map(_target_line, notes["targets"]), ""]
     lines.append("work of each recipe, all of it / still to run:")
     for row in notes["runs"]:
         lines += [f"{row['model']}  {row['recipe']}  {_extent(row['places'])}", *_row_lines(row)]
@@ -47,6 +49,13 @@ def as_text(notes: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "", "time: nothing to do"])
     time = f"time, one job after another on {notes['device']}, from earlier runs here: "
     return "\n".join([*lines, "", time + _time_words(notes)])
+
+
+def _target_line(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['model']}  {row['recipe']}  {row['target']}: {row['count']} of {row['units']} units"
+        f" go, {row['left']}"
+    )
 
 
 def _extent(names: list[str]) -> str:

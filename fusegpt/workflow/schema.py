@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.methods import bind
+from fusegpt.pruning.target import Target
 from fusegpt.registry import lookup
 from fusegpt.work import Shape
 
@@ -47,7 +56,11 @@ Name = Annotated[str, AfterValidator(_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
-Sparsities = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct)]
+Asked = Annotated[
+    Annotated[Target, Tag("[target]")] | Annotated[Number, Tag("[number]")],
+    Discriminator(lambda value: "[target]" if isinstance(value, dict) else "[number]"),
+]
+Sparsities = Annotated[list[Asked], Field(min_length=1), AfterValidator(_distinct)]
 Line = Annotated[dict[Number, Name], Field(min_length=1)]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 
@@ -157,7 +170,9 @@ class Experiment(Strict):
     models: Names = Field(description="Names of models.")
     recipes: Names = Field(description="Names of recipes; dense is the unpruned model.")
     sparsities: Sparsities = Field(
-        description="Fractions of units that are removed, or of the hidden size that is cut."
+        description="Fractions of units that are removed, or of the hidden size that is cut; or"
+        " targets: {parameters: 100M}, {file_size: 200MB}, {memory: 6GB, batch: 1, context: 8192},"
+        " {speedup: 1.3}, {blocks: 24}."
     )
     seeds: Seeds = Field(
         default_factory=lambda: [0], description="Seeds; each is a run of its own."
@@ -178,6 +193,16 @@ class Experiment(Strict):
         description="Charts over what the recipes differ in: title of the axis to lines, and of"
         " each line the number of a recipe to its name.",
     )
+
+    @property
+    def fractions(self) -> list[float]:
+        """The sparsities that are given as fractions."""
+        return [asked for asked in self.sparsities if not isinstance(asked, Target)]
+
+    @property
+    def targets(self) -> list[Target]:
+        """What is wanted in place of a fraction."""
+        return [asked for asked in self.sparsities if isinstance(asked, Target)]
 
 
 class Configuration(Strict):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from fusegpt.artifacts import read_json, sha256, write_json
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.shape import block_shape
+from fusegpt.work import Shape
 
 RECIPE = {
     "name": "mine",
@@ -105,6 +108,15 @@ def test_info_of_a_fetched_model(source, capsys):
 
     shown = capsys.readouterr().out
     assert "4 of 4 left" in shown and "1,234" in shown and "org/m" in shown
+
+
+def test_info_prints_the_shape_that_a_configuration_takes(tiny_llama_dir, capsys):
+    assert run(fusegpt_command, ["info", str(tiny_llama_dir)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+    shape = Shape.model_validate(yaml.safe_load(lines["shape"]))
+
+    assert shape == block_shape(tiny_llama_dir, 6) and shape.cache == 2 * shape.width // 2
 
 
 def test_info_of_a_checkpoint(tmp_path, capsys):

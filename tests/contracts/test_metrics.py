@@ -6,18 +6,14 @@ import torch
 from fusegpt.importance import METRICS
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import KINDS, Unit
-from tests import tiny
+from tests import required, tiny
 
 DATA_FREE = {"last_blocks", "random", "given"}
 """Metrics that do not look at the model, and so cannot know that a unit adds nothing."""
 
 
-REQUIRED = {"given": {"blocks": ["0-5"]}}
-"""Settings without which a metric has nothing to say."""
-
-
 def measure(name, model, batches, granularity="block"):
-    settings = METRICS[name].schema(**REQUIRED.get(name, {}))
+    settings = METRICS[name].schema(**required.METRICS.get(name, {}))
     given = {"seed": 0} if "seed" in settings.takes else {}
     return METRICS[name].load()(model, batches, model.units(granularity), settings, **given)
 

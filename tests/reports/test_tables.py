@@ -8,7 +8,7 @@ import pytest
 from fusegpt.errors import ArtifactError
 from fusegpt.reports import tables
 from fusegpt.reports.collect import collect
-from fusegpt.reports.grid import protocol_grid
+from fusegpt.reports.grid import protocol_grid, results_grid
 from fusegpt.reports.picture import write_svg
 from fusegpt.results.contents import parse_contents
 
@@ -35,6 +35,28 @@ def test_a_warning_on_a_value_stays_with_it(results, experiment, tmp_path):
     notes = tables.read_csv(tmp_path / "t.csv")["note"].tolist()
     assert notes.count("above the ideal 1.363: noise") == 1
     assert set(notes) == {"", "above the ideal 1.363: noise"}
+
+
+def test_what_was_asked_in_place_of_a_sparsity_stands_beside_what_came_out(results, experiment):
+    plain = collect(parse_contents(experiment), results)
+    assert "asked" not in tables.text_table(plain)
+    assert "asked" not in [column.title for column in results_grid("r", plain).columns]
+    model = experiment["models"]["tiny"]
+    model["steps"] = {"0.15": 2}
+    model["targets"] = {experiment["recipes"][3]["id"]: {"parameters=60M": 4, "blocks=10": 2}}
+
+    frame = collect(parse_contents(experiment), results)
+
+    lines = {tuple(line.split()[:3]) for line in tables.text_table(frame).splitlines()}
+    assert {("dense", "0%", "-"), ("fusegpt", "15%", "-")} <= lines
+    assert {("fusegpt", "16.7%", "blocks=10"), ("fusegpt", "33.3%", "parameters=60M")} <= lines
+    grid = results_grid("r", frame)
+    place = [column.title for column in grid.columns].index("asked")
+    assert [row[place].text for row in grid.rows if row[0].text == "fusegpt"] == [
+        "-",
+        "blocks=10",
+        "parameters=60M",
+    ]
 
 
 def test_the_summary_is_ordered_by_sparsity_then_as_the_experiment_names_recipes(frame):

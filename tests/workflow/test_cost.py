@@ -9,13 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import fusegpt
+from fusegpt.data.shape import block_shape
 from fusegpt.data.windows import batches
 from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import resolve
 from fusegpt.workflow.cost import Cost
-from fusegpt.workflow.shape import block_shape
+from tests import required
 from tests.tiny import build
 
 BLOCKS, LENGTH = 6, 8
@@ -56,7 +57,7 @@ def test_a_shape_read_from_headers_is_the_models(family, tmp_path):
 
 
 SCORED = [
-    *({"metric": metric} for metric in METRICS),
+    *({"metric": metric, **required.METRICS.get(metric, {})} for metric in METRICS),
     {"metric": "macro_influence", "reference": "original"},
     {"metric": "macro_influence", "protect_first": 1, "protect_last": 2},
     {"metric": "sleb", "protect_last": 2},

@@ -12,7 +12,7 @@ from typing import Any
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError
-from fusegpt.work import Shape, attention_width
+from fusegpt.work import Shape, attention_width, cached_values
 
 __all__ = ["block_shape", "shape_of"]
 
@@ -33,7 +33,10 @@ def block_shape(directory: Path, num_blocks: int) -> Shape | None:
         config = _text_config(directory)
     except ArtifactError:
         return None
-    return shape_of([item for file in files for item in _tensors(file)], config, num_blocks)
+    tensors = [item for file in files for item in _tensors(file)]
+    shape = shape_of([(name, sizes) for name, sizes, _ in tensors], config, num_blocks)
+    stored = sum(math.prod(sizes) * size for _, sizes, size in tensors)
+    return shape and shape.model_copy(update={"stored": stored})
 
 
 def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shape | None:
@@ -57,6 +60,7 @@ def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shap
     blocks = max(found, key=lambda blocks: sum(_values(block) for block in blocks.values()))
     sums = [sum(column) for column in zip(*map(_roles, blocks.values()), strict=True)]
     values, sides, biases, rest = (number // num_blocks for number in sums)
+    sizes = [_values(block) for block in blocks.values()]
     return Shape(
         values=values,
         sides=sides,
@@ -66,6 +70,8 @@ def shape_of(tensors: Named, config: Mapping[str, Any], num_blocks: int) -> Shap
         vocab=config.get("vocab_size") or 0,
         total=_values(tensors),
         attention=None if attention == width else attention,
+        smallest=None if len(set(sizes)) == 1 else min(sizes),
+        cache=cached_values(config),
     )
 
 
@@ -90,9 +96,12 @@ def _text_config(directory: Path) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else config
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
+def _tensors(file: Path) -> Iterator[tuple[str, list[int], int]]:
+    """Name, shape and bytes of a value of each tensor of a file."""
     from safetensors import safe_open
 
     with safe_open(file, framework="np") as tensors:
         for name in tensors.keys():
-            yield name, list(tensors.get_slice(name).get_shape())
+            part = tensors.get_slice(name)
+            bits = re.search(r"\d+", part.get_dtype())  # none in BOOL
+            yield name, list(part.get_shape()), int(bits[0]) // 8 if bits else 1

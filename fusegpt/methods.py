@@ -81,6 +81,10 @@ class RecipeLike(Protocol):
         """``iterative``, ``one_shot`` or ``contiguous``."""
 
     @property
+    def keep_pattern(self) -> bool:
+        """Whether what remains keeps the kinds that programs compute by number."""
+
+    @property
     def rerank(self) -> object | None:
         """How the best candidates are tried; None: the lowest score goes."""
 

@@ -261,8 +261,12 @@ class Given(_NoPass):
                 f"{where}.selection: must be 'iterative' or 'contiguous' with metric 'given', got"
                 " 'one_shot'; nothing is scored"
             )
-        if recipe.rerank is not None:
-            raise ConfigError(f"{where}.rerank: tries other orders; metric 'given' has its own")
+        if recipe.rerank is not None or recipe.keep_pattern:
+            key = "keep_pattern" if recipe.keep_pattern else "rerank"
+            raise ConfigError(
+                f"{where}.{key}: may choose another order; metric 'given' has its own, leave one"
+                " of them out"
+            )
         self._check_open(self.open_blocks(LIMIT + self.protect_last), here)
 
     def _check_open(self, places: Collection[int], where: str) -> None:

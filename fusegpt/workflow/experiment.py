@@ -16,7 +16,7 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
-from fusegpt.pruning.counting import Resolved, resolve_target
+from fusegpt.pruning.counting import Resolved
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
 from fusegpt.registry import lookup, suggestion
@@ -32,6 +32,7 @@ from fusegpt.workflow.members import (
     members_of,
 )
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
+from fusegpt.workflow.wanted import resolved_targets
 from fusegpt.workflow.windows import (
     Windows,
     all_windows,
@@ -118,18 +119,15 @@ class Plan:
         """
         if recipe == DENSE:
             return []
-        chosen, entry = self.recipes[recipe], self.models[model]
+        asked = self.experiments[experiment].targets
         where = f"experiments.{experiment}.sparsities"
-        targets = self.experiments[experiment].targets
-        if targets and chosen.slices:
-            raise ConfigError(
-                f"{where}: must be fractions for recipe {chosen.name!r}, which slices widths, got"
-                f" {targets[0].text}; give it an experiment of its own"
-            )
-        return [
-            resolve_target(target, chosen, entry.shape, entry.num_blocks, where, model=model)
-            for target in targets
-        ]
+        return resolved_targets(asked, self.recipes[recipe], model, self.models[model], where)
+
+    def counts(self, experiment: str, model: str, recipe: str) -> list[int]:
+        """The numbers of removals that an experiment asks a recipe for; arguments as above."""
+        resolved = self.resolved(experiment, model, recipe)
+        steps = self.steps(experiment, model, recipe)
+        return [*steps.values(), *(found.count for found in resolved)]
 
     def _slices(self, recipe: str) -> bool:
         return recipe in self.recipes and self.recipes[recipe].slices
@@ -255,9 +253,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     for name, experiment in checked.experiments.items():
         for used in experiment.models:
             for member in plan.members[name]:
-                steps = [*plan.steps(name, used, member.id).values()]
-                steps += [found.count for found in plan.resolved(name, used, member.id)]
-                last = max(steps, default=0)
+                last = max(plan.counts(name, used, member.id), default=0)
                 if last and member.id != DENSE and not plan.recipes[member.id].slices:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
                     check_reach(plan.recipes[member.id], blocks, last, where)

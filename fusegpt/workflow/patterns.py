@@ -32,5 +32,5 @@ def check_patterns(plan: Plan, directory: Path) -> None:
             for member in plan.members[name] if here else ():
                 recipe = plan.recipes.get(member.id)
                 if recipe is not None and recipe.keep_pattern:
-                    for count in plan.steps(name, used, member.id).values():
+                    for count in plan.counts(name, used, member.id):
                         check_count(recipe, text_config(here[0]), count, entry.num_blocks)

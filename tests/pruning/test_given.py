@@ -110,8 +110,9 @@ def test_what_cannot_go_next_is_refused_and_nothing_else_goes_in_its_place():
         (
             [3],
             {"recovery": "fusion", "rerank": {"candidates": 2}},
-            "recipes.mine.rerank: tries other orders; metric 'given' has its own",
+            "recipes.mine.rerank: may choose another order; metric 'given' has its own, leave one",
         ),
+        ([3], {"keep_pattern": True}, "recipes.mine.keep_pattern: may choose another order; metri"),
     ],
 )
 def test_a_list_that_cannot_be_followed_is_refused_in_one_line(blocks, settings, message):

@@ -116,7 +116,8 @@ def test_recipes_without_it_do_not_say_so():
     assert resolve(settings.pop("name"), settings) == chosen != load_recipe("fusegpt")
 
 
-def test_the_graph_refuses_what_a_model_that_is_here_cannot_give(tmp_path):
+@pytest.mark.parametrize("asked", [0.25, {"blocks": 9}])
+def test_the_graph_refuses_what_a_model_that_is_here_cannot_give(tmp_path, asked):
     smollm3().module.config.save_pretrained(tmp_path / "model")
     plan = make_plan(
         {
@@ -126,7 +127,7 @@ def test_the_graph_refuses_what_a_model_that_is_here_cannot_give(tmp_path):
                 "e": {
                     "models": ["mine"],
                     "recipes": ["kept"],
-                    "sparsities": [0.25],
+                    "sparsities": [asked],
                     "evaluations": ["wikitext2"],
                 }
             },

@@ -132,6 +132,11 @@ def test_settings_of_an_experiment_may_be_those_of_any_method_but_no_others():
     }
     checker = jsonschema.Draft7Validator(experiment_schema())
     assert list(checker.iter_errors({"experiments": {"x": experiment}})) == []
+    experiment["sparsities"] = [0.1, {"parameters": "100M"}, {"memory": "6GB", "context": 8192}]
+    assert list(checker.iter_errors({"experiments": {"x": experiment}})) == []
+    experiment["sparsities"].append({"paramters": "1M"})
+    assert len(list(checker.iter_errors({"experiments": {"x": experiment}}))) == 1
+    experiment["sparsities"].pop()
     experiment["settings"]["recovery"]["rnak"] = 8
     assert len(list(checker.iter_errors({"experiments": {"x": experiment}}))) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import functools
 import hashlib
 import importlib.metadata
@@ -71,6 +72,8 @@ LIBRARIES = (
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file beside its place; it appears under its name complete or not at all.
 
+    A file that is there already with the same bytes stays, with its time.
+
     Yields:
         The name to write to, ``<name>.tmp-<uuid>`` in the same folder, which is made if needed.
 
@@ -84,6 +87,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _follow_umask(partial)
+            if _is_same(partial, target):
+                return
             _sync(partial)
             os.replace(partial, target)
             _sync(target.parent)
@@ -266,6 +271,14 @@ def _move_into_place(partial: Path, target: Path, last: str | None) -> None:
             shutil.rmtree(old)
         os.replace(file, old)
     _sync(target)
+
+
+def _is_same(partial: Path, target: Path) -> bool:
+    """Whether a file has the same bytes and mode as the one in its place."""
+    if target.is_symlink() or not target.is_file():
+        return False
+    same_mode = stat.S_IMODE(partial.stat().st_mode) == stat.S_IMODE(target.stat().st_mode)
+    return same_mode and filecmp.cmp(partial, target, shallow=False)
 
 
 def _follow_umask(path: Path) -> None:

@@ -80,6 +80,28 @@ def test_a_disk_that_fills_up_on_the_last_flush_leaves_nothing(tmp_path, monkeyp
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(("text", "kept"), [("same", True), ("other", False)])
+def test_a_file_with_the_same_bytes_stays_with_its_time(text, kept, tmp_path):
+    file = tmp_path / "a.txt"
+    for content in ("same", text):
+        with atomic_path(file) as partial:
+            partial.write_text(content)
+        if content == "same":
+            os.utime(file, (1, 1))
+
+    assert (file.stat().st_mtime == 1) is kept
+    assert file.read_text() == text and names(tmp_path) == ["a.txt"]
+
+
+def test_a_link_is_replaced_by_the_file(tmp_path):
+    (tmp_path / "real").write_text("same")
+    (tmp_path / "a.txt").symlink_to("real")
+    with atomic_path(tmp_path / "a.txt") as partial:
+        partial.write_text("same")
+
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
 def test_a_directory_appears_complete_or_not_at_all(tmp_path):
     with pytest.raises(ValueError), atomic_directory(tmp_path / "d") as partial:
         (partial / "a").write_text("a")

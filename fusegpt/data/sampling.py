@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = ["sample"]
 
+logger = logging.getLogger(__name__)
 SHARES = 1e-6
 """How far from 1 the sum of shares may be."""
 
@@ -119,9 +121,12 @@ def sample(
         named = corpus if isinstance(corpus, str) else meta["corpus"]
         check_ids(directory, ids, f"{named} for {directory}")
     meta |= {"seed": seed, "tokenizer_sha256": fingerprint(tokenizer), "provenance": provenance()}
-    meta |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
     if output is not None:
         write_windows(Path(output), ids, meta)
+    logger.info(
+        "%d windows of %d tokens of %s: %.1f s, peak %.1f GiB",
+        *(*ids.shape[:2], meta["corpus"], timer.seconds, peak_memory_gib()),
+    )
     return ids
 
 

@@ -107,10 +107,8 @@ def test_python_samples_what_the_verb_writes(tiny_llama_dir, tmp_path):
     assert run(fusegpt_command, [*verb, "--output", str(tmp_path / "b.parquet")]) == 0
     for name in ("a.parquet", "b.parquet"):
         assert torch.equal(fusegpt.read_windows(tmp_path / name), windows)
-    one, other = (read_meta(tmp_path / name).to_json() for name in ("a.parquet", "b.parquet"))
-    measured = ("provenance", "seconds", "memory_gib")
-    assert list(one) == list(other)
-    assert all(one[key] == other[key] for key in one if key not in measured)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert read_meta(tmp_path / "a.parquet").provenance
 
 
 @pytest.mark.parametrize(("given", "got"), [({}, "neither"), ({"rows": 1, "sequences": 1}, "both")])

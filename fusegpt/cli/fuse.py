@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fusegpt.cli.options import device_option, finite, input_file, output_path
+
+if TYPE_CHECKING:
+    from fusegpt.recovery.room import Memory
 
 
 @click.command()
@@ -24,6 +28,15 @@ from fusegpt.cli.options import device_option, finite, input_file, output_path
     envvar="FUSEGPT_CHECKPOINT_SECONDS",
     help="Least time between two checkpoints inside the step; 0: after every optimiser step.",
 )
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", "spare", "keep"]),
+    default="auto",
+    show_default=True,
+    envvar="FUSEGPT_MEMORY",
+    help="Of a tuning: spare keeps hidden states in a file beside the step and computes activations"
+    " twice, keep does neither, auto looks at what is free. The result is the same.",
+)
 @device_option
 def fuse(
     model: Path,
@@ -32,6 +45,7 @@ def fuse(
     finetune: Path | None,
     output: Path,
     checkpoint_seconds: float,
+    memory: Memory,
     device: str,
 ) -> None:
     """Remove the unit with the least importance and recover; write what changed.
@@ -46,5 +60,6 @@ def fuse(
         *(model, read_recipe(recipe), scores, output),
         finetune=finetune,
         checkpoint_seconds=checkpoint_seconds,
+        memory=memory,
         device=device,
     )

@@ -23,6 +23,7 @@ from fusegpt.pruning.step import fuse_step, score_step
 from fusegpt.pruning.target import Target
 from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
 from fusegpt.recovery.resume import Checkpoint as Resume
+from fusegpt.recovery.room import Memory, using
 from fusegpt.results import layout
 from fusegpt.results.base import read, write
 from fusegpt.results.files import Parent
@@ -90,6 +91,7 @@ def fuse_model(
     *,
     finetune: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    memory: Memory = "auto",
     device: str = "cpu",
 ) -> Removal:
     """Remove the selected unit, recover, and write the step.
@@ -104,6 +106,9 @@ def fuse_model(
         output: Directory of the step.
         finetune: Windows file to recover on; not needed when nothing trains at a step.
         checkpoint_seconds: Least time between two in-step checkpoints.
+        memory: ``spare``: states of a tuning lie in a file beside the step, and activations are
+            computed twice. ``keep``: neither. ``auto``: as what is free tells. The result is the
+            same.
         device: Where to work.
 
     Returns:
@@ -124,7 +129,8 @@ def fuse_model(
     known = fingerprint(recipe, [path, *inputs.values()])
     resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
     model = load_step(path, recipe, device)
-    done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
+    with using(memory):
+        done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
     write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
     resume.remove()
     forget(resume)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, record, run_blocks, share_calls
+from fusegpt.models.structure.replay import Call, record, share_calls
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
@@ -24,6 +25,7 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.settings import Tuning
 from fusegpt.units import Unit
 
@@ -37,15 +39,11 @@ class Example:
     """One batch as the group sees it.
 
     Attributes:
-        hidden_in: ``[batch, seq, hidden]`` entering the group, model dtype.
-        target: ``[batch, seq, hidden]`` leaving the teacher's group, model dtype.
         calls: Call arguments of the student's blocks, in order.
         mask: ``[batch, seq]`` bool, False for padding; None: there is none.
         tokens: Number of tokens.
     """
 
-    hidden_in: Tensor
-    target: Tensor
     calls: list[Call]
     mask: Tensor | None
     tokens: int
@@ -93,7 +91,8 @@ def tune_group(
     ends = sorted({*group, *(one.index for one in run)})
     span = model.kept[model.position(ends[0]) : model.position(ends[-1]) + 1]
     student = [index for index in span if Unit("block", index) not in run]
-    found = _examples(model, span, student, windows, tuning)
+    directory = checkpoint.path.parent if checkpoint else None
+    found, states = _examples(model, span, student, windows, tuning, directory)
     weights = build(_reached(group, dict(zip(student, found[0].calls, strict=True)), label))
     last = model.position(span[-1])
     spent = forward_flops(model, model.kept[: last + 1], tokens_in(windows), windows.shape[1])
@@ -101,7 +100,7 @@ def tune_group(
     fit = fit_weights(
         model,
         weights,
-        _loss(model, student, found, tuning.loss),
+        _loss(model, student, found, states, tuning.loss, label),
         len(found),
         tuning,
         seed=seed,
@@ -127,9 +126,14 @@ def tune_group(
 
 @torch.no_grad()
 def _examples(
-    model: Model, span: Sequence[int], student: Sequence[int], windows: Tensor, tuning: Tuning
-) -> list[Example]:
-    """Record what enters the span and what should leave it, batch by batch, on the CPU."""
+    model: Model,
+    span: Sequence[int],
+    student: Sequence[int],
+    windows: Tensor,
+    tuning: Tuning,
+    directory: Path | None,
+) -> tuple[list[Example], States]:
+    """Record what enters the span and what should leave it, ``[batch, seq, hidden]`` each."""
     if len(windows) < tuning.batch_size:
         raise DataError(
             f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
@@ -138,6 +142,9 @@ def _examples(
     original = None if tuning.teacher == "current" else load_original(model)
     found: list[Example] = []
     pieces = split(windows, tuning.batch_size, drop_last=True)
+    width, size = model.text_config.hidden_size, model.dtype.itemsize
+    total = 2 * sum(piece.numel() for piece in pieces) * width * size
+    states = States(total, model.device, directory)
     with Pace("recording", len(pieces), "batch") as pace:
         for batch in pieces:
             recording = record(model, batch, first, last)
@@ -148,10 +155,10 @@ def _examples(
             calls = [call for index, call in pairs if index in student]
             if found:
                 calls = share_calls(calls, found[-1].calls)
-            states = (recording.hidden_in.cpu(), target.cpu())
-            found.append(Example(*states, calls, mask_of(batch), tokens_in(batch)))
+            states.add(recording.hidden_in, target)
+            found.append(Example(calls, mask_of(batch), tokens_in(batch)))
             pace.advance()
-    return found
+    return found, states
 
 
 def _reached(group: Sequence[int], calls: Mapping[int, Call], label: str) -> list[int]:
@@ -166,15 +173,20 @@ def _reached(group: Sequence[int], calls: Mapping[int, Call], label: str) -> lis
 
 
 def _loss(
-    model: Model, student: Sequence[int], found: Sequence[Example], name: str
+    model: Model,
+    student: Sequence[int],
+    found: Sequence[Example],
+    states: States,
+    name: str,
+    label: str,
 ) -> Callable[[int], Tensor]:
     """Return the loss of a batch: of the hidden states that leave the group."""
-    blocks = [model.block(index) for index in student]
+    run = runner([model.block(index) for index in student], model.device, label)
     measure = masked(name)
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
-        output = run_blocks(blocks, example.calls, example.hidden_in.to(model.device))
-        return measure(output, example.target.to(model.device), example.mask)
+        hidden, target = states.get(number)
+        return measure(run(example.calls, hidden), target, example.mask)
 
     return loss_of

@@ -1,0 +1,262 @@
+"""Where a tuning's tensors are while it runs, as memory allows; results are the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fusegpt.errors import ArtifactError
+from fusegpt.models.structure.replay import Call, run_blocks
+
+__all__ = ["Memory", "States", "free_bytes", "runner", "saved_bytes", "using"]
+
+logger = logging.getLogger(__name__)
+
+Memory = Literal["auto", "spare", "keep"]
+"""``keep``: all tensors stay where they are quickest. ``spare``: states lie in a file, and what a
+block computes is computed again on the way back. ``auto``: each of the two where memory is short.
+"""
+
+Place = Literal["device", "memory", "file"]
+
+SHARE = 0.5
+"""Part of the free memory that states, or activations, may take before memory counts as short."""
+GIB = 2**30
+
+_asked: ContextVar[Memory] = ContextVar("memory", default="auto")
+
+
+@contextlib.contextmanager
+def using(memory: Memory) -> Iterator[None]:
+    """Let tunings inside use memory so."""
+    token = _asked.set(memory)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+class States:
+    """What enters and what should leave the tuned blocks, batch by batch.
+
+    Args:
+        total: Bytes that all batches will take.
+        device: Where they are used.
+        directory: Where a file may lie; None: nowhere. Its name is gone as soon as it is made, so
+            no end of the process leaves it behind.
+    """
+
+    def __init__(self, total: int, device: torch.device, directory: Path | None) -> None:
+        self.device, self.directory = device, directory
+        self.place = _place(total, device, directory)
+        self._kept: list[tuple[Tensor, ...]] = []
+        self._ahead: dict[int, tuple[tuple[Tensor, ...], Any]] = {}
+        ahead = device.type == "cuda" and self.place != "device"
+        self._stream = torch.cuda.Stream(device) if ahead else None
+        if self.place == "file" or ahead:
+            where = {"file": f"a file in {directory}", "memory": "main memory"}[self.place]
+            logger.info("hidden states, %.3g GiB, are kept in %s", total / GIB, where)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, *states: Tensor) -> None:
+        """Keep the states of one more batch."""
+        self._kept.append(tuple(self._stored(state) for state in states))
+
+    def get(self, number: int) -> tuple[Tensor, ...]:
+        """Return the states of a batch on the device; the next batch's are copied meanwhile."""
+        if self._stream is None:
+            return tuple(state.to(self.device) for state in self._kept[number])
+        states, copied = self._ahead[number] if number in self._ahead else self._copy(number)
+        following = (number + 1) % len(self._kept)
+        self._ahead = {following: self._copy(following)}
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(copied)
+        for state in states:
+            state.record_stream(current)
+        return states
+
+    def _copy(self, number: int) -> tuple[tuple[Tensor, ...], Any]:
+        with torch.cuda.stream(self._stream):
+            states = tuple(s.to(self.device, non_blocking=True) for s in self._kept[number])
+            return states, torch.cuda.current_stream(self.device).record_event()
+
+    def _stored(self, state: Tensor) -> Tensor:
+        if self.place == "file":
+            assert self.directory is not None
+            return _on_disk(state, self.directory)
+        if self.place == "device":
+            return state.to(self.device)
+        kept = state.cpu()
+        return kept if self._stream is None else kept.pin_memory()
+
+
+def _place(total: int, device: torch.device, directory: Path | None) -> Place:
+    """Where states go; a file only where there is a directory for it."""
+    asked = _asked.get()
+    if asked == "spare" and directory is not None:
+        return "file"
+    on_device = device.type == "cuda" and asked != "spare"
+    if on_device and (asked == "keep" or total <= SHARE * free_bytes(device)):
+        return "device"
+    short = asked == "auto" and total > SHARE * free_bytes(torch.device("cpu"))
+    return "file" if short and directory is not None else "memory"
+
+
+def _on_disk(state: Tensor, directory: Path) -> Tensor:
+    """Copy a tensor into a memory-mapped file that has no name any more.
+
+    Raises:
+        ArtifactError: The disk has no room for it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"states.tmp-{uuid.uuid4().hex}"
+    size = max(1, state.numel() * state.element_size())
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # a full disk would be a SIGBUS later
+        finally:
+            os.close(descriptor)
+        mapped = torch.from_file(str(file), shared=True, size=state.numel(), dtype=state.dtype)
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory}: must have room for {size / GIB:.3g} GiB more of hidden states"
+            f" ({(error.strerror or str(error)).lower()}); free some, or give --memory keep"
+        ) from None
+    finally:
+        file.unlink(missing_ok=True)
+    mapped = mapped.view(state.shape)
+    mapped.copy_(state)
+    return mapped
+
+
+Run = Callable[[Sequence[Call], Tensor], Tensor]
+
+
+def runner(blocks: Sequence[nn.Module], device: torch.device, label: str) -> Run:
+    """Return what runs blocks one after the other, differentiably.
+
+    Where their activations do not fit, each block's are computed again on the way back, never those
+    of a part of a batch: a loss may depend on which sequences share a batch. Which of the two it is
+    follows from the first batch whose gradients are asked for.
+
+    Args:
+        blocks: The blocks.
+        device: Where they are.
+        label: Names the work in the log.
+    """
+    chosen: list[bool] = []
+
+    def run(calls: Sequence[Call], hidden: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return run_blocks(blocks, calls, hidden)
+        if not chosen:
+            chosen.append(_recompute(blocks, calls, hidden, device, label))
+        return _run_twice(blocks, calls, hidden) if chosen[0] else run_blocks(blocks, calls, hidden)
+
+    return run
+
+
+def _run_twice(blocks: Sequence[nn.Module], calls: Sequence[Call], hidden: Tensor) -> Tensor:
+    for block, call in zip(blocks, calls, strict=True):
+        hidden = checkpoint(call.run, block, hidden, use_reentrant=False, preserve_rng_state=False)
+    return hidden
+
+
+def _recompute(
+    blocks: Sequence[nn.Module],
+    calls: Sequence[Call],
+    hidden: Tensor,
+    device: torch.device,
+    label: str,
+) -> bool:
+    """Whether what the blocks would keep for the way back takes more than memory has."""
+    if _asked.get() != "auto":
+        return _asked.get() == "spare"
+    one = next(place for place, call in enumerate(calls) if call.hidden_key is not None)
+    needed = len(blocks) * saved_bytes(lambda: calls[one].run(blocks[one], hidden), blocks[one])
+    free = free_bytes(device)
+    if needed <= SHARE * free:
+        return False
+    logger.info(
+        "%s: activations of %d blocks would take %.3g GiB of %.3g free; each block's are computed"
+        " again on the way back",
+        *(label, len(blocks), needed / GIB, free / GIB),
+    )
+    return True
+
+
+def saved_bytes(run: Callable[[], Any], module: nn.Module) -> int:
+    """Count the bytes that a computation keeps for the way back, without the module's own weights.
+
+    Args:
+        run: The computation; what it returns is dropped.
+        module: Whose parameters and buffers are there anyhow.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    sizes: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no address is used twice
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(sizes.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory there is to take: of a GPU, or of this machine for this process."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    status = _table("/proc/self/status")
+    used = {resource.RLIMIT_DATA: "VmData", resource.RLIMIT_AS: "VmSize"}
+    limits = {kind: resource.getrlimit(kind)[0] for kind in used}
+    found = [
+        limit - status.get(used[kind], 0)
+        for kind, limit in limits.items()
+        if limit != resource.RLIM_INFINITY
+    ]
+    found += [_table("/proc/meminfo").get("MemAvailable", 2**63), _cgroup_free()]
+    return max(0, min(found))
+
+
+def _table(file: str) -> dict[str, int]:
+    """The bytes in a file of lines like ``VmData:  1024 kB``; nothing where there is none."""
+    try:
+        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    parts = [line.replace(":", " ").split() for line in lines]
+    return {part[0]: int(part[1]) * 1024 for part in parts if part[2:] == ["kB"]}
+
+
+def _cgroup_free() -> int:
+    """What a control group leaves; without a limit, more than there is."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        now = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("file "))
+        return 2**63 if limit == "max" else int(limit) - now + cached
+    except (OSError, ValueError, StopIteration):
+        return 2**63

@@ -17,6 +17,7 @@ wildcard_constraints:
     recipe=one_of([DENSE, *PLAN.recipes]),
     sparsity=one_of(SPARSITIES),
     windows=one_of(PLAN.windows),
+    answers=one_of(PLAN.answers),
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),
     k=r"\d{3}",

@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 
 _FUNCTIONS = {
     "fetch": "fusegpt.data.sources",
+    "finish_model": "fusegpt.pruning.jobs",
     "fuse_model": "fusegpt.pruning.jobs",
     "load": "fusegpt.models.checkpoints.load",
     "load_recipe": "fusegpt.pruning.recipe",

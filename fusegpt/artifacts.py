@@ -47,6 +47,8 @@ STAGE_VERSION: dict[str, int] = {
     "score": 1,
     "fuse": 1,
     "merge": 1,
+    "answers": 1,
+    "finish": 1,
     "slice": 1,
     "card": 4,
     "evaluate": 3,

@@ -16,6 +16,7 @@ from fusegpt.workflow.alike import check_devices, resources_like, threads_like
 from fusegpt.workflow.experiment import check_directories, make_plan
 from fusegpt.workflow.flags import (
     Flags,
+    answers_flag,
     dense_flag,
     directory_of,
     finetune_flag,
@@ -84,7 +85,18 @@ def chains(contiguous):
     return one_of(
         name
         for name, recipe in PLAN.recipes.items()
-        if not recipe.slices and (recipe.selection == "contiguous") == contiguous
+        if not recipe.slices
+        and recipe.finish is None
+        and (recipe.selection == "contiguous") == contiguous
+    )
+
+
+def finished(wanted):
+    """Recipes that have a finish, or those that have none."""
+    return one_of(
+        name
+        for name, recipe in PLAN.recipes.items()
+        if (recipe.finish is not None) == wanted
     )
 
 

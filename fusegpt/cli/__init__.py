@@ -34,6 +34,8 @@ VERBS: dict[str, Entry] = {
     "start": Entry("fusegpt.cli.start:start"),
     "fuse": Entry("fusegpt.cli.fuse:fuse"),
     "merge": Entry("fusegpt.cli.merge:merge"),
+    "answers": Entry("fusegpt.cli.answers:answers"),
+    "finish": Entry("fusegpt.cli.finish:finish"),
     "watch": Entry("fusegpt.cli.watch:watch"),
     "gc": Entry("fusegpt.cli.gc:gc"),
     "verify": Entry("fusegpt.cli.verify:verify"),

@@ -39,6 +39,9 @@ LOWER = {
     "fuse": "lower {recovery}, or choose another device; nothing is lowered by itself, since each"
     " of these changes the result",
     "merge": "lower {recovery}, or choose another device",
+    "answers": "choose another device",
+    "finish": "lower finish.micro_batch_size or finish.chunk, or set finish.checkpointing (these"
+    " change results by rounding only, or not at all), or choose another device",
     "prune": "lower {recovery}, or calibration.batch_size, or choose another device",
     "slice": "lower calibration.batch_size (changes results by rounding only) or"
     " calibration.sequences, or choose another device",

@@ -25,6 +25,8 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "fetch": (at.SOURCE,),
     "fuse": STEP_FILES,
     "merge": (at.CHECKPOINT,),
+    "answers": (at.ANSWERS,),
+    "finish": (at.CHECKPOINT,),
     "prune": (at.CHECKPOINT,),
     "slice": (at.CHECKPOINT,),
 }
@@ -45,7 +47,17 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 RESERVED = (*at.RECORDS, at.RECIPE, at.CONFIG)
 PARTS = (
-    *("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md", "*.py"),
+    *(
+        "*.safetensors",
+        "*.json",
+        "*.npy",
+        "*.txt",
+        "*.model",
+        "*.jinja",
+        "*.tiktoken",
+        "*.md",
+        "*.py",
+    ),
     *("LICENSE*", "NOTICE*", "*.tmp-*", "additional_chat_templates"),
 )
 """What may lie in a directory that was written before, whose last file is gone."""

@@ -39,6 +39,9 @@ from fusegpt.cli.options import (
 @click.option("--seed", type=int, help="Seed of everything that is drawn; 0 unless given.")
 @click.option("--calibration", type=input_file, help="Windows to score on; --blocks needs none.")
 @click.option("--finetune", type=input_file, help="Windows to recover on.")
+@click.option(
+    "--finish", type=input_file, help="Windows for the finish; those of --finetune if not set."
+)
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
 @device_option
 def prune(
@@ -52,10 +55,11 @@ def prune(
     seed: int | None,
     calibration: Path | None,
     finetune: Path | None,
+    finish: Path | None,
     output: Path,
     device: str,
 ) -> None:
-    """Score, remove, recover, repeat; then write a plain transformers checkpoint."""
+    """Score, remove, recover, repeat, finish; then write a plain transformers checkpoint."""
     if [sparsity, target, blocks].count(None) != 2:
         raise click.UsageError("Give one of '--sparsity', '--target' and '--blocks'.")
     if recipe is None and blocks is None:
@@ -73,4 +77,5 @@ def prune(
 
     from fusegpt.pruning.jobs import prune_model
 
-    prune_model(model, chosen, wanted, calibration, output, finetune=finetune, device=device)
+    windows = {"finetune": finetune, "finish": finish}
+    prune_model(model, chosen, wanted, calibration, output, **windows, device=device)

@@ -26,7 +26,7 @@ from fusegpt.results import digests, layout
 from fusegpt.results.files import ExtraColumn
 from fusegpt.results.history import read_history
 
-__all__ = ["check_ids", "read_windows", "windows_for", "write_windows"]
+__all__ = ["check_ids", "directory_for", "read_windows", "windows_for", "write_windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +108,27 @@ def windows_for(model: Path, path: Path) -> Tensor:
         ArtifactError: The file is missing, corrupt, or holds no windows.
         DataError: They are tokens of another tokenizer, or ids or lengths that the model has not.
     """
-    ids, directory = read_windows(path), _directory(Path(model))
-    unchecked = _check_tokenizer(path, directory)
-    if unchecked is not None:
-        logger.info("%s: whether the tokens are the model's was not checked: %s", path, unchecked)
+    ids, directory = read_windows(path), directory_for(model, path)
     if (directory / "config.json").is_file():
         check_ids(directory, ids, str(path))
     return ids
+
+
+def directory_for(model: Path, path: Path) -> Path:
+    """Return where a model's configuration lies, once windows are known to be made for it.
+
+    Args:
+        model: Its directory, or the manifest of a step.
+        path: The file of windows.
+
+    Raises:
+        DataError: They are tokens of another tokenizer.
+    """
+    directory = _directory(Path(model))
+    unchecked = _check_tokenizer(path, directory)
+    if unchecked is not None:
+        logger.info("%s: whether the tokens are the model's was not checked: %s", path, unchecked)
+    return directory
 
 
 def check_ids(directory: Path, ids: Tensor, where: str) -> None:

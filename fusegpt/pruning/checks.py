@@ -38,6 +38,7 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_protection(recipe, where)
     _check_pattern(recipe, where)
     _check_rerank(recipe, where)
+    _check_finish(recipe, where)
     if recipe.granularity != "block":
         _check_sublayers(recipe, where)
 
@@ -196,6 +197,23 @@ def _check_sublayers(recipe: Recipe, where: str) -> None:
             f"{where}.recovery: {recipe.method} replaces whole blocks; with granularity"
             f" {recipe.granularity!r} it must be one of {', '.join(able)}"
         )
+
+
+def _check_finish(recipe: Recipe, where: str) -> None:
+    if recipe.finish is None:
+        if recipe.chain is not None:
+            raise ConfigError(
+                f"{where}.chain: names the recipe that a finish goes on from; give a finish, or"
+                " leave it out"
+            )
+        return
+    if recipe.recovers_at_end:
+        raise ConfigError(
+            f"{where}.finish: {recipe.method} works after the last removal, too; make it the finish"
+            " (method: lora) after a recovery of each step, or none"
+        )
+    recipe.finish.check(recipe, where)
+    recipe.finish.check_windows(recipe.windows("finish"), where)
 
 
 def _metrics_that_take(known: str) -> list[str]:

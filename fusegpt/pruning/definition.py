@@ -20,6 +20,7 @@ from fusegpt.pruning.sections import (
     WindowsSpec,
 )
 from fusegpt.recovery.settings import RecoverySettings
+from fusegpt.recovery.settings.finish import FinishSettings
 from fusegpt.recovery.settings.whole import NoRecovery
 from fusegpt.slicegpt.settings import WidthSettings
 from fusegpt.units import KINDS, Granularity, Unit
@@ -28,7 +29,7 @@ __all__ = ["Recipe", "Role"]
 
 SCHEMA_VERSION = 1
 
-Role = Literal["calibration", "finetune"]
+Role = Literal["calibration", "finetune", "finish"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Recipe:
         dtype: Type of frozen weights and computation.
         checkpoint_dtype: Type that weights are stored in.
         seed: Seed of everything that is drawn.
+        chain: Name of the recipe that the steps before the finish belong to; None: its own name.
+        finish_method: Key of ``FINISHES``; ``None``: nothing follows the last removal.
+        finish: Settings of the finish.
+        finish_windows: Windows for the finish.
         width_method: Key of ``WIDTHS``; ``None``: units are removed.
         width: Settings of the width method.
     """
@@ -71,6 +76,10 @@ class Recipe:
     dtype: Dtype = "bfloat16"
     checkpoint_dtype: StoredDtype = "source"
     seed: int = 0
+    chain: str | None = None
+    finish_method: str | None = None
+    finish: FinishSettings | None = None
+    finish_windows: WindowsSpec | None = None
     width_method: str | None = None
     width: WidthSettings | None = None
 
@@ -89,7 +98,9 @@ class Recipe:
     @property
     def roles(self) -> tuple[Role, ...]:
         """Which windows it reads."""
-        return ("calibration", "finetune") if self.needs_windows else ("calibration",)
+        trains: tuple[Role, ...] = ("finetune",) if self.needs_windows else ()
+        last: tuple[Role, ...] = () if self.finish is None else ("finish",)
+        return ("calibration", *trains, *last)
 
     def num_units(self, num_blocks: int) -> int:
         """Return what a sparsity of a model with so many blocks is a fraction of."""
@@ -111,6 +122,19 @@ class Recipe:
         return self.recovery.when == "end"
 
     @property
+    def steps(self) -> Recipe:
+        """The recipe of the steps before the finish; itself where there is none."""
+        if self.finish is None:
+            return self
+        without: dict[str, Any] = {"finish_method": None, "finish": None, "finish_windows": None}
+        return dataclasses.replace(self, name=self.chain or self.name, chain=None, **without)
+
+    @property
+    def trains_at_end(self) -> bool:
+        """Whether anything works on the model as pruned to the end: a finish, or the recovery."""
+        return self.finish is not None or self.recovers_at_end
+
+    @property
     def id(self) -> str:
         """``<name>-<8 hex>``: equal ids mean equal results.
 
@@ -118,6 +142,7 @@ class Recipe:
         not rename old results.
         """
         settings = _deviations(self.to_json(), self._plain())
+        settings.pop("chain", None)
         if not self.needs_windows:
             settings.pop("finetune", None)
         settings["schema_version"] = SCHEMA_VERSION
@@ -126,7 +151,8 @@ class Recipe:
 
     def windows(self, role: Role) -> WindowsSpec:
         """Return the windows of a role with the seed filled in."""
-        spec = self.calibration if role == "calibration" else self.finetune
+        last = self.finish_windows or self.finetune
+        spec = {"calibration": self.calibration, "finetune": self.finetune, "finish": last}[role]
         return spec if spec.seed is not None else spec.model_copy(update={"seed": self.seed})
 
     def trial(self) -> Recipe:
@@ -153,6 +179,16 @@ class Recipe:
             )
         return self
 
+    def that_finishes(self) -> Recipe:
+        """Return the recipe itself.
+
+        Raises:
+            ConfigError: It has no finish.
+        """
+        if self.finish is None:
+            raise ConfigError(f"recipes.{self.name}: has no finish; use fusegpt merge")
+        return self
+
     def that_slices(self) -> Recipe:
         """Return the recipe itself.
 
@@ -166,8 +202,8 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return every setting, defaults included; ``read`` takes it.
 
-        ``rerank``, ``keep_pattern`` and ``checkpoint_dtype`` are there only where they say
-        something: they are newer than old results, whose recipes have none of them.
+        Sections that are absent are not there; ``keep_pattern`` and ``checkpoint_dtype`` are only
+        where they say something: all are newer than old results, whose recipes have none of them.
         """
         calibration = self.calibration.model_dump()
         if self.width is not None:
@@ -183,10 +219,19 @@ class Recipe:
                 "recovery": {"method": self.method, **self.recovery.model_dump()},
                 "calibration": calibration,
                 "finetune": self.finetune.model_dump(),
+                **({} if self.chain is None else {"chain": self.chain}),
+                **self._finish_json(),
             }
         stored = {"checkpoint_dtype": self.checkpoint_dtype}
         own |= {"dtype": self.dtype, **({} if self.checkpoint_dtype == "source" else stored)}
         return {"name": self.name, **own, "seed": self.seed}
+
+    def _finish_json(self) -> dict[str, Any]:
+        if self.finish is None or self.finish_windows is None:
+            return {}
+        windows = self.finish_windows.model_dump()
+        settings = {"method": self.finish_method, **self.finish.model_dump(), "windows": windows}
+        return {"finish": settings}
 
     def _plain(self) -> dict[str, Any]:
         """Return the same methods with every setting at its default, and without their names."""
@@ -195,6 +240,14 @@ class Recipe:
         else:
             sections = (type(self.importance)(), "", type(self.recovery)())
             plain = Recipe(self.name, "", *sections)
+            if self.finish is not None:
+                finish, windows = type(self.finish)(), WindowsSpec()
+                last: dict[str, Any] = {
+                    "finish_method": "",
+                    "finish": finish,
+                    "finish_windows": windows,
+                }
+                plain = dataclasses.replace(plain, **last)
         found = plain.to_json()
         for section, key in METHODS.items():
             found.get(section, {}).pop(key, None)

@@ -11,8 +11,8 @@ from fusegpt.config import Strict, explain
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.methods import Method, S, bind
-from fusegpt.pruning.sections import METHODS, Rerank, Sections, WidthSections
-from fusegpt.recovery import RECOVERIES
+from fusegpt.pruning.sections import METHODS, Rerank, Sections, WidthSections, WindowsSpec
+from fusegpt.recovery import FINISHES, RECOVERIES
 from fusegpt.registry import lookup
 from fusegpt.slicegpt import WIDTHS
 
@@ -40,13 +40,15 @@ def depth_values(name: str, layers: Layers, given: Mapping[str, Any], where: str
     merged["rerank"] = _rerank(layers, where)
     metric, importance = _method(where, "importance", METRICS, layers)
     method, recovery = _method(where, "recovery", RECOVERIES, layers)
-    merged |= {"importance": {}, "recovery": {}, **given}
+    finish = _finish(layers, merged["finetune"], where)
+    merged |= {"importance": {}, "recovery": {}, "finish": None, **given}
     values = _checked(Sections, {"name": name, **merged}, where)
     return values | {
         "metric": metric,
         "importance": importance,
         "method": method,
         "recovery": recovery,
+        **finish,
     }
 
 
@@ -104,6 +106,35 @@ def _windows(layers: Layers, role: str, where: str) -> dict[str, Any]:
     if found.get("rows") is not None:
         found.pop("sequences", None)
     return found
+
+
+def _finish(layers: Layers, finetune: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the finish of a recipe, if the recipe or its own settings in an experiment have one.
+
+    Args:
+        layers: Later ones are laid over earlier ones.
+        finetune: Settings of the windows for recovery, which the finish reads unless told others.
+        where: Name of the recipe in messages.
+    """
+    named = [layer["finish"] for layer in (layers[0], layers[2]) if "finish" in layer]
+    if not named or named[-1] is None:
+        return {}
+    tables = [dict(_section(layer, "finish", where)) for layer in layers]
+    own = [dict(_section({"windows": x.pop("windows", {})}, "windows", where)) for x in tables]
+    windows = dict(finetune)
+    for given in own:
+        if "sequences" in given and "rows" not in given:
+            windows.pop("rows", None)
+        windows |= given
+    if windows.get("rows") is not None:
+        windows.pop("sequences", None)
+    first, second, third = ({"finish": table} for table in tables)
+    method, settings = _method(where, "finish", FINISHES, (first, second, third))
+    try:
+        checked = WindowsSpec.model_validate(windows)
+    except ValidationError as error:
+        raise ConfigError(explain(error, f"{where}.finish.windows", WindowsSpec)) from None
+    return {"finish_method": method, "finish": settings, "finish_windows": checked}
 
 
 def _rerank(layers: Layers, where: str) -> Rerank | None:

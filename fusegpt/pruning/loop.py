@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fusegpt.data.streamed import Streamed
 from fusegpt.models.model import Model
 from fusegpt.pruning.finish import finish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.step import fuse_step, score_step
 from fusegpt.pruning.whole_periods import check_count
+from fusegpt.recovery.healing.answers import AnswersFile
 from fusegpt.results.records import Removal, Scores, TrainingRow
 
 __all__ = ["PrunedStep", "prune"]
@@ -27,6 +29,8 @@ def prune(
     count: int,
     calibration: Tensor,
     finetune: Tensor | None = None,
+    finish_windows: Streamed | None = None,
+    answers: AnswersFile | None = None,
 ) -> list[PrunedStep]:
     """Remove ``count`` units, one after the other; a contiguous selection takes them at once.
 
@@ -38,10 +42,12 @@ def prune(
         count: Units to remove.
         calibration: Token ids to score on, ``[sequences, length]`` int64.
         finetune: Token ids to recover on; not needed when nothing trains.
+        finish_windows: Windows for the recipe's finish, if it has one.
+        answers: What the finish's teacher says of them.
 
     Returns:
         One record per step: the unit, its score, the group, losses, seconds. The last one has
-        ``finish`` when the recovery comes at the end.
+        ``finish`` when there is one, or the recovery comes at the end.
     """
     recipe.that_removes()
     gone = model.num_blocks - len(model.kept)
@@ -54,6 +60,8 @@ def prune(
         record, report = fuse_step(model, recipe, scores, finetune)
         more = {"scores": scores, "training": report.rows}
         steps.append(PrunedStep.model_validate({**record.to_json(), **more}))
-    if steps and recipe.recovers_at_end:
-        steps[-1] = steps[-1].plus(finish=finish(model, recipe, finetune))
+    if steps and recipe.trains_at_end:
+        windows = finetune if recipe.finish is None else finish_windows
+        model.fused.clear()
+        steps[-1] = steps[-1].plus(finish=finish(model, recipe, windows, answers=answers))
     return steps

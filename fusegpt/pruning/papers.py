@@ -7,7 +7,7 @@ from typing import Any
 
 from fusegpt.importance import METRICS
 from fusegpt.methods import Method
-from fusegpt.recovery import RECOVERIES
+from fusegpt.recovery import FINISHES, RECOVERIES
 from fusegpt.results.base import check
 from fusegpt.results.files import RecipeText
 from fusegpt.slicegpt import WIDTHS
@@ -28,8 +28,8 @@ def papers_of(recipe: Mapping[str, Any] | None, where: str) -> list[str]:
     if recipe is None:
         return []
     text = check(recipe, RecipeText, where)
-    tables: list[Mapping[str, Method[Any]]] = [WIDTHS, METRICS, RECOVERIES]
-    sections = (text.width, text.importance, text.recovery)
+    tables: list[Mapping[str, Method[Any]]] = [WIDTHS, METRICS, RECOVERIES, FINISHES]
+    sections = (text.width, text.importance, text.recovery, text.finish)
     lines = [
         table[name]
         for table, section in zip(tables, sections, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "recipe_of_blocks",
     "recipe_settings",
     "resolve",
+    "with_chain",
 ]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -116,7 +117,30 @@ def recipe_settings(name_or_path: str | Path) -> tuple[str, Any]:
         folder = builtin_config_dir() / "recipes"
         known = {name: folder / f"{name}.yaml" for name in recipe_names()}
         path = lookup(known, str(name_or_path), "recipe")
-    return path.stem, read_yaml(path) or {}
+    settings = read_yaml(path) or {}
+    return path.stem, with_chain(settings, lambda name: recipe_settings(name)[1], path.stem)
+
+
+def with_chain(settings: Any, find: Callable[[str], Any], name: str) -> Any:
+    """Complete a recipe that goes on from another one's steps with that one's settings.
+
+    Args:
+        settings: As in a recipe file; sections that stand here replace the other one's.
+        find: Gives the unchecked settings of a recipe by name, or refuses the name.
+        name: Name of the recipe in messages.
+
+    Raises:
+        ConfigError: The other one has a finish itself, or is none.
+    """
+    if not isinstance(settings, Mapping) or settings.get("chain") is None:
+        return settings
+    base = find(settings["chain"])
+    if not isinstance(base, Mapping) or "finish" in base or "width" in base:
+        raise ConfigError(
+            f"recipes.{name}.chain: must name a recipe that removes units and has no finish, got"
+            f" {settings['chain']!r}"
+        )
+    return {**base, **settings}
 
 
 def resolve(

@@ -28,7 +28,9 @@ __all__ = [
     "WindowsSpec",
 ]
 
-METHODS = {"importance": "metric", "recovery": "method", "width": "method"}
+NAME = r"^[a-z0-9][a-z0-9_]*$"
+
+METHODS = {"importance": "metric", "recovery": "method", "finish": "method", "width": "method"}
 """Sections that name a method, and the key that does."""
 
 
@@ -182,6 +184,17 @@ class Sections(Strict):
     )
     finetune: WindowsSpec = Field(
         default=WindowsSpec(), description="Windows that the model recovers on."
+    )
+    chain: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="Name of a recipe whose steps the finish goes on from, so that several"
+        " finishes share them; its settings hold unless others stand here.",
+    )
+    finish: dict[str, Any] | None = Field(
+        default=None,
+        description="What trains the whole model after the last removal: the method, its settings,"
+        " and windows, which are those of finetune unless others stand here; absent: nothing.",
     )
     dtype: Dtype = Field(
         default="bfloat16", description="Type of frozen weights and of computation."

@@ -4,14 +4,18 @@ Each is a function in a file of its own, and a line here that names it and the c
 settings. One that works at each step is ``recovery(model, unit, windows, settings, *, seed,
 checkpoint)``: on entry the unit is still in the model, on return it is gone and the model is as
 good as the method makes it. One that works at the end has no ``unit``.
+
+A finish follows any recovery, once, on the model as pruned to the end: ``finish(model, data,
+settings, *, seed, checkpoint, answers)``.
 """
 
 from dataclasses import dataclass
 
 from fusegpt.methods import Method
 from fusegpt.recovery.settings import RecoverySettings
+from fusegpt.recovery.settings.finish import FinishSettings
 
-__all__ = ["RECOVERIES", "Recovery"]
+__all__ = ["FINISHES", "RECOVERIES", "Recovery"]
 
 
 @dataclass(frozen=True)
@@ -55,4 +59,12 @@ RECOVERIES: dict[str, Recovery] = {
         "fusegpt.recovery.streamline:streamline", f"{_SETTINGS}.whole:Streamline"
     ),
     "lora": Recovery("fusegpt.recovery.lora:lora", f"{_SETTINGS}.whole:Lora"),
+}
+
+_NEXT_TOKEN = "fusegpt.recovery.healing.next_token:next_token"
+
+FINISHES: dict[str, Method[FinishSettings]] = {
+    "lora": Method(_NEXT_TOKEN, f"{_SETTINGS}.finish:LoraFinish"),
+    "full": Method(_NEXT_TOKEN, f"{_SETTINGS}.finish:Full"),
+    "distill": Method("fusegpt.recovery.healing.distill:distill", f"{_SETTINGS}.finish:Distill"),
 }

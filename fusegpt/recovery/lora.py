@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from fusegpt.data.masked import tokens_in
 from fusegpt.data.windows import batches
 from fusegpt.errors import DataError
 from fusegpt.models.flops import head_flops, training_flops
 from fusegpt.models.model import Model
+from fusegpt.recovery.adapted import adapted_model
 from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
 from fusegpt.recovery.training import Schedule, train
-from fusegpt.runtime import generator
 
 __all__ = ["lora"]
 
@@ -59,7 +56,7 @@ def lora(
             f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
         )
     pieces = batches(windows, batch_size, drop_last=True)
-    adapted = _adapted(model, settings, seed)
+    adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
     factors = [p for p in adapted.parameters() if p.requires_grad]
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
     before = _total(loss_of, len(pieces))
@@ -91,36 +88,6 @@ def lora(
         flops=spent + 2 * head_flops(model, tokens),
         undone=undone,
     )
-
-
-def _adapted(model: Model, settings: Lora, seed: int) -> PeftModel:
-    """Wrap every linear layer of the blocks; the factors start from the seed alone."""
-    blocks = {id(module) for block in model.blocks for module in block.modules()}
-    linear = {
-        name: module
-        for name, module in model.module.named_modules()
-        if id(module) in blocks and isinstance(module, (nn.Linear, Conv1D))
-    }
-    transposed = any(isinstance(module, Conv1D) for module in linear.values())
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=list(linear),
-        fan_in_fan_out=transposed,
-        bias="none",
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on layers that are tied or of mixed kinds
-        adapted = get_peft_model(model.module, config)
-    for name, parameter in adapted.named_parameters():
-        if "lora_A" in name:
-            bound = 1 / math.sqrt(parameter.shape[1])
-            start = torch.empty(parameter.shape, dtype=torch.float32)
-            start.uniform_(-bound, bound, generator=generator(seed, name))
-            parameter.data.copy_(start)
-    adapted.eval()
-    return adapted
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ class Schedule:
         shuffle: Draw a new order of the batches for each epoch; their make-up never changes.
         seed: Seed of that order.
         warmup: Share of the steps in which learning rates rise to their peak.
+        total: Optimiser steps in place of whole epochs; None: all of the epochs.
     """
 
     epochs: int
@@ -42,11 +43,12 @@ class Schedule:
     shuffle: bool = False
     seed: int = 0
     warmup: float = 0.0
+    total: int | None = None
 
     @property
     def steps(self) -> int:
         """Optimiser steps in all."""
-        return self.epochs * self.num_batches
+        return self.epochs * self.num_batches if self.total is None else self.total
 
     def batch_of(self, step: int) -> int:
         """Return the number of the batch that step ``step`` takes."""

@@ -13,7 +13,7 @@ from fusegpt.errors import ArtifactError
 from fusegpt.results import layout as at
 from fusegpt.results.base import read
 from fusegpt.results.contents import Contents, Shown
-from fusegpt.results.history import read_history
+from fusegpt.results.history import read_history, step_of
 from fusegpt.results.models import EvaluatedModel, Evaluation, Slice, read_checkpoint
 from fusegpt.results.point import Point
 from fusegpt.results.records import SPENT, Finish, Step
@@ -168,7 +168,7 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
         made = read(at.sliced.under(results, point), Slice)
         found = _costs_of([], [], [made.memory_gib], [])
         return found | {"seconds": made.seconds or 0.0}
-    links = read_history(at.manifest.under(results, point), whole=False).links
+    links = read_history(step_of(results, point), whole=False).links
     steps = [link.record for link in links]
     file = at.checkpoint.under(results, point)
     finish = read_checkpoint(file).finish if file.is_file() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusegpt.results import layout as at
-from fusegpt.results.history import Link, read_history
+from fusegpt.results.history import Link, read_history, step_of
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.results.records import Finish
@@ -70,4 +70,4 @@ def read_finishes(results: Path, model: str, recipe_id: str) -> dict[int, Finish
 
 
 def _links(last: Point, results: Path) -> tuple[Link, ...]:
-    return read_history(at.manifest.under(results, last), whole=False).links
+    return read_history(step_of(results, last), whole=False).links

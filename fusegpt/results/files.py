@@ -152,12 +152,13 @@ class RecipeText(Record):
     width: NamedMethod | None = None
     importance: NamedMethod | None = None
     recovery: NamedMethod | None = None
+    finish: NamedMethod | None = None
     dtype: str
     seed: int
 
     @property
     def methods(self) -> list[str]:
         """The methods that it names."""
-        sections = [self.width, self.importance, self.recovery]
+        sections = [self.width, self.importance, self.recovery, self.finish]
         named = [one.metric or one.method for one in sections if one is not None]
         return [name for name in named if name]

@@ -10,10 +10,12 @@ from pathlib import Path
 from fusegpt.results import layout
 from fusegpt.results.base import read
 from fusegpt.results.files import Source
+from fusegpt.results.models import read_checkpoint
+from fusegpt.results.point import Point
 from fusegpt.results.records import Removal, Scores, Start, Step, Training, read_manifest
 from fusegpt.units import Unit
 
-__all__ = ["History", "Link", "fused_map", "read_history"]
+__all__ = ["History", "Link", "fused_map", "read_history", "step_of"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,24 @@ def read_history(manifest: str | Path, *, whole: bool = True) -> History:
     if whole:
         record.parent.checked(file.parent)
     return History(record, source, tuple(links[::-1]))
+
+
+def step_of(results: str | Path, point: Point) -> Path:
+    """Return the manifest of a point's last step; that of a finish is another recipe's.
+
+    Args:
+        results: The results folder.
+        point: A step, or a model that a finish made of one.
+
+    Raises:
+        ArtifactError: Neither is there.
+    """
+    own = layout.manifest.under(results, point)
+    file = layout.checkpoint.under(results, point)
+    if own.is_file() or not file.is_file():
+        return own
+    parent = read_checkpoint(file).parent
+    return own if parent is None else parent.file(file.parent)
 
 
 def fused_map(steps: Sequence[Removal]) -> dict[int | str, list[int]]:

@@ -45,12 +45,32 @@ def misplaced(found: at.Found, record: Record, results: Path) -> Iterator[str]:
     if parent is not None:
         place = Path(os.path.relpath(parent.file(found.path.parent), results))
         above = None if place.parts[0] == ".." else at.parse(results / place, results)
-        if above is not None and not _is_kin(found, above, f"{at.FOLDER}/{place.as_posix()}"):
+        steps = _recipe_of_steps(record) or recipe
+        if above is not None and not _is_kin(
+            found, above, f"{at.FOLDER}/{place.as_posix()}", steps
+        ):
             yield f"{found.path}: must not follow from {place}, which is of something else"
 
 
-def _is_kin(found: at.Found, above: at.Found, path: str) -> bool:
-    """Whether a record may follow from another, which lies at ``path``."""
+def _recipe_of_steps(record: Record) -> str | None:
+    """Name of the recipe that a finish goes on from; None: the record is of no finish."""
+    recipe = (record.recipe or {}) if isinstance(record, Checkpoint) else {}
+    if not recipe.get("finish"):
+        return None
+    return str(recipe.get("chain") or recipe.get("name"))
+
+
+def _is_kin(found: at.Found, above: at.Found, path: str, steps: str | None) -> bool:
+    """Whether a record may follow from another, which lies at ``path``.
+
+    Args:
+        found: Where the record lies.
+        above: Where the other one lies.
+        path: The same as text.
+        steps: Id of the recipe that the steps belong to, or its name without the hash.
+    """
+    if found.kind == at.answers:  # any model may teach
+        return above.kind == at.source
     if found.names.get("model") != above.names.get("model"):
         return False
     if found.kind == at.evaluation:
@@ -59,4 +79,5 @@ def _is_kin(found: at.Found, above: at.Found, path: str) -> bool:
         return True
     here, there = found.place.number, above.place.number
     follows = there < here if found.kind in FROM_BEFORE else there == here
-    return follows and found.names["recipe"] == above.names["recipe"]
+    owner = above.names["recipe"]
+    return follows and steps in (owner, owner.rpartition("-")[0])

@@ -17,6 +17,7 @@ from fusegpt.results.pattern import FOLDER, Found, Pattern, is_leftover, leftove
 from fusegpt.results.point import Point
 
 __all__ = [
+    "ANSWERS",
     "CARD",
     "CHECKPOINT",
     "CONFIG",
@@ -33,6 +34,8 @@ __all__ = [
     "TRIALS",
     "Found",
     "Pattern",
+    "answers",
+    "answers_directory",
     "card",
     "card_beside",
     "checkpoint",
@@ -83,6 +86,7 @@ TRAINING = "training.json"
 RESUME = "resume.safetensors"
 TRIALS = "trials.json"
 RECIPE = "recipe.json"
+ANSWERS = "answers.json"
 CARD = "README.md"
 
 
@@ -97,6 +101,10 @@ windows = _below("data/{model}/{windows}.parquet")
 """Windows of token ids, cut with a model's tokenizer."""
 dense_scores = _below("scores/{model}/{scores}.json")
 """The importance of each unit of a dense model, for all recipes that score it alike."""
+
+answers_directory = _below("answers/{model}/{answers}")
+answers = _below(f"answers/{{model}}/{{answers}}/{ANSWERS}")
+"""The last file of a teacher's answers to windows, for every finish that learns from them."""
 
 run_directory = _below("runs/{model}/{recipe}")
 recipe = _below(f"runs/{{model}}/{{recipe}}/{RECIPE}")
@@ -133,7 +141,7 @@ figure = _below("figures/{experiment}.svg")
 report = _below("report.html")
 
 PATTERNS = (
-    *(source, model_directory, windows, dense_scores),
+    *(source, model_directory, windows, dense_scores, answers, answers_directory),
     *(recipe, scores, manifest, delta, training, resume, trials, step_directory, run_directory),
     *(checkpoint, checkpoint_card, checkpoint_directory),
     *(sliced, slice_card, slice_directory),

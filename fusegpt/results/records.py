@@ -16,6 +16,7 @@ from fusegpt.units import Unit
 
 __all__ = [
     "SPENT",
+    "AnswersRecord",
     "Finish",
     "Recovered",
     "Removal",
@@ -82,6 +83,36 @@ class Scores(Record):
         if self.selected_units:
             return self.selected_units
         return [] if self.selected is None else [self.selected]
+
+
+class AnswersRecord(Record):
+    """What a teacher says of windows, once for all that learn from it: ``answers.json``.
+
+    Attributes:
+        vocab: Tokens of its vocabulary.
+        top_k: How many of the likeliest are kept at each position; None: all.
+        temperature: What logits are divided by in the mass of the rest.
+        sequences: Number of windows.
+        length: Tokens of a window; the last one has no next token and no answer.
+    """
+
+    noun: ClassVar[str] = "the answers of a teacher"
+
+    kind: Literal["answers"]
+    vocab: int
+    top_k: int | None = None
+    temperature: float
+    sequences: int
+    length: int
+    dtype: str
+    flops: float = 0.0
+    seconds: float = 0.0
+    memory_gib: float | None = None
+    stage_version: int | None = None
+    parent: Parent | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    provenance: Provenance | None = None
 
 
 class TrainingRow(Record):

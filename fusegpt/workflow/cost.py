@@ -34,7 +34,7 @@ from fusegpt.work import (
 
 __all__ = ["COUNTED", "Cost", "Memory"]
 
-COUNTED = ("score", "fuse", "merge", "slice")
+COUNTED = ("score", "fuse", "merge", "finish", "slice")
 """Rules whose work is counted."""
 
 GIB = 1024**3
@@ -80,7 +80,10 @@ class Cost:
             rule: One of ``COUNTED``.
             step: Number of the removal, or of removals before a merge; 0 for a slicing.
         """
+        if self.recipe.finish is not None and rule != "finish":  # the work of its steps' recipe
+            return Work()
         counts = {"score": self._score, "fuse": self._fuse, "merge": self._merge}
+        counts["finish"] = self._finish
         return counts[rule](step) if rule in counts else self._slice()
 
     def memory(self) -> Memory | None:
@@ -88,6 +91,8 @@ class Cost:
         shape, size = self.shape, BYTES[self.recipe.dtype]
         if shape is None:
             return None
+        if self.recipe.finish is not None:
+            return self._finish_memory(shape.total * size / GIB)
         rerank, recovery = self.recipe.rerank, self.recipe.recovery
         tries = rerank is not None and rerank.candidates > 1
         weights = shape.total * size * (2 if tries else 1) / GIB
@@ -163,24 +168,37 @@ class Cost:
         at_end = self.recipe.recovers_at_end and not self.recipe.slices
         return self._recovery(step) if at_end else Work()
 
+    def _finish(self, step: int) -> Work:
+        """Training the whole model; a teacher's answers are counted as if nobody shared them."""
+        finish, stage = self.recipe.finish, self._stage(step, "finish")
+        if finish is None:
+            return Work()
+        return NOT_COUNTED if stage is None else self._sized(finish.work(stage))
+
+    def _finish_memory(self, weights: float) -> Memory | None:
+        """Weights of the pruned model at most, and float32 masters, gradients and moments."""
+        trainable = self._finish(1).trainable
+        return None if trainable is None else Memory(weights, 16 * trainable / GIB, 0.0)
+
     def _recovery(self, step: int) -> Work:
         """What the recovery counts; its shape is that of a mean whole block."""
         stage = self._stage(step)
-        if stage is None:
-            return NOT_COUNTED
-        work = self.recipe.recovery.work(stage)
+        return NOT_COUNTED if stage is None else self._sized(self.recipe.recovery.work(stage))
+
+    def _sized(self, work: Work) -> Work:
         known = self.shape is not None and self.recipe.granularity == "block"
         return work if known else _without_size(work)
 
-    def _stage(self, step: int) -> Stage | None:
+    def _stage(self, step: int, role: Role = "finetune") -> Stage | None:
         """None: nobody has counted the windows yet."""
-        windows = self._windows("finetune") if self.recipe.needs_windows else 0
+        needed = self.recipe.needs_windows or role == "finish"
+        windows = self._windows(role) if needed else 0
         if windows is None:
             return None
         left = self.num_blocks - step
         before = self.num_blocks if self.recipe.selection == "contiguous" else left + 1
         blocks = left if self.recipe.recovers_at_end else before
-        length, shape = self.recipe.finetune.length, self.shape or ANY_SHAPE
+        length, shape = self.recipe.windows(role).length, self.shape or ANY_SHAPE
         return Stage(self.num_blocks, blocks, left, step, windows, length, shape)
 
     def _slice(self) -> Work:

@@ -49,7 +49,7 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
     matters = {
         key: value
         for key, value in recipe.to_json().items()
-        if key not in ("name", "recovery", "finetune", "rerank")
+        if key not in ("name", "recovery", "finetune", "rerank", "chain", "finish")
     }
     matters["selection"] = "contiguous" if contiguous else "iterative"
     matters["calibration"]["seed"] = recipe.windows("calibration").seed
@@ -67,8 +67,9 @@ def all_dense_scores(plan: Plan) -> dict[str, tuple[DenseScores, str, int]]:
     for point in plan.evaluated:
         if not point.place.number:
             continue
-        contiguous = plan.recipes[point.recipe].selection == "contiguous"
+        run = plan.steps_to(point).recipe
+        contiguous = plan.recipes[run].selection == "contiguous"
         step = point.place.number if contiguous else 1
-        scores = dense_scores(plan, point.recipe, step)
-        found.setdefault(scores.id, (scores, point.recipe, step))
+        scores = dense_scores(plan, run, step)
+        found.setdefault(scores.id, (scores, run, step))
     return found

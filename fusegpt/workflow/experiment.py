@@ -32,6 +32,7 @@ from fusegpt.workflow.members import (
     members_of,
 )
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation, Experiment, Model, Task
+from fusegpt.workflow.teachers import TeacherAnswers, answers_of, check_teacher
 from fusegpt.workflow.wanted import resolved_targets
 from fusegpt.workflow.windows import (
     Windows,
@@ -135,6 +136,24 @@ class Plan:
     def granularity(self, recipe: str) -> Granularity:
         """What a recipe removes, by its id; of the dense model ``block``."""
         return self.recipes[recipe].granularity if recipe in self.recipes else "block"
+
+    def steps_to(self, point: Point) -> Point:
+        """The step that a finish begins from; the point itself where there is no finish."""
+        recipe = self.recipes.get(point.recipe)
+        return point if recipe is None else Point(point.model, recipe.steps.id, point.place)
+
+    def answers_of(self, recipe_id: str) -> TeacherAnswers | None:
+        """What a recipe's finish learns from; None: it has no teacher."""
+        recipe = self.recipes[recipe_id]
+        if recipe.finish is None:
+            return None
+        return answers_of(recipe, self.windows_of(recipe_id, "finish").id)
+
+    @functools.cached_property
+    def answers(self) -> dict[str, TeacherAnswers]:
+        """What teachers say, by id."""
+        found = map(self.answers_of, self.recipes)
+        return {answers.id: answers for answers in found if answers is not None}
 
     @functools.cached_property
     def points(self) -> dict[str, list[Point]]:
@@ -253,6 +272,8 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     for name, experiment in checked.experiments.items():
         for used in experiment.models:
             for member in plan.members[name]:
+                if member.id != DENSE:
+                    check_teacher(plan.recipes[member.id], used, plan.models)
                 last = max(plan.counts(name, used, member.id), default=0)
                 if last and member.id != DENSE and not plan.recipes[member.id].slices:
                     blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"

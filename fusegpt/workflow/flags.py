@@ -12,7 +12,15 @@ from fusegpt.workflow.dense_scores import DenseScores
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.together import Together, settings_of
 
-__all__ = ["Flags", "dense_flag", "directory_of", "finetune_flag", "selection_flags", "with_each"]
+__all__ = [
+    "Flags",
+    "answers_flag",
+    "dense_flag",
+    "directory_of",
+    "finetune_flag",
+    "selection_flags",
+    "with_each",
+]
 
 
 class Flags:
@@ -55,6 +63,18 @@ class Flags:
     def dense_count(self, wildcards: Any) -> int:
         """Blocks that a contiguous selection takes at once."""
         return self.dense_scores[wildcards.scores][0].count
+
+    def answers(self, wildcards: Any) -> list[str]:
+        """How a teacher answers."""
+        answers = self.plan.answers[wildcards.answers]
+        top_k = "all" if answers.top_k is None else str(answers.top_k)
+        flags = ["--top-k", top_k, "--temperature", str(answers.temperature)]
+        return [*flags, "--dtype", answers.dtype]
+
+    def trust_teacher(self, wildcards: Any) -> list[str]:
+        """``--trust-remote-code`` for a teacher whose entry says so; nothing otherwise."""
+        name = self.plan.answers[wildcards.answers].teacher or wildcards.model
+        return ["--trust-remote-code"] if self.plan.models[name].trust_remote_code else []
 
     def windows(self, wildcards: Any) -> list[str]:
         """Which windows to sample."""
@@ -107,6 +127,11 @@ def selection_flags(wildcards: Any, input: Any) -> list[str]:
 def finetune_flag(wildcards: Any, input: Any) -> list[str]:
     """``--finetune FILE``, or nothing."""
     return ["--finetune", *input.finetune] if input.finetune else []
+
+
+def answers_flag(wildcards: Any, input: Any) -> list[str]:
+    """``--answers FILE``, or nothing."""
+    return ["--answers", *input.answers] if input.answers else []
 
 
 def dense_flag(wildcards: Any, input: Any) -> list[str]:

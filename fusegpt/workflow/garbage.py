@@ -22,7 +22,8 @@ QUIET_SECONDS = 3600.0
 """A half-written file that nobody touched for so long belongs to nobody."""
 
 KINDS = (
-    *(at.model_directory, at.windows, at.dense_scores, at.run_directory, at.step_directory),
+    *(at.model_directory, at.windows, at.answers_directory, at.dense_scores),
+    *(at.run_directory, at.step_directory),
     *(at.checkpoint_directory, at.slice_directory, at.card, at.evaluation),
     *(at.table, at.table_record, at.figure),
 )
@@ -109,14 +110,16 @@ def _of_recipe(plan: Plan, point: Point) -> Iterator[str]:
     if point.place.slices:
         yield _parent(at.sliced(point))
         return
-    yield at.run_directory(point)
-    last = point.place.number
+    run, last = plan.steps_to(point), point.place.number
+    yield at.run_directory(run)
     for step in range(last + 1):
-        yield at.step_directory(model=model, recipe=point.recipe, k=step)
+        yield at.step_directory(model=model, recipe=run.recipe, k=step)
     first = last if recipe.selection == "contiguous" else 1
-    yield at.dense_scores(model=model, scores=dense_scores(plan, point.recipe, first).id)
-    if recipe.recovers_at_end:
+    yield at.dense_scores(model=model, scores=dense_scores(plan, run.recipe, first).id)
+    if recipe.trains_at_end:
         yield _parent(at.checkpoint(point))
+    if (answers := plan.answers_of(point.recipe)) is not None:
+        yield at.answers_directory(model=model, answers=answers.id)
 
 
 def _bases(plan: Plan, model: str) -> Iterator[str]:

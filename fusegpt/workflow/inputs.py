@@ -60,9 +60,9 @@ class Inputs:
         """Manifests and deltas up to a step; nothing where they just lie on a shared disk."""
         if self.shared:
             return []
-        contiguous = self.plan.recipes[wildcards.recipe].selection == "contiguous"
-        run = {"model": wildcards.model, "recipe": wildcards.recipe}
-        steps = range(int(wildcards.k) if contiguous else 1, last + 1)
+        recipe = self.plan.recipes[wildcards.recipe].steps
+        run = {"model": wildcards.model, "recipe": recipe.id}
+        steps = range(int(wildcards.k) if recipe.selection == "contiguous" else 1, last + 1)
         start = [at.source(**run), at.manifest(**run, k=0)]
         manifests = [at.manifest(**run, k=k) for k in steps]
         return [*start, *manifests, *(at.delta(**run, k=k) for k in steps)]
@@ -99,6 +99,29 @@ class Inputs:
         at_end = self.plan.recipes[wildcards.recipe].recovers_at_end
         return self._recovery_windows(wildcards) if at_end else []
 
+    def finished_step(self, wildcards: Any) -> str:
+        """The step that a finish begins from."""
+        return at.manifest(self.plan.steps_to(point_of(wildcards)))
+
+    def windows_of_finish(self, wildcards: Any) -> str:
+        """What a finish trains on."""
+        windows = self.plan.windows_of(wildcards.recipe, "finish")
+        return at.windows(model=wildcards.model, windows=windows.id)
+
+    def answers(self, wildcards: Any) -> list[str]:
+        """What a finish's teacher says of its windows, where there is a teacher."""
+        found = self.plan.answers_of(wildcards.recipe)
+        return [] if found is None else [at.answers(model=wildcards.model, answers=found.id)]
+
+    def teacher(self, wildcards: Any) -> str:
+        """The model that answers: another one by name, or the dense model of those who learn."""
+        return at.source(model=self.plan.answers[wildcards.answers].teacher or wildcards.model)
+
+    def windows_answered(self, wildcards: Any) -> str:
+        """The windows that a teacher answers."""
+        windows = self.plan.answers[wildcards.answers].windows
+        return at.windows(model=wildcards.model, windows=windows)
+
     def _recovery_windows(self, wildcards: Any) -> list[str]:
         windows = self.plan.windows_of(wildcards.recipe, "finetune")
         return [at.windows(model=wildcards.model, windows=windows.id)]
@@ -106,10 +129,10 @@ class Inputs:
     def evaluated_model(self, wildcards: Any) -> str:
         """What is measured: the dense model, a step, or a sliced model; none has to be merged.
 
-        A recovery after the last removal works on merging, so there the checkpoint is measured.
+        What works after the last removal leaves a checkpoint, so there that one is measured.
         """
         point = point_of(wildcards)
-        at_end = not point.is_dense and self.plan.recipes[point.recipe].recovers_at_end
+        at_end = not point.is_dense and self.plan.recipes[point.recipe].trains_at_end
         return at.published(point) if at_end else at.measured(point)
 
     def published_model(self, wildcards: Any) -> str:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from fusegpt.evaluation import EVALS
 from fusegpt.importance import METRICS
 from fusegpt.methods import Method
-from fusegpt.pruning.sections import METHODS, Sections, WidthSections
-from fusegpt.recovery import RECOVERIES
+from fusegpt.pruning.sections import METHODS, Sections, WidthSections, WindowsSpec
+from fusegpt.recovery import FINISHES, RECOVERIES
 from fusegpt.slicegpt import WIDTHS
 from fusegpt.workflow.schema import Configuration, Evaluation
 
@@ -23,6 +23,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 TABLES: Mapping[str, Mapping[str, Method[Any]]] = {
     "importance": METRICS,
     "recovery": RECOVERIES,
+    "finish": FINISHES,
     "width": WIDTHS,
 }
 
@@ -72,14 +73,19 @@ def _sections(sections: type[BaseModel]) -> Schema:
     for name in chosen:
         found[name] = {
             "description": found[name]["description"],
-            **_choice(METHODS[name], TABLES[name], {}),
+            **_choice(METHODS[name], TABLES[name], _windows() if name == "finish" else {}),
         }
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": chosen,
-        "properties": found,
-    }
+    required: Schema = {"required": [name for name in chosen if name != "finish"]}
+    if "chain" in found:  # the other recipe has them
+        required = {"if": {"required": ["chain"]}, "else": required}
+    return {"type": "object", "additionalProperties": False, **required, "properties": found}
+
+
+def _windows() -> Schema:
+    """A finish names its windows among its settings."""
+    about = "Windows that the finish trains on: those of finetune, with these laid over."
+    windows = {"type": "object", "additionalProperties": False}
+    return {"windows": {**windows, "description": about, "properties": properties(WindowsSpec)}}
 
 
 def _evaluation() -> Schema:
@@ -108,6 +114,7 @@ def _settings() -> Schema:
     del found["name"]
     for section, table in TABLES.items():
         found[section] = _any_of(method.schema for method in table.values())
+    found["finish"]["properties"] |= _without_defaults(_windows())
     return {"type": "object", "additionalProperties": False, "properties": found}
 
 

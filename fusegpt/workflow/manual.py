@@ -17,7 +17,7 @@ from fusegpt.importance.settings import MetricSettings
 from fusegpt.methods import Method
 from fusegpt.pruning.recipe import Recipe, recipe_names
 from fusegpt.pruning.sections import Rerank, Sections, WindowsSpec
-from fusegpt.recovery import RECOVERIES
+from fusegpt.recovery import FINISHES, RECOVERIES
 from fusegpt.slicegpt import WIDTHS
 from fusegpt.workflow.json_schema import properties
 
@@ -76,6 +76,9 @@ def explained(recipe: Recipe) -> str:
         if name in values and (name != "finetune" or recipe.needs_windows):
             part: BaseModel = getattr(recipe, name)
             lines += ["", f"{name}:", _table(settings_of(type(part)), dict(part))]
+    if recipe.finish_windows is not None:
+        windows = dict(recipe.finish_windows)
+        lines += ["", "finish.windows:", _table(settings_of(WindowsSpec), windows)]
     later = ("checkpoint_dtype",) if recipe.slices else ("checkpoint_dtype", "keep_pattern")
     values |= {name: getattr(recipe, name) for name in later}
     plain = [setting for setting in settings_of(Sections) if _is_plain(setting.name, values)]
@@ -90,8 +93,9 @@ def settings_document() -> str:
         _HEAD,
         "## A recipe\n",
         _markdown(sections),
-        "## Windows: `calibration` and `finetune`\n",
-        "`calibration` has 32 windows where `finetune` has 1024; of a width recipe it has 128.\n",
+        "## Windows: `calibration`, `finetune` and `finish.windows`\n",
+        "`calibration` has 32 windows where `finetune` has 1024; of a width recipe it has 128."
+        " `finish.windows` are those of `finetune`, with its own settings laid over.\n",
         _markdown(settings_of(WindowsSpec)),
         "## Trials: `rerank`\n",
         _markdown(settings_of(Rerank)),
@@ -103,6 +107,7 @@ def settings_document() -> str:
     parts += list(_methods(METRICS, shared))
     for title, table in (
         ("Recoveries: `recovery`", RECOVERIES),
+        ("Finishes: `finish`", FINISHES),
         ("Width methods: `width`", WIDTHS),
         ("Evaluations", EVALS),
     ):
@@ -144,6 +149,9 @@ def _chosen(recipe: Recipe) -> Iterator[tuple[str, Method[Any], Any]]:
         return
     yield f"importance {recipe.metric}", METRICS[recipe.metric], recipe.importance
     yield f"recovery {recipe.method}", RECOVERIES[recipe.method], recipe.recovery
+    if recipe.finish is not None:
+        method = str(recipe.finish_method)
+        yield f"finish {method}", FINISHES[method], recipe.finish
 
 
 def _is_plain(name: str, values: Mapping[str, Any]) -> bool:

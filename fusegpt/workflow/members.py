@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusegpt.errors import ConfigError
-from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve
+from fusegpt.pruning.recipe import Recipe, recipe_settings, resolve, with_chain
 from fusegpt.registry import lookup
 from fusegpt.results.point import DENSE
 from fusegpt.workflow.schema import Configuration, Experiment
@@ -83,13 +84,21 @@ def members_of(
                 "experiments: a seed must be given under seeds, got one among the settings of"
                 f" {name}; write seeds: [...]"
             )
-        if isinstance(settings, Path):
-            _, settings = recipe_settings(settings)
+        settings = with_chain(_read(settings), functools.partial(_named, available), name)
         for seed in experiment.seeds:
             recipe = resolve(name, settings, experiment.settings, seed, own)
             resolved[recipe.id] = recipe
+            resolved.setdefault(recipe.steps.id, recipe.steps)
             members.append(Member(name, seed, recipe.id))
     return tuple(members)
+
+
+def _named(available: Mapping[str, Any], name: str) -> Any:
+    return _read(lookup(available, name, "recipe"))
+
+
+def _read(settings: Any) -> Any:
+    return recipe_settings(settings)[1] if isinstance(settings, Path) else settings
 
 
 def check_distinct(name: str, members: tuple[Member, ...]) -> None:

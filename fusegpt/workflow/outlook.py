@@ -77,7 +77,8 @@ def _position(rule: str) -> tuple[int, str]:
 
 
 RULES = (
-    *("fetch", "sample", "start", "score", "take_scores", "fuse", "merge", "slice"),
+    *("fetch", "sample", "start", "score", "take_scores", "fuse", "merge", "answers", "finish"),
+    "slice",
     *("evaluate", "card", "table", "figure", "report"),
 )
 """The order in which jobs are listed; rules that a workflow adds come last."""
@@ -127,13 +128,14 @@ def _reached(plan: Plan) -> dict[tuple[str, str], list[Place]]:
     found: dict[tuple[str, str], list[Place]] = {}
     for point in plan.evaluated:
         if not point.is_dense:
-            found.setdefault((point.model, point.recipe), []).append(point.place)
-    return {run: sorted(places) for run, places in found.items()}
+            for run in dict.fromkeys((plan.steps_to(point).recipe, point.recipe)):
+                found.setdefault((point.model, run), []).append(point.place)
+    return {run: sorted({*places}) for run, places in found.items()}
 
 
 def _needed(recipe: Recipe, rule: str, places: Sequence[Place]) -> Sequence[Place]:
     """Where a rule works so that all places are reached: a chain has steps in between."""
-    if rule == "merge" or recipe.slices or recipe.selection == "contiguous":
+    if rule in ("merge", "finish") or recipe.slices or recipe.selection == "contiguous":
         return places
     return [Place.step(k) for k in range(1, places[-1].number + 1)]
 

@@ -15,7 +15,7 @@ NOT_COUNTED = "not counted"
 
 STAGES = (
     ("scoring", "calibration", ("score",)),
-    ("recovery", "recovery", ("fuse", "merge")),
+    ("recovery", "recovery", ("fuse", "merge", "finish")),
     ("slicing", "calibration", ("slice",)),
 )
 """What people call the work, and the tokens that it reads; and the rules that do it."""

@@ -47,7 +47,8 @@ def steps_of_runs(plan: Plan) -> dict[tuple[str, str], list[int]]:
     asked: dict[tuple[str, str], set[int]] = {}
     for point in plan.evaluated:
         if point.place.number:
-            asked.setdefault((point.model, point.recipe), set()).add(point.place.number)
+            run = plan.steps_to(point).recipe
+            asked.setdefault((point.model, run), set()).add(point.place.number)
     return {
         run: sorted(steps)
         if plan.recipes[run[1]].selection == "contiguous"

@@ -19,7 +19,7 @@ from fusegpt.results.files import FileRecord, Parent, Source
 from fusegpt.results.kinship import misplaced, parents_of
 from fusegpt.results.models import Evaluation, Stored, Table, read_checkpoint
 from fusegpt.results.point import Place
-from fusegpt.results.records import Scores, Training, Trials, read_manifest
+from fusegpt.results.records import AnswersRecord, Scores, Training, Trials, read_manifest
 from fusegpt.results.unfinished import check_unfinished
 
 __all__ = ["Verified", "verify"]
@@ -30,6 +30,7 @@ READERS: dict[at.Pattern, Callable[[Path], Record]] = {
     at.source: functools.partial(read, model=Source),
     at.dense_scores: functools.partial(read, model=Scores),
     at.scores: functools.partial(read, model=Scores),
+    at.answers: functools.partial(read, model=AnswersRecord),
     at.manifest: read_manifest,
     at.checkpoint: read_checkpoint,
     at.sliced: read_checkpoint,
@@ -91,7 +92,11 @@ class _Verifying:
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        self.windows = {sha256(found.path): found.path for found in at.windows.found_in(results)}
+        self.windows = {
+            sha256(found.path): found.path
+            for kind in (at.windows, at.answers)
+            for found in kind.found_in(results)
+        }
         self.named: set[Path] = set()
         self.found = Verified(leftovers=list(at.leftovers(results)))
 
@@ -150,7 +155,9 @@ class _Verifying:
         elif digest in self.windows:
             self.named.add(self.windows[digest])
         else:
-            line = f"{file}: its {role} windows, {digest}, are nowhere in data/"
+            what = "answers" if role == "answers" else f"{role} windows"
+            folder = "answers" if role == "answers" else "data"
+            line = f"{file}: its {what}, {digest}, are nowhere in {folder}/"
             self.found.problems.append(line)
 
     def _note(self, check: Callable[..., T], *arguments: object, prefix: str = "") -> T | None:

@@ -18,6 +18,7 @@ NAMES = {
     "place": "step-007",
     "windows": "docs-train-89abcdef",
     "scores": "macro_influence-89abcdef",
+    "answers": "docs-train-89abcdef-01234567",
     "evaluation": "docs",
     "experiment": "study",
 }

@@ -21,6 +21,8 @@ def main(verb: str, *arguments: str) -> None:
         "start": [Path(flags.get("--recipe-output", output)), output],
         "fuse": [output / name for name in ("delta.safetensors", "training.json")],
         "merge": [output / "fusegpt.json"],
+        "answers": [output / "answers.json"],
+        "finish": [output / "fusegpt.json"],
         "slice": [output / "fusegpt.json"],
         "table": [output, output.with_suffix(".json")],
     }.get(verb, [output])

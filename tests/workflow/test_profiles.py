@@ -17,7 +17,7 @@ PROFILES = {file.parent.name: file for file in ROOT.glob("config/profiles/*/conf
 GPU_RULES = ("score_dense", "score", "fuse", "merge", "evaluate_python_docs_demo")
 
 
-COMPUTES = {"score", "fuse", "merge", "slice", "evaluate"}
+COMPUTES = {"score", "fuse", "merge", "answers", "finish", "slice", "evaluate"}
 """Rules that load a model; a profile says the same things of all of them."""
 
 

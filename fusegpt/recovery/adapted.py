@@ -1,0 +1,53 @@
+"""Low-rank updates beside every linear layer of a model's blocks, by PEFT."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fusegpt.models.model import Model
+from fusegpt.runtime import generator
+
+__all__ = ["adapted_model"]
+
+
+def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
+    """Wrap every linear layer of the blocks; the factors start from the seed alone.
+
+    Args:
+        model: Its modules are wrapped in place until ``unload`` or ``merge_and_unload``.
+        rank: Rank of each update.
+        alpha: Each update is multiplied by this number over the rank.
+        seed: Seed of the factors.
+    """
+    blocks = {id(module) for block in model.blocks for module in block.modules()}
+    linear = {
+        name: module
+        for name, module in model.module.named_modules()
+        if id(module) in blocks and isinstance(module, (nn.Linear, Conv1D))
+    }
+    transposed = any(isinstance(module, Conv1D) for module in linear.values())
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(linear),
+        fan_in_fan_out=transposed,
+        bias="none",
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on layers that are tied or of mixed kinds
+        adapted = get_peft_model(model.module, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_A" in name:
+            bound = 1 / math.sqrt(parameter.shape[1])
+            start = torch.empty(parameter.shape, dtype=torch.float32)
+            start.uniform_(-bound, bound, generator=generator(seed, name))
+            parameter.data.copy_(start)
+    adapted.eval()
+    return adapted

@@ -1,0 +1,1 @@
+"""Finishes: the whole pruned model is trained once, after the last removal."""

@@ -1,0 +1,169 @@
+"""The one loop of all finishes: micro-batches, logits in chunks, one optimiser step a batch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fusegpt.data.streamed import Streamed
+from fusegpt.errors import DataError
+from fusegpt.models.flops import head_flops, training_flops
+from fusegpt.models.model import Model
+from fusegpt.models.structure.checkpointed import checkpointed
+from fusegpt.models.structure.replay import head_logits, record
+from fusegpt.recovery.healing.objective import Objective
+from fusegpt.recovery.healing.trained import trained
+from fusegpt.recovery.report import RecoveryReport
+from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.settings.finish import FinishSettings
+from fusegpt.recovery.training import Schedule, train
+
+__all__ = ["heal"]
+
+logger = logging.getLogger(__name__)
+
+JUDGED = 4
+"""Batches on which the model is compared before and after."""
+
+
+def heal(
+    model: Model,
+    data: Streamed,
+    settings: FinishSettings,
+    objective: Objective,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None,
+    label: str,
+) -> RecoveryReport:
+    """Train the whole pruned model; where the loss rises, nothing is changed (D25).
+
+    Args:
+        model: Its weights change; its blocks stay.
+        data: Windows; a ragged last batch is dropped.
+        settings: What is trained, how long and how fast.
+        objective: What is minimised.
+        seed: Seed of low-rank factors and of the order of batches.
+        checkpoint: For resuming.
+        label: Names the work in messages.
+
+    Raises:
+        DataError: The windows fill no batch, or the tokens no optimiser step.
+        NumericsError: A loss is NaN or infinite.
+    """
+    batches = data.sequences // settings.batch_size
+    steps = settings.steps(data.sequences, data.length)
+    if not batches or not steps:
+        raise DataError(
+            f"finish: must have one batch of {settings.batch_size} windows and one optimiser step,"
+            f" got {data.sequences} windows and {steps} steps; sample more, or raise tokens"
+        )
+    schedule = Schedule(1, batches, settings.shuffle, seed, settings.warmup, total=steps)
+    loss_of = batch_losses(model, data, settings, objective)
+    judged = [number * batches // JUDGED for number in range(min(JUDGED, batches))]
+    with trained(model, settings, seed) as training, checkpointed(model, settings.checkpointing):
+        before = _total(loss_of, judged)
+        with torch.enable_grad():
+            rows = train(
+                [(training.parameters, settings.learning_rate)],
+                loss_of,
+                schedule,
+                before=training.form,
+                checkpoint=checkpoint,
+                clip_norm=settings.clip_norm,
+                label=label,
+            )
+        training.form()
+        after = _total(loss_of, judged)
+        training.undo = after > before
+        if training.undo:
+            logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
+        trainable = sum(p.numel() for p in training.parameters)
+        blocks = training.blocks
+    length, tokens = data.length, steps * settings.batch_size * data.length
+    frozen = [index for index in model.kept if index not in blocks]
+    adapters = settings.trains == "lora"
+    flops = training_flops(model, blocks, tokens, length, adapters=adapters)
+    flops += training_flops(model, frozen, tokens, length, adapters=True)
+    return RecoveryReport(
+        group=blocks,
+        rows=rows,
+        trainable_parameters=trainable,
+        tokens=tokens,
+        optimizer_steps=steps,
+        flops=flops + 2 * head_flops(model, tokens),
+        undone=training.undo,
+    )
+
+
+def batch_losses(
+    model: Model, data: Streamed, settings: FinishSettings, objective: Objective
+) -> Callable[[int], Tensor]:
+    """Return the loss of a batch, whose gradient is there already when it is returned.
+
+    It is the mean over all positions of the batch whose next token counts, however they are split
+    into micro-batches and chunks.
+
+    Args:
+        model: In eval mode.
+        data: Windows.
+        settings: Sizes of batches, micro-batches and chunks.
+        objective: What is minimised.
+    """
+
+    def loss_of(number: int) -> Tensor:
+        start = number * settings.batch_size
+        stop = start + settings.batch_size
+        count = max(1, int(data.targets(start, stop).sum()))
+        total = 0.0
+        for first in range(start, stop, settings.micro_batch_size):
+            rows = slice(first, min(stop, first + settings.micro_batch_size))
+            total += _propagate(model, data, rows, objective, settings.chunk, count)
+        return torch.tensor(total, dtype=torch.float64, requires_grad=True)
+
+    return loss_of
+
+
+def _propagate(
+    model: Model, data: Streamed, rows: slice, objective: Objective, chunk: int, count: int
+) -> float:
+    """Add a micro-batch's part of the gradient, if gradients are wanted, and return its loss."""
+    ids = data.tokens(rows.start, rows.stop).to(model.device)  # [batch, seq]
+    counts = data.targets(rows.start, rows.stop).to(model.device)  # [batch, seq - 1]
+    wanted, positions = torch.is_grad_enabled(), counts.shape[1]
+    seen = record(model, ids, keep_states=bool(objective.hidden))
+    states = seen.hidden_out.detach().requires_grad_(wanted)
+    total = 0.0
+    for start in range(0, positions, chunk):
+        places = slice(start, min(start + chunk, positions))
+        if not counts[:, places].any():
+            continue
+        logits = head_logits(model, ids[:, places], states[:, places])
+        following = ids[:, places.start + 1 : places.stop + 1]
+        each = objective.at(logits, following, rows, places)
+        loss = each[counts[:, places]].sum() / count
+        total += loss.item()
+        if wanted:
+            loss.backward()
+    outputs, gradients = [seen.hidden_out], [states.grad]
+    if objective.hidden:
+        apart = objective.between(model, seen, ids)[:, :-1][counts].sum() / count
+        total += objective.hidden * apart.item()
+        outputs, gradients = [*outputs, objective.hidden * apart], [*gradients, None]
+    pairs = [
+        (output, gradient)
+        for output, gradient in zip(outputs, gradients, strict=True)
+        if gradient is not None or output.dim() == 0
+    ]
+    if wanted and pairs:
+        torch.autograd.backward([output for output, _ in pairs], [grad for _, grad in pairs])
+    return total
+
+
+@torch.no_grad()
+def _total(loss_of: Callable[[int], Tensor], numbers: list[int]) -> float:
+    return math.fsum(loss_of(number).item() for number in numbers)

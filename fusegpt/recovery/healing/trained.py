@@ -1,0 +1,102 @@
+"""What a finish trains: weights of blocks, with float32 masters, or low-rank updates of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fusegpt.models.model import Model
+from fusegpt.nn.leaves import trainable
+from fusegpt.recovery.adapted import adapted_model
+from fusegpt.recovery.settings.finish import Distill, FinishSettings, LoraFinish
+
+__all__ = ["Trained", "blocks_beside_gaps", "trained"]
+
+
+@dataclass
+class Trained:
+    """Parameters in training.
+
+    Attributes:
+        parameters: What the optimiser moves; float32, or as wide as the model.
+        blocks: Dense indices of the blocks that they belong to, ascending.
+        form: Brings the model's weights up to date with them.
+        undo: Whether the model is to become what it was; set before the end.
+    """
+
+    parameters: list[nn.Parameter]
+    blocks: list[int]
+    form: Callable[[], None] = lambda: None
+    undo: bool = False
+
+
+@contextmanager
+def trained(model: Model, settings: FinishSettings, seed: int) -> Iterator[Trained]:
+    """Inside, the parameters receive gradients; afterwards the model is plain and frozen.
+
+    Args:
+        model: Ends with what was learned, or with ``undo`` as it was.
+        settings: Which parameters.
+        seed: Seed of low-rank factors.
+    """
+    if settings.trains == "lora":
+        assert isinstance(settings, Distill | LoraFinish), settings
+        adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
+        factors = [p for p in adapted.parameters() if p.requires_grad]
+        found = Trained(factors, list(model.kept))
+        try:
+            yield found
+        finally:
+            adapted.unload() if found.undo else adapted.merge_and_unload()
+            model.module.requires_grad_(False)
+        return
+    blocks = blocks_beside_gaps(model) if settings.trains == "gaps" else list(model.kept)
+    leaves = list(dict.fromkeys(p for index in blocks for p in model.block(index).parameters()))
+    begun = [leaf.detach().to("cpu", copy=True) for leaf in leaves]
+    masters = [_master(leaf) for leaf in leaves]
+    pairs = [(leaf, own) for leaf, own in zip(leaves, masters, strict=True) if own is not leaf]
+    found = Trained(masters, blocks, lambda: _write(pairs))
+    with trainable(leaves):
+        handles = [leaf.register_post_accumulate_grad_hook(_hand_over(own)) for leaf, own in pairs]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+            _write(list(zip(leaves, begun, strict=True)) if found.undo else pairs)
+
+
+def blocks_beside_gaps(model: Model) -> list[int]:
+    """Return the blocks before and behind each removed one, and those that lack a sublayer."""
+    near = {unit.index for unit in model.lacking}
+    for before, behind in zip([-1, *model.kept], [*model.kept, model.num_blocks], strict=True):
+        if behind - before > 1:
+            near |= {before, behind}
+    return [index for index in model.kept if index in near]
+
+
+def _master(leaf: nn.Parameter) -> nn.Parameter:
+    wide = leaf.dtype in (torch.float32, torch.float64)
+    return leaf if wide else nn.Parameter(leaf.detach().float())
+
+
+def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """Add a gradient to that of the master, in float32, and forget it."""
+
+    def hook(leaf: Tensor) -> None:
+        assert leaf.grad is not None
+        wide = leaf.grad.float()
+        master.grad = wide if master.grad is None else master.grad + wide
+        leaf.grad = None
+
+    return hook
+
+
+@torch.no_grad()
+def _write(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    for leaf, value in pairs:
+        leaf.copy_(value)

@@ -1,0 +1,246 @@
+"""A finish by verbs and in one process: the same bits, whole records, one line for bad input."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from fusegpt import finish_model, fuse_model, prune_model, score_model
+from fusegpt.cli import fusegpt_command as command
+from fusegpt.cli import run
+from fusegpt.data.window_files import write_windows
+from fusegpt.errors import ConfigError, DataError
+from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.start import write_start
+from fusegpt.results.history import step_of
+from fusegpt.results.models import read_checkpoint
+from fusegpt.workflow.describe import describe
+from fusegpt.workflow.verify import verify
+from tests import tiny
+
+FINISH = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3}
+
+
+def recipe(method="distill", **finish):
+    settings = {
+        "importance": {"metric": "macro_influence"},
+        "recovery": {"method": "none"},
+        "finetune": {"sequences": 8, "length": 10},
+        "dtype": "float32",
+        "chain": "plain",
+        "finish": {"method": method, **FINISH, **({"top_k": 16} if method == "distill" else {})},
+    }
+    settings["finish"] |= finish
+    return resolve("healed", settings)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder with a dense model and two steps of the chain."""
+    folder = tmp_path_factory.mktemp("work") / "results"
+    model = tiny.model("llama_tied")
+    dense, plain = folder / "models/tiny", recipe().steps
+    model.module.save_pretrained(dense)
+    notes = {"kind": "model", "num_blocks": 6, "base_model": "someone/tiny"}
+    (dense / "source.json").write_text(json.dumps(notes))
+    windows = folder / "data/tiny/windows.parquet"
+    write_windows(windows, tiny.ids(8, 10).numpy(), {"corpus": "random"})
+    steps = folder / f"runs/tiny/{plain.id}"
+    manifest = steps / "step-000/manifest.json"
+    write_start(manifest, dense / "source.json", plain)
+    for step in (1, 2):
+        place = steps / f"step-00{step}"
+        score_model(manifest, plain, windows, place / "scores.json")
+        fuse_model(manifest, plain, place / "scores.json", place)
+        manifest = place / "manifest.json"
+    return folder, windows, manifest
+
+
+def weights(directory):
+    return AutoModelForCausalLM.from_pretrained(directory).state_dict()
+
+
+@pytest.mark.parametrize("method", ["distill", "lora"])
+def test_one_process_and_the_verbs_leave_the_same_bits(method, results, tmp_path):
+    folder, windows, manifest = results
+    chosen = recipe(method)
+    (tmp_path / "healed.yaml").write_text(
+        json.dumps(
+            {key: value for key, value in chosen.to_json().items() if key not in ("name", "chain")}
+        )
+    )
+    output = folder / f"checkpoints/tiny/{chosen.id}/step-002"
+    answers = folder / f"answers/tiny/{method}"
+    taught = []
+    if method == "distill":
+        assert not run(
+            command,
+            [
+                "answers",
+                "--model",
+                str(folder / "models/tiny"),
+                "--windows",
+                str(windows),
+                "--top-k",
+                "16",
+                "--dtype",
+                "float32",
+                "--output",
+                str(answers),
+            ],
+        )
+        assert {file.name for file in answers.iterdir()} == {
+            *("answers.json", "logits.npy", "ids.npy", "rest.npy")
+        }
+        taught = ["--answers", str(answers / "answers.json")]
+    assert not run(
+        command,
+        [
+            "finish",
+            "--model",
+            str(manifest),
+            "--recipe-settings",
+            json.dumps(chosen.to_json()),
+            "--windows",
+            str(windows),
+            *taught,
+            "--output",
+            str(output),
+        ],
+    )
+    prune_model(
+        *(folder / "models/tiny", chosen, "0.33", windows, tmp_path / "whole"), finetune=windows
+    )
+    one, other = weights(tmp_path / "whole"), weights(output)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert sorted(file.name for file in output.parent.iterdir()) == ["step-002"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["healed.yaml", "whole"]
+
+    record = read_checkpoint(output / "fusegpt.json")
+    assert record.finish.method == method and record.finish.last_loss < record.finish.first_loss
+    assert record.finish.optimizer_steps == len(record.finish.training) == 4
+    assert record.recipe_id == chosen.id and record.recipe["finish"]["method"] == method
+    point = at_point(chosen)
+    assert step_of(folder, point) == manifest
+    assert describe(output).recipe_id == chosen.id
+    assert verify(folder).problems == []
+
+
+def at_point(chosen):
+    from fusegpt.results.point import Place, Point
+
+    return Point("tiny", chosen.id, Place.step(2))
+
+
+def test_a_finish_without_answers_asks_the_dense_model(results, tmp_path):
+    folder, windows, manifest = results
+    answers = folder / "answers/tiny/again"
+    assert not run(
+        command,
+        [
+            "answers",
+            "--model",
+            str(folder / "models/tiny"),
+            "--windows",
+            str(windows),
+            "--top-k",
+            "16",
+            "--dtype",
+            "float32",
+            "--output",
+            str(answers),
+        ],
+    )
+    finish_model(manifest, recipe(), tmp_path / "one", windows=windows)
+    finish_model(manifest, recipe(), tmp_path / "other", windows=windows, answers=answers)
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
+    from fusegpt.models.checkpoints.load import load
+    from fusegpt.recovery.healing import answers
+
+    folder, windows, _ = results
+    dense = load(folder / "models/tiny", dtype="float32")
+    answers.answer_windows(dense, windows, tmp_path / "whole", top_k=4)
+    monkeypatch.setattr(answers, "EVERY_SECONDS", 0.0)
+    real, asked = answers.head_logits, []
+
+    def dying(*arguments):
+        asked.append(arguments)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(answers, "head_logits", dying)
+    with pytest.raises(KeyboardInterrupt):
+        answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
+    answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
+    assert len(asked) == 3 + 2  # of four pairs of windows, two were done
+    for name in ("logits.npy", "ids.npy", "rest.npy"):
+        whole, killed = ((tmp_path / x / name).read_bytes() for x in ("whole", "killed"))
+        assert whole == killed, name
+
+
+def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
+    folder, windows, manifest = results
+    answers, output = folder / "answers/tiny/few", tmp_path / "out"
+    common = ["--windows", str(windows), "--dtype", "float32", "--output"]
+    model = ["answers", "--model", str(folder / "models/tiny")]
+    assert run(command, [*model, "--top-k", "129", *common, str(tmp_path / "many")]) == 2
+    assert run(command, [*model, "--top-k", "some", *common, str(tmp_path / "many")]) == 2
+    assert not run(command, [*model, "--top-k", "4", *common, str(answers)])
+    given = {"windows": windows}
+    with pytest.raises(DataError, match="must be made with top_k 16 and temperature 1, has 4 and"):
+        finish_model(manifest, recipe(), output, answers=answers, **given)
+    other = tmp_path / "other.parquet"
+    write_windows(other, tiny.ids(8, 10, seed=9).numpy(), {"corpus": "random"})
+    with pytest.raises(DataError, match="are to other windows; make them anew"):
+        finish_model(manifest, recipe(), output, answers=answers, windows=other)
+    with pytest.raises(ConfigError, match="has no finish; use fusegpt merge"):
+        finish_model(manifest, recipe().steps, output, **given)
+    with pytest.raises(ConfigError, match="finish: learns from no teacher"):
+        finish_model(manifest, recipe("full"), output, answers=answers, **given)
+    with pytest.raises(ConfigError, match="teacher: is 'big'; give its directory with --teacher"):
+        finish_model(manifest, recipe(teacher="big"), output, **given)
+    with pytest.raises(
+        DataError, match="one batch of 8 windows and one optimiser step, got 4 windows"
+    ):
+        finish_model(
+            manifest,
+            recipe("full", batch_size=8, tokens=80, windows={"length": 8}),
+            output,
+            windows=short(tmp_path),
+        )
+    with pytest.raises(DataError, match="trains: give its windows with --finetune"):
+        prune_model(folder / "models/tiny", recipe("full"), "0.33", windows, output)
+    assert not output.exists()
+
+
+def short(folder):
+    write_windows(folder / "short.parquet", tiny.ids(4, 8).numpy(), {"corpus": "random"})
+    return folder / "short.parquet"
+
+
+def test_masks_of_a_file_say_what_is_learned(results, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from fusegpt.data.streamed import stream_windows
+
+    folder, _, _ = results
+    ids = tiny.ids(4, 6)
+
+    def file(**masks):
+        columns = {"input_ids": ids.tolist(), **{k: [v] * 4 for k, v in masks.items()}}
+        pq.write_table(pa.table(columns), tmp_path / "masked.parquet")
+        return stream_windows(folder / "models/tiny", tmp_path / "masked.parquet", tmp_path)
+
+    assert file().targets(0, 4).all() and torch.equal(file().tokens(1, 3), ids[1:3])
+    found = file(mask=[True] * 5 + [False], answers=[False] * 3 + [True] * 3).targets(0, 1)
+    assert found.tolist() == [[False, False, True, True, False]]
+    with pytest.raises(DataError, match=r"masks \(answers\) leave no token to learn"):
+        file(answers=[True] + [False] * 5)

@@ -138,14 +138,22 @@ def write_json(path: str | Path, value: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, *, ours: bool = False) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        ours: Written by ``write_json``: without NaN, infinities and halves of characters.
 
     Raises:
         ArtifactError: The file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_refuse if ours else None)
+        if ours and "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
     except RecursionError:
@@ -273,6 +281,10 @@ def _move_into_place(partial: Path, target: Path, last: str | None) -> None:
             shutil.rmtree(old)
         os.replace(file, old)
     _sync(target)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _is_same(partial: Path, target: Path) -> bool:

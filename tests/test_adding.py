@@ -120,6 +120,9 @@ def test_the_tests_that_the_page_names_judge_what_was_added(copy):
     for name in ("tests", "docs", "examples", "benchmarks"):
         if not (copy / name).exists():
             (copy / name).symlink_to(ROOT / name)
+    for kind in ("recipe", "experiment"):  # make settings
+        done = python(copy, "-c", MAIN, "recipes", "--schema", kind)
+        (copy / f"config/schema/{kind}.json").write_text(done.stdout)
     for line in (line for line in COMMANDS if line.startswith("pytest ")):
         arguments = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)[1:]]
         done = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)

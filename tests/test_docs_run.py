@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import sys
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.workflow.files import plan_of
 from tests import forked
+from tests.planned import passed_on
 from tests.test_docs import FENCE, ROOT, commands
 
 ELSEWHERE = {
@@ -151,16 +151,6 @@ def starts_snakemake(words: list[str]) -> bool:
     return run and not {"--unlock", "--report"} & set(words)
 
 
-def passed_on(monkeypatch, *arguments: str) -> list[str]:
-    """The arguments that ``fusegpt run`` starts Snakemake with."""
-    started: list[list[str]] = []
-    monkeypatch.setattr(os, "execve", lambda program, line, environment: started.append(line))
-    run(fusegpt_command, list(arguments))
-    (line,) = started
-    assert line[:3] == [sys.executable, "-m", "snakemake"]
-    return line[3:]
-
-
 PLANNED = sorted({tuple(words) for _, words in commands() if starts_snakemake(words)})
 
 
@@ -199,7 +189,7 @@ def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path, monkeyp
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     if words[0] == "fusegpt":
-        line = passed_on(monkeypatch, "run", "--dry-run", *words[2:])
+        line = passed_on("--dry-run", *words[2:])
     else:
         own = [] if {"-s", "--snakefile"} & set(words) else ["-s", str(ROOT / "Snakefile")]
         line = [*own, "-n", "--quiet", "rules", "--cores", "2", *words[1:]]

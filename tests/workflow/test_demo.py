@@ -13,7 +13,11 @@ from fusegpt.pruning.recipe import load_recipe
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
-FEW = {"finetune": {"sequences": 8, "length": 64}, "recovery": {"epochs": 2}}
+FEW = {
+    "calibration": {"length": 32},
+    "finetune": {"sequences": 8, "length": 64},
+    "recovery": {"epochs": 2},
+}
 """Four optimiser steps on an eighth of the demo's text, in place of 24."""
 
 

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 
+import pytest
+
 from tests import forked
 from tests.waiting import wait_until
 from tests.workflow.conftest import EVALUATION, ROOT, Project, verbs
@@ -102,6 +104,7 @@ def test_an_evaluations_setting_reruns_this_evaluation_alone(finished):
     assert all(line.endswith("short.json") for line in started if line.startswith("evaluate"))
 
 
+@pytest.mark.slow
 def test_another_evaluation_measures_this_one_alone(finished):
     finished.config["evaluations"]["long"] = {**EVALUATION, "length": 64}
     finished.study["evaluations"].append("long")
@@ -136,6 +139,7 @@ def test_a_deleted_result_is_read_back_and_a_dry_run_names_the_change(finished):
     assert all(line.endswith("short.json") for line in started if line.startswith("evaluate"))
 
 
+@pytest.mark.slow
 def test_a_forced_set_measures_nothing_twice(finished):
     started = finished.started("--forcerun", "evaluate_docs_short")
 
@@ -187,12 +191,14 @@ def test_a_raised_stage_version_reruns_the_stage_and_what_follows(finished):
     assert finished.started() == []
 
 
+@pytest.mark.slow
 def test_a_raised_version_of_merging_leaves_the_results(finished):
     finished.environment["STUB_RAISE"] = "merge"
 
     assert verbs(finished.started()) == {"merge": 2, "card": 2}
 
 
+@pytest.mark.slow
 def test_a_raised_version_of_scoring_reruns_scoring_and_what_follows(finished):
     finished.environment["STUB_RAISE"] = "score"
 

@@ -5,31 +5,35 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.cli import run as run_verb
+from tests import forked
+from tests.planned import passed_on
 from tests.workflow.conftest import verbs
 
 MAIN = "from fusegpt.cli import main; main()"
 
 
-def fusegpt_run(project, *arguments):
-    file = project.directory / "my study.json"
-    file.write_text(json.dumps(project.config), encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, "run", file.name, *arguments],
-        cwd=project.directory,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def study(project, monkeypatch):
+    """The name of a file with the project's configuration, in the directory that we are in."""
+    monkeypatch.chdir(project.directory)
+
+    def write() -> str:
+        Path("my study.json").write_text(json.dumps(project.config), encoding="utf-8")
+        return "my study.json"
+
+    return write
 
 
-def test_an_experiment_runs_to_its_page_where_one_stands(project):
-    done = fusegpt_run(project)
+def test_an_experiment_runs_to_its_page_where_one_stands(project, study):
+    line = [sys.executable, "-c", MAIN, "run", study()]
+    done = subprocess.run(line, env=project.environment, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert (project.directory / "results/report.html").is_file()
@@ -37,10 +41,9 @@ def test_an_experiment_runs_to_its_page_where_one_stands(project):
     assert "Provided cores: 2" in done.stderr
 
 
-def test_cores_a_dry_run_and_what_follows_two_dashes_reach_snakemake(project):
-    done = fusegpt_run(
-        project, "--cores", "1", "--dry-run", "--directory", "else where", "--", "scores"
-    )
+def test_cores_a_dry_run_and_what_follows_two_dashes_reach_snakemake(project, study):
+    options = ("--cores", "1", "--dry-run", "--directory", "else where", "--", "scores")
+    done = forked.run(passed_on(study(), *options), project.directory, project.environment)
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rule scores:" in done.stdout and "rule table:" not in done.stdout
@@ -48,10 +51,10 @@ def test_cores_a_dry_run_and_what_follows_two_dashes_reach_snakemake(project):
     assert (project.directory / "else where").is_dir()
 
 
-def test_the_exit_code_and_the_words_are_snakemakes(project):
+def test_the_exit_code_and_the_words_are_snakemakes(project, study):
     project.study["sparsities"] = [2]
 
-    done = fusegpt_run(project)
+    done = forked.run(passed_on(study()), project.directory, project.environment)
 
     assert done.returncode == 1
     assert "experiments.study.sparsities: must be a fraction of units in [0, 1)" in done.stderr

@@ -94,7 +94,7 @@ def recipe_of_blocks(
         name, settings = f"{chosen.name}_given", chosen.to_json()
         if chosen.selection == "one_shot":
             settings["selection"] = "iterative"
-    for unknown in ("name", "rerank"):
+    for unknown in ("name", "rerank", "chain"):
         settings.pop(unknown, None)
     listed = [unit.strip() for unit in blocks.split(",")]
     kinds = {unit.partition(" ")[0] for unit in listed if " " in unit}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fusegpt.errors import ConfigError
-from fusegpt.pruning.recipe import load_recipe, read_recipe, resolve
+from fusegpt.pruning.recipe import load_recipe, read_recipe, recipe_of_blocks, resolve
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
 from fusegpt.work import Shape
@@ -203,3 +203,9 @@ def test_a_sweep_answers_once_and_finishes_only_what_is_asked(project):
     started = Counter(line.split()[0] for line in project.started("tables"))
     kinds = ("fuse", "answers", "finish", "evaluate", "merge")
     assert [started[kind] for kind in kinds] == [1, 1, 2, 2, 0]
+
+
+def test_listed_blocks_may_be_finished_and_their_steps_are_no_other_recipes():
+    recipe = recipe_of_blocks("2,1", "macro_influence_distill")
+    assert recipe.finish == load_recipe("macro_influence_distill").finish
+    assert recipe.steps.name == recipe.name == "macro_influence_distill_given"

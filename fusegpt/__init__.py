@@ -13,6 +13,7 @@ _FUNCTIONS = {
     "fetch": "fusegpt.data.sources",
     "finish_model": "fusegpt.pruning.jobs",
     "fuse_model": "fusegpt.pruning.jobs",
+    "generate": "fusegpt.models.generation",
     "load": "fusegpt.models.checkpoints.load",
     "load_recipe": "fusegpt.pruning.recipe",
     "load_text": "fusegpt.data.corpora",

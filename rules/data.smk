@@ -44,3 +44,31 @@ rule sample:
     shell:
         "fusegpt {params.trust:q} sample --model {params.model:q} {params.flags:q}"
         " --output {output.windows:q} >{log:q} 2>&1"
+
+
+rule generate:
+    """Texts that a dense model writes itself, for every recipe whose windows are cut from them."""
+    input:
+        model=at.source,
+        corpus=ask.prompt_files,
+    output:
+        generated=at.generated,
+    log:
+        "logs/generate/{model}/{generated}.log",
+    benchmark:
+        "benchmarks/runs/generate/{model}/{generated}.tsv"
+    wildcard_constraints:
+        generated=one_of(PLAN.written),
+    conda:
+        "../environment.yml"
+    threads: threads_of("score", 2)
+    resources:
+        **resources_of("score", gpu=1, device="cpu"),
+    params:
+        trust=say.trust,
+        model=model_directory,
+        flags=say.generated,
+        version=STAGE_VERSION["generate"],
+    shell:
+        "fusegpt {params.trust:q} generate --model {params.model:q} {params.flags:q}"
+        " --device {resources.device:q} --output {output.generated:q} >{log:q} 2>&1"

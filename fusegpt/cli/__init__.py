@@ -24,6 +24,7 @@ VERBS: dict[str, Entry] = {
     "recipes": Entry("fusegpt.cli.recipes:recipes"),
     "fetch": Entry("fusegpt.cli.fetch:fetch"),
     "sample": Entry("fusegpt.cli.sample:sample"),
+    "generate": Entry("fusegpt.cli.generate:generate"),
     "score": Entry("fusegpt.cli.score:score"),
     "prune": Entry("fusegpt.cli.prune:prune"),
     "slice": Entry("fusegpt.cli.slice:slice_widths"),

@@ -34,6 +34,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sample": (".parquet", ()),
+    "generate": (".parquet", ()),
     "score": (".json", ("units",)),
     "start": (".json", ("kind", "recipe", "name")),
     "evaluate": (".json", ("rows",)),

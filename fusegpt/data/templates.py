@@ -13,7 +13,7 @@ from fusegpt.errors import DataError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["render"]
+__all__ = ["ask", "render"]
 
 
 def render(
@@ -39,11 +39,6 @@ def render(
         DataError: There is no template, it refuses the conversation, or a message changes what
             stands before it, so that answers cannot be told.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            f"{where}: conversations must go through a chat template, and the model's tokenizer"
-            " has none; put chat_template.jinja into the model's directory, or give texts"
-        )
     text = _through_template(tokenizer, messages, where)
     if not answers:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -58,9 +53,25 @@ def render(
     return np.asarray(coded["input_ids"], dtype=np.int32), np.asarray(told, dtype=bool)
 
 
+def ask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str) -> np.ndarray:
+    """Return the token ids of a conversation that waits for the assistant's answer.
+
+    Raises:
+        DataError: There is no template, or it refuses the conversation.
+    """
+    text = _through_template(tokenizer, messages, where, prompt=True)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.asarray(ids, dtype=np.int32)
+
+
 def _through_template(
     tokenizer: Any, messages: Sequence[Message], where: str, prompt: bool = False
 ) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"{where}: conversations must go through a chat template, and the model's tokenizer"
+            " has none; put chat_template.jinja into the model's directory, or give texts"
+        )
     try:
         found: str = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=prompt

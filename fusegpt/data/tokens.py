@@ -16,7 +16,7 @@ from fusegpt.runtime import remote_code_is_allowed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["encode", "fingerprint", "load_tokenizer", "usual_bos", "window_start"]
+__all__ = ["adds_bos", "encode", "fingerprint", "load_tokenizer", "usual_bos", "window_start"]
 
 NEEDS_BOS = ("Gemma",)
 """How the classes of tokenizers begin whose models fail on windows that do not open with BOS."""
@@ -57,7 +57,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -
         ``[tokens]`` int32.
     """
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if bos and _adds_bos(tokenizer):
+    if bos and adds_bos(tokenizer):
         ids = [tokenizer.bos_token_id, *ids]
     return np.asarray(ids, dtype=np.int32)
 
@@ -91,7 +91,8 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer itself puts BOS before a text."""
     if tokenizer.bos_token_id is None:
         return False
     return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

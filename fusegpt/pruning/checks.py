@@ -77,6 +77,8 @@ def _check_masks(recipe: Recipe, where: str) -> None:
             f"{where}.calibration.predict: 'answers' is for losses of the next token;"
             f" {recipe.metric} must have 'all'"
         )
+    if recipe.finish is not None:
+        _check_cut(recipe.windows("finish"), f"{where}.finish.windows")
     if not recipe.needs_windows:
         return
     spec, recovery = recipe.finetune, recipe.recovery

@@ -45,6 +45,7 @@ __all__ = [
     "dense_scores",
     "evaluation",
     "figure",
+    "generated",
     "is_leftover",
     "leftovers",
     "manifest",
@@ -99,6 +100,8 @@ source = _below(f"models/{{model}}/{SOURCE}")
 """The last file of a fetched model."""
 windows = _below("data/{model}/{windows}.parquet")
 """Windows of token ids, cut with a model's tokenizer."""
+generated = _below("generated/{model}/{generated}.parquet")
+"""Texts that a dense model wrote itself, as token ids."""
 dense_scores = _below("scores/{model}/{scores}.json")
 """The importance of each unit of a dense model, for all recipes that score it alike."""
 
@@ -141,7 +144,7 @@ figure = _below("figures/{experiment}.svg")
 report = _below("report.html")
 
 PATTERNS = (
-    *(source, model_directory, windows, dense_scores, answers, answers_directory),
+    *(source, model_directory, windows, generated, dense_scores, answers, answers_directory),
     *(recipe, scores, manifest, delta, training, resume, trials, step_directory, run_directory),
     *(checkpoint, checkpoint_card, checkpoint_directory),
     *(sliced, slice_card, slice_directory),

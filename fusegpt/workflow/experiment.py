@@ -24,6 +24,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.contents import Contents, ShownModel, ShownRecipe
 from fusegpt.results.point import DENSE, Point
 from fusegpt.units import Granularity
+from fusegpt.workflow.generated import Written, all_written, check_generated
 from fusegpt.workflow.members import (
     Member,
     available_recipes,
@@ -70,6 +71,13 @@ class Plan:
     def windows_of(self, recipe_id: str, role: Role) -> Windows:
         """The windows a recipe reads."""
         return windows_of(self.recipes[recipe_id], role, self.corpora)
+
+    @functools.cached_property
+    def written(self) -> dict[str, Written]:
+        """Texts that models write themselves for the windows, by id."""
+        return all_written(
+            {name for one in self.windows.values() for name in one.corpora}, self.corpora
+        )
 
     def corpora_of(self, evaluation: str) -> dict[str, Any]:
         """The configuration's entry of the corpus that an evaluation reads, if it reads one."""
@@ -246,7 +254,11 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
             raise ConfigError(f"models.{name}.source: unknown model {base!r}{known}")
     corpora = {name: Corpus() for name in CORPORA} | checked.corpora
     for name, corpus in corpora.items():
-        if corpus.splits is None:
+        if corpus.generated is not None and corpus.generated.corpus is not None:
+            where, start = f"corpora.{name}.generated", corpus.generated
+            check_split(start.corpus or "", start.split, where, corpora)
+            check_generated(name, corpora, where)
+        elif corpus.generated is None and corpus.splits is None:
             lookup(CORPORA, name, "built-in corpus")
     evaluations = {
         name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
@@ -310,5 +322,10 @@ def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> 
     settings = entry.bound(where)
     if (read := settings.corpus_read()) is not None:
         check_split(*read, where, corpora)
+        if corpora[read[0]].generated is not None:
+            raise ConfigError(
+                f"{where}.corpus: text that a model writes itself is for calibration and finetune,"
+                f" got {read[0]!r}"
+            )
     settings.check_tasks(where)
     return entry.model_copy(update={"settings": settings.model_dump()})

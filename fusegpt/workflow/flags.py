@@ -10,6 +10,7 @@ from typing import Any
 
 from fusegpt.workflow.dense_scores import DenseScores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together, settings_of
 
 __all__ = [
@@ -84,7 +85,7 @@ class Flags:
             "--split": windows.split,
             "--length": windows.length,
             "--seed": windows.seed,
-            "--corpora": json.dumps(windows.corpora),
+            "--corpora": json.dumps(located(windows.corpora, wildcards.model)),
         }
         if windows.rows is None:
             flags["--sequences"] = windows.sequences
@@ -92,6 +93,12 @@ class Flags:
             flags["--rows"] = windows.rows
         flags |= {f"--{name}": value for name, value in windows.more.items()}
         return [str(part) for pair in flags.items() for part in pair]
+
+    def generated(self, wildcards: Any) -> list[str]:
+        """What a model writes itself."""
+        written = self.plan.written[wildcards.generated]
+        settings, corpora = written.settings.model_dump(), written.corpora
+        return ["--settings", json.dumps(settings), "--corpora", json.dumps(corpora)]
 
     def settings_of_set(self, evaluations: Together) -> list[Callable[[Any], str]]:
         """A parameter for each evaluation, so that Snakemake says which one changed."""

@@ -15,6 +15,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.point import Point
 from fusegpt.workflow.dense_scores import dense_scores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.generated import all_written
 
 __all__ = ["Garbage", "find", "remove"]
 
@@ -22,7 +23,7 @@ QUIET_SECONDS = 3600.0
 """A half-written file that nobody touched for so long belongs to nobody."""
 
 KINDS = (
-    *(at.model_directory, at.windows, at.answers_directory, at.dense_scores),
+    *(at.model_directory, at.windows, at.generated, at.answers_directory, at.dense_scores),
     *(at.run_directory, at.step_directory),
     *(at.checkpoint_directory, at.slice_directory, at.card, at.evaluation),
     *(at.table, at.table_record, at.figure),
@@ -106,7 +107,10 @@ def _of_recipe(plan: Plan, point: Point) -> Iterator[str]:
     """What a pruned or sliced model is made of: itself, its windows, its steps, its scores."""
     model, recipe = point.model, plan.recipes[point.recipe]
     for role in recipe.roles:
-        yield at.windows(model=model, windows=plan.windows_of(point.recipe, role).id)
+        windows = plan.windows_of(point.recipe, role)
+        yield at.windows(model=model, windows=windows.id)
+        for name in all_written(windows.corpora, plan.corpora):
+            yield at.generated(model=model, generated=name)
     if point.place.slices:
         yield _parent(at.sliced(point))
         return

@@ -10,6 +10,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together
 
 __all__ = ["Inputs", "point_of"]
@@ -151,8 +152,13 @@ class Inputs:
         return [at.evaluation(point, evaluation=name) for point in points for name in names]
 
     def corpus_files(self, wildcards: Any) -> list[str]:
-        """The local file that windows are cut from, if the corpus is one."""
-        return list(_files(self.plan.windows[wildcards.windows].corpora))
+        """The files that windows are cut from, where a corpus is one, or the model writes it."""
+        entries = self.plan.windows[wildcards.windows].corpora
+        return list(_files(located(entries, wildcards.model)))
+
+    def prompt_files(self, wildcards: Any) -> list[str]:
+        """The local file that a model's own texts start from, if they do."""
+        return list(_files(self.plan.written[wildcards.generated].corpora))
 
     def evaluation_data(self, evaluations: Together) -> list[str]:
         """The local files that a set reads: corpora, or the items of tasks."""

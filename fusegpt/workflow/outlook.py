@@ -77,8 +77,8 @@ def _position(rule: str) -> tuple[int, str]:
 
 
 RULES = (
-    *("fetch", "sample", "start", "score", "take_scores", "fuse", "merge", "answers", "finish"),
-    "slice",
+    *("fetch", "generate", "sample", "start", "score", "take_scores", "fuse", "merge"),
+    *("answers", "finish", "slice"),
     *("evaluate", "card", "table", "figure", "report"),
 )
 """The order in which jobs are listed; rules that a workflow adds come last."""

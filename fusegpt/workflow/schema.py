@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
+from fusegpt.data.generated import Generated
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.methods import bind
@@ -101,7 +102,7 @@ class Model(Strict):
 
 
 class Corpus(Strict):
-    """A corpus from local files, or a built-in one read in another way."""
+    """A corpus from local files, one that the model writes, or a built-in one read otherwise."""
 
     splits: dict[Name, FilePath] | None = Field(
         default=None,
@@ -114,6 +115,16 @@ class Corpus(Strict):
     variant: Text | None = Field(
         default=None, description="Which of several texts of that name this is."
     )
+    generated: Generated | None = Field(
+        default=None, description="Text that each dense model writes itself, in place of files."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        others = [key for key in self.model_dump(exclude_none=True) if key != "generated"]
+        if self.generated is not None and others:
+            raise ValueError(f"generated must stand alone, got {others[0]} beside it")
+        return self
 
 
 class Task(Strict):

@@ -15,13 +15,14 @@ from fusegpt.data.chats import holds_answers
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.registry import lookup
+from fusegpt.workflow.generated import SPLIT, written
 from fusegpt.workflow.schema import Corpus
 
 __all__ = ["Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
 
 ADDED = ("cut", "bos", "predict")
 """Settings of windows that are part of their id only where they are not at their default."""
-SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _entry_of(
 
 def corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
     """``{name: entry}`` with the one split that is read; empty for a built-in corpus as it is."""
+    if corpora[name].generated is not None:
+        return {name: {"generated": written(name, corpora).id}}
     entry = corpora[name].model_dump(exclude_none=True)
     if "splits" in entry:
         entry["splits"] = {split: entry["splits"][split]}
@@ -111,12 +114,13 @@ def corpus_entry(name: str, split: str, corpora: Mapping[str, Corpus]) -> dict[s
 def check_split(corpus: str, split: str, where: str, corpora: Mapping[str, Corpus]) -> None:
     """Refuse a corpus or a split that nobody defined; the message starts with ``where``."""
     try:
-        splits = lookup(corpora, corpus, "corpus").splits
+        entry = lookup(corpora, corpus, "corpus")
+        splits = {SPLIT: ""} if entry.generated else entry.splits
         if splits is not None:
             lookup(splits, split, "split")
         elif corpus in SPLITS:
             lookup(dict.fromkeys(SPLITS[corpus]), split, "split")
-        elif not SPLIT.fullmatch(split):
+        elif not SPLIT_NAME.fullmatch(split):
             raise ConfigError(f"split must be letters, digits, _ and -, got {split!r:.60}")
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -126,6 +130,9 @@ def _check_answers(
     parts: Sequence[tuple[str, str]], corpora: Mapping[str, Corpus], where: str
 ) -> None:
     """Refuse files none of which holds answers; what is not there yet is read later."""
+    texts = [corpora[name].generated for name, _ in parts]
+    if any(text is not None and text.start == "prompts" for text in texts):
+        return
     files = [(corpora[name].splits or {}).get(split) for name, split in parts]
     if any(file is not None and not Path(file).is_file() for file in files):
         return

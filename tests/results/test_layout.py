@@ -17,6 +17,7 @@ NAMES = {
     "part": "0123456789abcdef",
     "place": "step-007",
     "windows": "docs-train-89abcdef",
+    "generated": "own-89abcdef",
     "scores": "macro_influence-89abcdef",
     "answers": "docs-train-89abcdef-01234567",
     "evaluation": "docs",

@@ -11,6 +11,8 @@ from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery.settings.whole import Lora, NoRecovery
 from fusegpt.workflow.flags import Flags
+from fusegpt.workflow.garbage import _named
+from fusegpt.workflow.inputs import Inputs
 from tests.workflow.conftest import configuration
 from tests.workflow.test_experiment import plan
 
@@ -44,7 +46,7 @@ def planned(tmp_path, **windows):
 
 def flags_of(found):
     (windows,) = found.windows
-    return windows, Flags(found, {}).windows(SimpleNamespace(windows=windows))
+    return windows, Flags(found, {}).windows(SimpleNamespace(model="tiny", windows=windows))
 
 
 def test_settings_at_their_default_are_not_written():
@@ -131,3 +133,66 @@ def test_a_recovery_that_knows_no_masks_is_refused(monkeypatch):
         with pytest.raises(ConfigError, match="finetune: lora takes padding for text; with cut"):
             recipe(finetune={"sequences": 8, **windows})
     recipe(calibration={"cut": "documents"})
+
+
+def with_generated(tmp_path, entry, **windows):
+    """A plan whose recipe reads what the model writes, from chats where it says so."""
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    config = configuration()
+    config["corpora"] = {"chats": {"splits": {"train": str(chats)}}, "own": {"generated": entry}}
+    spec = {"corpus": "own", "sequences": 2, "length": 8, **windows}
+    config["experiments"]["study"] |= {"settings": {"calibration": spec, "finetune": spec}}
+    config["experiments"]["study"]["recipes"] = ["macro_influence", "sleb"]
+    return config
+
+
+ANSWERS = {"start": "prompts", "corpus": "chats", "sequences": 4, "length": 16}
+
+
+def test_what_a_model_writes_is_one_file_for_all_who_read_it(tmp_path):
+    found = plan(with_generated(tmp_path, ANSWERS))
+    (name,) = found.written
+    assert name.startswith("own-")
+    file = f"results/generated/tiny/{name}.parquet"
+    windows, flags = flags_of(found)
+    asked = SimpleNamespace(model="tiny", windows=windows, generated=name)
+    flags = Flags(found, {}).windows(asked)
+    assert json.loads(flags[flags.index("--corpora") + 1]) == {"own": {"splits": {"train": file}}}
+    assert Inputs(found).corpus_files(asked) == [file]
+    assert Inputs(found).prompt_files(asked) == [str(tmp_path / "chats.jsonl")]
+    _, settings, _, corpora = Flags(found, {}).generated(asked)
+    assert json.loads(settings)["start"] == "prompts" and "chats" in json.loads(corpora)
+    assert file in _named(found)
+    other = plan(with_generated(tmp_path, {**ANSWERS, "seed": 1}))
+    assert set(other.written) != {name} and set(other.windows) != {windows}
+
+
+@pytest.mark.parametrize(
+    ("entry", "windows", "message"),
+    [
+        ({**ANSWERS, "corpus": "python_docs"}, {}, "own.generated.corpus: must be a file of conv"),
+        ({**ANSWERS, "corpus": "own"}, {}, "must be a corpus that is there, got 'own'"),
+        ({**ANSWERS, "corpus": "chat"}, {}, "unknown corpus 'chat'; did you mean 'chats'?"),
+        ({**ANSWERS, "split": "test"}, {}, "own.generated: unknown split 'test'"),
+        ({**ANSWERS, "top_p": 2}, {}, "generated.top_p: must be at most 1, got 2"),
+        ({"start": "prompts"}, {}, "start 'prompts' must have a corpus to start from, got None"),
+        (ANSWERS, {"split": "test"}, "calibration: unknown split 'test'"),
+        ({"start": "random"}, {"predict": "answers"}, "'answers' is for losses of the next token"),
+    ],
+)
+def test_what_no_model_could_write_is_refused(tmp_path, entry, windows, message):
+    with pytest.raises(ConfigError) as error:
+        plan(with_generated(tmp_path, entry, **windows))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_generated_text_is_for_pruning_and_stands_alone(tmp_path):
+    config = with_generated(tmp_path, ANSWERS)
+    config["evaluations"]["docs"] |= {"corpus": "own", "split": "train"}
+    with pytest.raises(ConfigError, match=r"docs\.corpus: text that a model writes itself is for"):
+        plan(config)
+    config = with_generated(tmp_path, ANSWERS)
+    config["corpora"]["own"]["documents"] = 3
+    with pytest.raises(ConfigError, match="own: generated must stand alone, got documents beside"):
+        plan(config)

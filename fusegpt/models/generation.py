@@ -1,0 +1,172 @@
+"""Text that a model writes itself: seeded, in batches, and it goes on where a kill left it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+
+from fusegpt.artifacts import provenance
+from fusegpt.data.cutting import PADDING
+from fusegpt.data.generated import Generated
+from fusegpt.data.masked import Masked
+from fusegpt.data.starts import starts_of
+from fusegpt.data.tokens import fingerprint, load_tokenizer
+from fusegpt.data.window_files import check_ids, write_windows
+from fusegpt.data.windows import draw
+from fusegpt.errors import Stopped
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.model import Model
+from fusegpt.models.written import Written
+from fusegpt.pace import Pace
+from fusegpt.results import layout
+from fusegpt.runtime import Timer, peak_memory_gib
+from fusegpt.signals import asked_to_stop, saving_first
+
+__all__ = ["generate"]
+
+
+def generate(
+    model: str | Path,
+    settings: Generated = Generated(),
+    *,
+    corpora: Mapping[str, Any] | None = None,
+    output: str | Path,
+    device: str = "cpu",
+) -> Tensor:
+    """Let a model write texts, and keep them as windows of token ids.
+
+    By transformers' own generation. Each text draws from numbers of its own, so it is the same
+    whichever others are written beside it, but for rounding. After every batch what is written so
+    far is kept beside the output; a killed run goes on from there.
+
+    Args:
+        model: The model's directory.
+        settings: What texts start from, how many there are, and how they are drawn.
+        corpora: The configuration's ``corpora``.
+        output: The parquet file to write, for ``fusegpt sample`` and whatever takes windows.
+        device: Where to work.
+
+    Returns:
+        ``[sequences, length]`` int64 on the CPU. Of answers, with masks: of the padding, and of
+        the tokens that the model wrote.
+
+    Raises:
+        ArtifactError: The directory holds no model or no tokenizer.
+        DataError: The corpus is not there, too short, or no file of conversations.
+    """
+    directory, output = Path(model), Path(output)
+    tokenizer = load_tokenizer(directory)
+    starts = starts_of(tokenizer, settings, corpora or {})
+    check_ids(directory, torch.full((1, settings.length), int(max(map(max, starts)))), str(output))
+    kept = Written(layout.unfinished(output), _names(settings, starts, directory))
+    rows = kept.read()
+    pace = Pace("writing", len(starts), "text", done=len(rows))
+    with Timer() as timer, saving_first(), pace:
+        loaded = load(directory, dtype=settings.dtype, device=device)
+        loaded.module.generation_config = _config(loaded, tokenizer, settings)
+        while len(rows) < len(starts):
+            batch = range(len(rows), min(len(rows) + settings.batch_size, len(starts)))
+            rows += _write(loaded, settings, [starts[number] for number in batch], batch)
+            kept.write(rows)
+            pace.advance(len(batch))
+            if (number := asked_to_stop()) is not None and len(rows) < len(starts):
+                raise Stopped(number, f"saved {len(rows)} texts in {kept.path}; run again to go on")
+    windows = _windows(rows, starts, settings)
+    meta = {
+        "corpus": "generated",
+        "generated": settings.model_dump(),
+        "sequences": len(rows),
+        "tokens": sum(map(len, rows)),
+        "length": windows.shape[1],
+        "seed": settings.seed,
+        "tokenizer_sha256": fingerprint(tokenizer),
+        "provenance": provenance(device),
+        "seconds": round(timer.seconds, 3),
+        "memory_gib": round(peak_memory_gib(), 3),
+    }
+    write_windows(output, windows, meta)
+    kept.path.unlink(missing_ok=True)
+    return windows
+
+
+def _config(model: Model, tokenizer: Any, settings: Generated) -> GenerationConfig:
+    """How transformers generates: draws are ours, and only answers end."""
+    ends = model.module.generation_config.eos_token_id if model.module.generation_config else None
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return GenerationConfig(
+        do_sample=False,  # the highest of the seeded scores is a draw
+        eos_token_id=ends if settings.start == "prompts" else None,
+        pad_token_id=PADDING,
+        use_cache=True,
+    )
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]
+    """Adds Gumbel noise, so that the highest score of each text is a draw from its own numbers."""
+
+    def __init__(self, settings: Generated, numbers: Sequence[int]) -> None:
+        self.temperature = settings.temperature
+        self.most = TopPLogitsWarper(settings.top_p) if settings.top_p < 1 else None
+        seeds = [draw(settings.seed, number) % 2**63 for number in numbers]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return ``[texts, vocab]`` scores."""
+        scores = scores.float() / self.temperature
+        if self.most is not None:
+            scores = self.most(input_ids, scores)
+        size = scores.shape[1]
+        noise = [-torch.empty(size).exponential_(generator=one).log() for one in self.generators]
+        return scores + torch.stack(noise).to(scores.device)
+
+
+@torch.no_grad()
+def _write(
+    model: Model, settings: Generated, starts: Sequence[Sequence[int]], numbers: Sequence[int]
+) -> list[list[int]]:
+    """One batch of texts, each with what it started from."""
+    longest, shortest = max(map(len, starts)), min(map(len, starts))
+    ids = torch.full((len(starts), longest), PADDING)
+    mask = torch.zeros_like(ids)
+    for row, start in enumerate(starts):
+        ids[row, longest - len(start) :] = torch.tensor(start)
+        mask[row, longest - len(start) :] = 1
+    made = model.module.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=settings.length - shortest,
+        logits_processor=LogitsProcessorList([_Draws(settings, numbers)]),
+    )[:, longest:].tolist()
+    ends = model.module.generation_config.eos_token_id
+    stops = set(ends if isinstance(ends, list) else [ends])
+    found = []
+    for start, new in zip(starts, made, strict=True):
+        last = next((place + 1 for place, one in enumerate(new) if one in stops), len(new))
+        found.append([*start, *new[:last]][: settings.length])
+    return found
+
+
+def _windows(rows: Sequence[list[int]], starts: Sequence[list[int]], settings: Generated) -> Tensor:
+    """The texts, padded where they are answers."""
+    lengths = [len(row) for row in rows]
+    ids = torch.full((len(rows), max(lengths)), PADDING)
+    answers = torch.zeros(ids.shape, dtype=torch.bool)
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[number, : len(row)] = torch.tensor(row)
+        answers[number, len(start) : len(row)] = True
+    return Masked.of(ids, lengths, answers) if settings.start == "prompts" else ids
+
+
+def _names(settings: Generated, starts: Sequence[Sequence[int]], directory: Path) -> str:
+    """Everything that unfinished texts depend on."""
+    config = (directory / layout.CONFIG).read_text(encoding="utf-8")
+    sizes = [[path.name, path.stat().st_size] for path in sorted(directory.glob("*.safetensors"))]
+    content = json.dumps([settings.model_dump(), [list(x) for x in starts], config, sizes])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,191 @@
+"""Text that a model writes itself: seeded, batched, resumable, and a corpus like others."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from fusegpt.cli import fusegpt_command as command
+from fusegpt.cli import run
+from fusegpt.data.generated import Generated, read_generated
+from fusegpt.data.masked import Masked, predicted
+from fusegpt.data.sampling import sample
+from fusegpt.data.tokens import load_tokenizer
+from fusegpt.data.window_files import read_windows
+from fusegpt.data.windows import read_meta
+from fusegpt.errors import ConfigError, DataError, Stopped
+from fusegpt.models import generation
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.generation import generate
+from tests.data.test_chats import TEMPLATE
+
+SMALL = {"sequences": 5, "length": 9, "batch_size": 2, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("own") / "model"
+    shutil.copytree(tiny_llama_dir, directory)
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    rows = [{"prompt": "now? " * (n + 1), "completion": "never"} for n in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def texts(model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("texts") / "own.parquet"
+    return generate(model, Generated(**SMALL), output=output)
+
+
+def test_texts_are_those_of_the_seed_whatever_the_batches(model, texts, tmp_path):
+    assert texts.shape == (5, 9) and type(texts) is torch.Tensor
+    again = generate(
+        model, Generated(**{**SMALL, "batch_size": 3}), output=tmp_path / "again.parquet"
+    )
+    assert torch.equal(again, texts)
+    fewer = Generated(**{**SMALL, "sequences": 2})
+    assert torch.equal(generate(model, fewer, output=tmp_path / "few.parquet"), texts[:2])
+    other = generate(model, Generated(**SMALL, seed=1), output=tmp_path / "other.parquet")
+    assert not torch.equal(other, texts)
+
+
+def test_every_token_is_a_draw_from_the_model(model, tmp_path):
+    """Of many texts that start alike, second tokens are as frequent as the model says."""
+    prompt = tmp_path / "one.parquet"
+    pq.write_table(pa.table({"input_ids": [[50, 60]]}), prompt)
+    settings = Generated(
+        start="prefixes", corpus=str(prompt), prefix=2, sequences=400, length=3, batch_size=400,
+        dtype="float32", temperature=0.5,
+    )  # fmt: skip
+    drawn = generate(model, settings, output=tmp_path / "many.parquet")[:, 2]
+    with torch.no_grad():
+        logits = load(model, dtype="float32").module(torch.tensor([[50, 60]])).logits[0, -1]
+    expected = (logits / 0.5).softmax(-1)
+    seen = torch.bincount(drawn, minlength=len(expected)) / 400
+    top = expected.topk(20).indices
+    assert seen[top].sum().item() == pytest.approx(expected[top].sum().item(), abs=0.08)
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(model, texts, tmp_path, monkeypatch):
+    output, real = tmp_path / "own.parquet", generation._write
+    calls = []
+
+    def dies(*arguments):
+        calls.append(arguments[3])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(generation, "_write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, Generated(**SMALL), output=output)
+    assert not output.exists() and (tmp_path / "own.parquet.resume.safetensors").is_file()
+    again = generate(model, Generated(**SMALL), output=output)
+    assert calls == [range(2), range(2, 4), range(2, 4), range(4, 5)]
+    assert torch.equal(again, texts) and torch.equal(read_windows(output), texts)
+    assert [file.name for file in tmp_path.iterdir()] == ["own.parquet"]
+
+
+def test_a_signal_saves_and_says_where(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "asked_to_stop", lambda: 15)
+    with pytest.raises(Stopped, match=r"saved 2 texts in .*; run again to go on"):
+        generate(model, Generated(**SMALL), output=tmp_path / "own.parquet")
+
+
+def test_texts_of_other_settings_are_not_gone_on_with(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "asked_to_stop", lambda: 15)
+    with pytest.raises(Stopped):
+        generate(model, Generated(**SMALL), output=tmp_path / "own.parquet")
+    monkeypatch.undo()
+    other = generate(model, Generated(**SMALL, seed=3), output=tmp_path / "own.parquet")
+    fresh = generate(model, Generated(**SMALL, seed=3), output=tmp_path / "fresh.parquet")
+    assert torch.equal(other, fresh)
+
+
+def test_answers_to_prompts_count_and_their_ends_are_kept(model, chats, tmp_path):
+    settings = Generated(start="prompts", corpus=str(chats), sequences=4, length=60, batch_size=3,
+                         dtype="float32", top_p=0.9)  # fmt: skip
+    output = tmp_path / "answers.parquet"
+    windows, tokenizer = generate(model, settings, output=output), load_tokenizer(model)
+    assert isinstance(windows, Masked)
+    for row in range(4):
+        ids, told = windows.plain()[row, : windows.lengths[row]], windows.answers[row]
+        asked = tokenizer.decode(ids[~told[: len(ids)]])
+        assert asked.startswith("<|user|>now? ") and asked.endswith("</s><|assistant|>")
+        assert 1 <= told.sum() and tokenizer.eos_token_id not in ids[told[: len(ids)]][:-1]
+    cut = {"length": 60, "sequences": 4, "cut": "documents"}
+    taken = sample(model, str(output), **cut, predict="answers")
+    assert sorted(taken.lengths) == sorted(windows.lengths)
+    assert predicted(taken) == predicted(windows)
+    assert predicted(sample(model, str(output), **cut)) > predicted(windows)
+
+
+def test_texts_go_on_from_prefixes_of_a_corpus(model, tmp_path):
+    settings = Generated(start="prefixes", corpus="python_docs", prefix=4, **SMALL)
+    texts = generate(model, settings, output=tmp_path / "own.parquet")
+    assert torch.equal(texts[:, :4], sample(model, "python_docs", sequences=5, length=4))
+
+
+def test_windows_are_cut_from_what_a_model_wrote(model, texts, tmp_path):
+    output = tmp_path / "own.parquet"
+    generate(model, Generated(**SMALL), output=output)
+    corpora = {"own": {"splits": {"train": str(output)}}}
+    asked = {"length": 9, "sequences": 5, "cut": "documents", "corpora": corpora}
+    windows = sample(model, "own", **asked, output=tmp_path / "w.parquet")
+    assert sorted(windows.tolist()) == sorted(texts.tolist())
+    assert read_meta(tmp_path / "w.parquet").to_json()["variant"] == "token ids"
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    tokenizer = load_tokenizer(other)
+    tokenizer.add_tokens(["zen"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(DataError, match="tokens of another tokenizer than the model's"):
+        sample(other, "own", **asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": "prefixes"}, "start 'prefixes' must have a corpus to start from, got None"),
+        ({"corpus": "x"}, "start 'random' must have no corpus, got 'x'"),
+        ({"start": "prefixes", "corpus": "x", "length": 16}, "length must be at least 17, got 16"),
+        ({"top_p": 0}, "settings.top_p: must be greater than 0, got 0"),
+        ({"temperture": 1}, "unknown setting 'temperture'; did you mean 'temperature'?"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ConfigError) as error:
+        read_generated(settings, "settings")
+    assert message in str(error.value)
+
+
+def test_too_few_prompts_and_texts_without_any_are_refused(model, chats, tmp_path):
+    about = {"start": "prompts", "dtype": "float32"}
+    few = Generated(**about, corpus=str(chats), sequences=5, length=60)
+    with pytest.raises(DataError, match="5 answers asked, 4 of 4 conversations have a question"):
+        generate(model, few, output=tmp_path / "x.parquet")
+    text = tmp_path / "t.txt"
+    text.write_text("now")
+    with pytest.raises(DataError, match="prompts must be a file of conversations, got"):
+        generate(model, Generated(**about, corpus=str(text)), output=tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="windows must be at most 512 tokens long"):
+        generate(model, Generated(**{**SMALL, "length": 513}), output=tmp_path / "x.parquet")
+
+
+def test_the_verb_writes_them(model, tmp_path, texts):
+    output = tmp_path / "own.parquet"
+    sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    assert not run(command, ["generate", "--model", str(model), *sets, "--output", str(output)])
+    assert np.array_equal(read_windows(output), texts)
+    assert read_meta(output).to_json()["generated"]["sequences"] == 5

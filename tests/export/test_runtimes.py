@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import fusegpt
-from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, convert, read_back
+from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, compare, convert, read_back
+from fusegpt.data.kinds import pattern_of
+from fusegpt.models.checkpoints.save import save
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
 from tests import tiny
 from tests.conftest import EXPORT_TOOLS
 
@@ -32,15 +36,21 @@ def pruned(dense: Path, directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A checkpoint of a tiny Llama with the tokenizer of SmolLM2, which the converter knows."""
+def tokenizer(tmp_path_factory):
+    """The tokenizer of SmolLM2, which the converter knows."""
     from transformers import AutoTokenizer
 
     from fusegpt.data.sources import find_entry
 
+    directory = tmp_path_factory.mktemp("real") / "smollm2"
+    fusegpt.fetch(find_entry("smollm2-135m"), directory)
+    return AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer, tmp_path_factory) -> Path:
+    """A checkpoint of a tiny Llama with that tokenizer."""
     directory = tmp_path_factory.mktemp("export")
-    fusegpt.fetch(find_entry("smollm2-135m"), directory / "real")
-    tokenizer = AutoTokenizer.from_pretrained(directory / "real")
     tiny.save_llama(
         directory / "dense",
         tokenizer,
@@ -79,6 +89,35 @@ def test_llama_cpps_converter_takes_it_and_llama_cpp_says_the_same(checkpoint, t
     assert found["different"] == []
     assert found["same"] == found["tokens"] == 3 * TOKENS
     assert found["largest_logprob_difference"] < 1e-3
+
+
+@pytest.mark.export
+@pytest.mark.index
+@pytest.mark.parametrize("family, blocks", [("smollm3", 8), ("gemma3_text_default", 12)])
+def test_a_pattern_that_is_kept_is_what_llama_cpp_computes(tokenizer, tmp_path, family, blocks):
+    """And one that is broken is not: the same number of blocks, other tokens."""
+    sizes = {"hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    dense = tiny.model(family, num_hidden_layers=blocks, vocab_size=len(tokenizer), **sizes)
+    dense.module.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    period = pattern_of(dense.text_config).period
+    same = {}
+    for kind in ("kept", "broken"):
+        model = fusegpt.load(tmp_path / "dense", dtype="float32")
+        if kind == "kept":
+            recipe = fusegpt.load_recipe(
+                "macro_influence", {"dtype": "float32", "keep_pattern": True}
+            )
+            fusegpt.prune(model, recipe, period, tiny.ids(2, 16))
+        else:
+            remove(model, *(Unit("block", index) for index in (*range(period - 1), period)))
+        save(model, tmp_path / kind, extra={})
+        convert(tmp_path / kind, EXPORT_TOOLS, tmp_path / f"{kind}.gguf")
+        answers = ask("llama_cpp", tmp_path / f"{kind}.gguf", tools=EXPORT_TOOLS)
+        same[kind] = compare(answers, ask("transformers", tmp_path / kind))
+    assert same["kept"]["same"] == same["kept"]["tokens"] == 3 * TOKENS
+    assert same["kept"]["largest_logprob_difference"] < 1e-2
+    assert same["broken"]["same"] < 3 * TOKENS
 
 
 @pytest.mark.export

@@ -76,6 +76,7 @@ class Stopped(BaseException):
     def __init__(self, number: int, saved: str = "") -> None:
         name = {1: "SIGHUP", 15: "SIGTERM"}.get(number, f"signal {number}")
         super().__init__(f"stopped by {name}{'; ' if saved else ''}{saved}")
+        self.number, self.saved = number, saved
         self.exit_code = 128 + number
 
 

@@ -10,7 +10,7 @@ from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
-from fusegpt.errors import ConfigError, DataError
+from fusegpt.errors import ConfigError, DataError, Stopped
 from fusegpt.models.structure.branches import plain_ids
 from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
@@ -18,6 +18,7 @@ from fusegpt.pruning.finish import finish as finish_pruned
 from fusegpt.pruning.finish import taught
 from fusegpt.pruning.given import check_scores
 from fusegpt.pruning.loop import prune
+from fusegpt.pruning.position import Position
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import forget
@@ -257,6 +258,9 @@ def prune_model(
 ) -> Checkpoint:
     """Prune a model in one process, and write the checkpoint.
 
+    Finished steps are kept beside the output until it is whole: a run that was stopped goes on
+    where it was when it is started again.
+
     Args:
         path: Directory of a model, or of a checkpoint of ours: what it lacks counts as removed.
         recipe: The method and its settings.
@@ -294,14 +298,20 @@ def prune_model(
     count = removals_from(model, recipe, sparsity)
     seen = next(iter(windows.values())) if windows else plain_ids(model, 1, 8)
     tensors = (seen, windows.get("finetune"))
-    if recipe.finish is None:
-        steps = prune(model, recipe, count, *tensors)
-    else:
-        streamed = stream_windows(path, files["finish"], output.parent)
-        with taught(path, recipe, files["finish"], output, device=device) as answers:
-            steps = prune(model, recipe, count, *tensors, streamed, answers)
-    data = {role: read_meta(file) for role, file in files.items()}
-    return publish(model, recipe, steps, output, data=data)
+    position = Position(output, recipe, path, files, count)
+    try:
+        if recipe.finish is None:
+            steps = prune(model, recipe, count, *tensors, position=position)
+        else:
+            streamed = stream_windows(path, files["finish"], output.parent)
+            with taught(path, recipe, files["finish"], output, device=device) as answers:
+                steps = prune(model, recipe, count, *tensors, streamed, answers, position)
+        data = {role: read_meta(file) for role, file in files.items()}
+        written = publish(model, recipe, steps, output, data=data)
+    except Stopped as stopped:
+        raise position.told(stopped) from None
+    position.remove()
+    return written
 
 
 def _needed(recipe: Recipe, finetune: Path | None) -> Path:

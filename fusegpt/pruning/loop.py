@@ -7,20 +7,13 @@ from torch import Tensor
 from fusegpt.data.streamed import Streamed
 from fusegpt.models.model import Model
 from fusegpt.pruning.finish import finish
+from fusegpt.pruning.position import Position, PrunedStep
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.step import fuse_step, score_step
 from fusegpt.pruning.whole_periods import check_count
 from fusegpt.recovery.healing.answers import AnswersFile
-from fusegpt.results.records import Removal, Scores, TrainingRow
 
 __all__ = ["PrunedStep", "prune"]
-
-
-class PrunedStep(Removal):
-    """A step of a run in one process: what it did, with its scores and training rows."""
-
-    scores: Scores
-    training: list[TrainingRow]
 
 
 def prune(
@@ -31,6 +24,7 @@ def prune(
     finetune: Tensor | None = None,
     finish_windows: Streamed | None = None,
     answers: AnswersFile | None = None,
+    position: Position | None = None,
 ) -> list[PrunedStep]:
     """Remove ``count`` units, one after the other; a contiguous selection takes them at once.
 
@@ -44,6 +38,7 @@ def prune(
         finetune: Token ids to recover on; not needed when nothing trains.
         finish_windows: Windows for the recipe's finish, if it has one.
         answers: What the finish's teacher says of them.
+        position: Keeps finished steps on disk, and those of a run that was stopped are taken over.
 
     Returns:
         One record per step: the unit, its score, the group, losses, seconds. The last one has
@@ -52,16 +47,21 @@ def prune(
     recipe.that_removes()
     gone = model.num_blocks - len(model.kept)
     check_count(recipe, model.text_config, gone + count, model.num_blocks)
-    steps: list[PrunedStep] = []
+    steps = [] if position is None else position.resume(model, count)
     at_once = count if recipe.selection == "contiguous" else 1
-    for _ in range(0, count, max(at_once, 1)):
+    for _ in range(sum(len(step.gone) for step in steps), count, max(at_once, 1)):
         first = steps[0].scores if steps else None
         scores = score_step(model, recipe, calibration, first, at_once)
-        record, report = fuse_step(model, recipe, scores, finetune)
+        checkpoint = None if position is None else position.checkpoint()
+        record, report = fuse_step(model, recipe, scores, finetune, checkpoint=checkpoint)
         more = {"scores": scores, "training": report.rows}
         steps.append(PrunedStep.model_validate({**record.to_json(), **more}))
+        if position is not None:
+            position.add(model, steps[-1], report)
     if steps and recipe.trains_at_end:
         windows = finetune if recipe.finish is None else finish_windows
         model.fused.clear()
-        steps[-1] = steps[-1].plus(finish=finish(model, recipe, windows, answers=answers))
+        checkpoint = None if position is None else position.checkpoint("finish")
+        done = finish(model, recipe, windows, checkpoint=checkpoint, answers=answers)
+        steps[-1] = steps[-1].plus(finish=done)
     return steps

@@ -30,6 +30,7 @@ __all__ = [
     "RESUME",
     "SCORES",
     "SOURCE",
+    "STEPS",
     "TRAINING",
     "TRIALS",
     "Found",
@@ -72,6 +73,7 @@ __all__ = [
     "training",
     "trials",
     "unfinished",
+    "unfinished_run",
     "windows",
 ]
 
@@ -86,6 +88,7 @@ DELTA = "delta.safetensors"
 TRAINING = "training.json"
 RESUME = "resume.safetensors"
 TRIALS = "trials.json"
+STEPS = "steps.json"
 RECIPE = "recipe.json"
 ANSWERS = "answers.json"
 CARD = "README.md"
@@ -194,6 +197,11 @@ def published(point: Point) -> str:
 def unfinished(directory: Path) -> Path:
     """Return where a recovery after the last removal keeps its state: beside the checkpoint."""
     return directory.with_name(f"{directory.name}.{RESUME}")
+
+
+def unfinished_run(output: Path) -> Path:
+    """Return where a run in one process keeps its finished steps: beside the checkpoint."""
+    return output.with_name(f"{output.name}.unfinished")
 
 
 def card_beside(record: Path) -> Path:

@@ -97,6 +97,8 @@ def test_llama_cpps_converter_takes_it_and_llama_cpp_says_the_same(checkpoint, t
 def test_a_pattern_that_is_kept_is_what_llama_cpp_computes(tokenizer, tmp_path, family, blocks):
     """And one that is broken is not: the same number of blocks, other tokens."""
     sizes = {"hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    if family.startswith("gemma3"):
+        sizes["query_pre_attn_scalar"] = 32  # llama.cpp scales by the heads' size
     dense = tiny.model(family, num_hidden_layers=blocks, vocab_size=len(tokenizer), **sizes)
     dense.module.save_pretrained(tmp_path / "dense")
     tokenizer.save_pretrained(tmp_path / "dense")

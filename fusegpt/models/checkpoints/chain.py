@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.models.checkpoints.adapters import restore_adapters
 from fusegpt.models.checkpoints.save import ADAPTERS, delta_dtype
+from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.removal import remove
-from fusegpt.models.weights import Places
+from fusegpt.models.weights import Places, fill
 from fusegpt.results.history import History
+from fusegpt.units import Unit
 
-__all__ = ["follow_deltas", "replay_chain"]
+__all__ = ["catch_up", "follow_deltas", "replay_chain"]
 
 
 def replay_chain(model: Model, history: History, places: Places) -> str | None:
@@ -39,6 +42,29 @@ def replay_chain(model: Model, history: History, places: Places) -> str | None:
         remove(model, *history.removed)
     follow_deltas(model, history.deltas, places)
     return delta_dtype(history.deltas[-1]) if history.deltas else None
+
+
+def catch_up(model: Model, removed: Sequence[Unit], paths: Sequence[Path]) -> None:
+    """Bring a whole model to where steps had left it, unfolded fusions included.
+
+    Args:
+        model: As it was before them; changed in place.
+        removed: What they removed.
+        paths: The tensors that they changed, in the order of the steps.
+
+    Raises:
+        ArchitectureError: The units cannot be removed from this model.
+        ArtifactError: A file is missing or corrupt, or a tensor does not fit the model.
+    """
+    if not removed:
+        return
+    places: Places = {}
+    remove(model, *removed)
+    follow_deltas(model, paths, places)
+    fill(model.module.modules(), places, model.device)
+    restore_adapters(model)
+    if (rounding := delta_dtype(paths[-1])) is not None:
+        settle(model, rounding, model.fused)
 
 
 def follow_deltas(model: Model, paths: Sequence[Path], places: Places) -> None:

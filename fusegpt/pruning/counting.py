@@ -6,8 +6,8 @@ unit away. Where blocks are alike, as they nearly always are, the bound is the a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from decimal import Decimal
 
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.definition import Recipe
@@ -54,13 +54,15 @@ class _Counting:
         if self.target.speedup:
             whole = self.num_blocks * self.shape.block + self._known("vocab") * self.shape.width
             return whole / max(1, whole - count * self._least())
-        size = self._bytes()
+        stored, size = self._stored(), self._bytes()
+        # A unit that goes may be of the smaller type, where the files hold several.
+        left = stored - count * self._least() * 2 ** math.floor(size)
         if self.target.file_size:
-            return float(weights * size)
+            return left
         attentions = self.num_blocks - (count if self._takes_attentions else 0)
         assert self.target.context is not None
         tokens = (self.target.batch or 1) * self.target.context
-        return float((weights + attentions * tokens * self._known("cache")) * size)
+        return left + attentions * tokens * self._known("cache") * 2 ** round(size)
 
     def meets(self, count: int) -> bool:
         """Whether so many removals are enough."""
@@ -72,7 +74,9 @@ class _Counting:
         amount = self.amount(count)
         if self.target.speedup:
             return f"which decodes {amount:.3f} times as fast, counted by the bytes read"
-        bound = "" if self.shape.smallest is None and self._is_whole else "at most "
+        sized = self.target.file_size or self.target.memory
+        alike = self.shape.smallest is None and not (sized and self._bytes() % 1)
+        bound = "" if alike and self._is_whole else "at most "
         noun = {"parameters": "parameters", "blocks": "blocks"}.get(self.target.kind, "bytes")
         return f"which leaves {bound}{round(amount):,} {noun}"
 
@@ -100,11 +104,15 @@ class _Counting:
         sizes = {"attention": shape.values - mlp, "mlp": mlp}
         return sizes.get(self.recipe.granularity, min(sizes.values()))
 
-    def _bytes(self) -> Decimal:
-        """Bytes of one stored value, in the mean."""
+    def _stored(self) -> int:
+        """Bytes of all weights as they will be stored."""
         if self.recipe.checkpoint_dtype != "source":
-            return Decimal(BYTES[self.recipe.checkpoint_dtype])
-        return Decimal(self._known("stored")) / self.shape.total
+            return BYTES[self.recipe.checkpoint_dtype] * self._known("total")
+        return self._known("stored")
+
+    def _bytes(self) -> float:
+        """Bytes of one stored value, in the mean, as a power of two."""
+        return math.log2(self._stored() / self._known("total"))
 
     def _known(self, name: str) -> int:
         value: int | None = getattr(self.shape, name)

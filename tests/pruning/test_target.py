@@ -68,6 +68,12 @@ def test_bytes_are_those_of_the_type_that_is_stored():
     assert (stored.count, stored.left) == (10, "which leaves 396,456,192 bytes")
 
 
+def test_where_files_hold_several_types_a_unit_counts_in_the_smaller():
+    shape = SMOL.model_copy(update={"stored": 2 * SMOL.total + 2 * 30_000_000})  # some in float32
+    found = resolved("file_size=250MB", shape)
+    assert (found.count, found.left) == (12, "which leaves at most 244,067,712 bytes")
+
+
 def test_attentions_and_mlps_are_counted_by_their_own_matrices():
     assert resolved("parameters=100M", granularity="mlp").count == 14  # of 2.65M
     assert resolved("parameters=130M", granularity="attention").count == 6  # of 0.88M

@@ -56,13 +56,13 @@ class _Counting:
             return whole / max(1, whole - count * self._least())
         stored, size = self._stored(), self._bytes()
         # A unit that goes may be of the smaller type, where the files hold several.
-        left = stored - count * self._least() * 2 ** math.floor(size)
+        left = stored - count * self._least() * (1 << math.floor(size))
         if self.target.file_size:
             return left
         attentions = self.num_blocks - (count if self._takes_attentions else 0)
         assert self.target.context is not None
         tokens = (self.target.batch or 1) * self.target.context
-        return left + attentions * tokens * self._known("cache") * 2 ** round(size)
+        return left + attentions * tokens * self._known("cache") * (1 << round(size))
 
     def meets(self, count: int) -> bool:
         """Whether so many removals are enough."""
@@ -112,7 +112,7 @@ class _Counting:
 
     def _bytes(self) -> float:
         """Bytes of one stored value, in the mean, as a power of two."""
-        return math.log2(self._stored() / self._known("total"))
+        return max(0.0, math.log2(self._stored() / self._known("total")))
 
     def _known(self, name: str) -> int:
         value: int | None = getattr(self.shape, name)

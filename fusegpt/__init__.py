@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 
 _FUNCTIONS = {
     "fetch": "fusegpt.data.sources",
-    "finish_model": "fusegpt.pruning.jobs",
+    "finish_model": "fusegpt.pruning.finish_job",
     "fuse_model": "fusegpt.pruning.jobs",
     "generate": "fusegpt.models.generation",
     "load": "fusegpt.models.checkpoints.load",

@@ -55,6 +55,6 @@ def finish(
     else:
         raise click.UsageError("Give one of '--recipe' and '--recipe-settings'.")
 
-    from fusegpt.pruning.jobs import finish_model
+    from fusegpt.pruning.finish_job import finish_model
 
     finish_model(model, chosen, **given)

@@ -15,7 +15,7 @@ from fusegpt.models.structure.branches import plain_ids
 from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
 from fusegpt.pruning.finish import finish as finish_pruned
-from fusegpt.pruning.finish import taught
+from fusegpt.pruning.finish_job import taught
 from fusegpt.pruning.given import check_scores
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.position import Position
@@ -35,7 +35,7 @@ from fusegpt.results.models import Checkpoint
 from fusegpt.results.records import Removal, Scores
 from fusegpt.runtime import Timer, peak_memory_gib
 
-__all__ = ["finish_model", "fuse_model", "merge_model", "prune_model", "score_model"]
+__all__ = ["fuse_model", "merge_model", "prune_model", "score_model"]
 
 
 def score_model(
@@ -182,66 +182,6 @@ def merge_model(
     written = publish(model, recipe, steps, output, made=made, zeros=zeros)
     if resume is not None:
         resume.remove()
-    return written
-
-
-def finish_model(
-    path: Path,
-    recipe: Recipe,
-    output: Path,
-    *,
-    windows: Path,
-    answers: Path | None = None,
-    teacher: Path | None = None,
-    checkpoint_seconds: float = 300.0,
-    device: str = "cpu",
-) -> Checkpoint:
-    """Train the model of a step as a whole, and write it as a checkpoint.
-
-    A killed job goes on from its last saved position when it is started again.
-
-    Args:
-        path: Manifest of the step.
-        recipe: It has a finish; its steps led to ``path``.
-        output: Directory of the checkpoint; must not exist or be empty.
-        windows: Windows file to train on.
-        answers: What a teacher says of these windows (``fusegpt answers``).
-        teacher: Directory of the model that answers where there are no answers yet; None: the
-            dense model.
-        checkpoint_seconds: Least time between two saved positions.
-        device: Where to work.
-
-    Returns:
-        The record of the checkpoint, without the checksums of its files.
-
-    Raises:
-        ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: The recipe has no finish, or the teacher has fewer tokens than are to be kept.
-        DataError: The windows or the answers do not fit the model or the recipe.
-    """
-    recipe.that_finishes()
-    steps: list[Removal] = [*read_history(path).steps]
-    if not steps:
-        raise ConfigError(f"{path}: must be a step that removed something, is the dense model")
-    check_free(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    inputs = {"finish": windows}
-    if answers is not None:
-        inputs["answers"] = answers if answers.is_file() else answers / layout.ANSWERS
-    known = fingerprint(recipe, [path, *inputs.values()])
-    resume = Resume(layout.unfinished(output), known, every_seconds=checkpoint_seconds)
-    with Timer() as timer:
-        data = stream_windows(path, windows, output.parent)
-        with taught(path, recipe, windows, output, answers, teacher, device=device) as given:
-            model = load_step(path, recipe, device)
-            model.fused.clear()
-            record = finish_pruned(model, recipe, data, answers=given, checkpoint=resume)
-    steps[-1] = steps[-1].plus(finish=record)
-    made: dict[str, Any] = {"parent": Parent.of(path, output)}
-    made["inputs"] = {role: sha256(file) for role, file in inputs.items()}
-    made |= {"seconds": round(timer.seconds, 3), "memory_gib": round(peak_memory_gib(), 3)}
-    written = publish(model, recipe, steps, output, made=made)
-    resume.remove()
     return written
 
 

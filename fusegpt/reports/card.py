@@ -60,9 +60,21 @@ def _pruned(record: Checkpoint) -> list[str]:
             if donors
         ),
         *(f"- {escaped(sentence)}" for sentence in record.differs),
+        *_finished(record),
         *_undone(record),
     ]
     return [_titled(record, title, opening), "\n".join(facts)]
+
+
+def _finished(record: Checkpoint) -> list[str]:
+    """What the finish of a recipe did."""
+    finish = record.finish
+    if finish is None or not (record.recipe or {}).get("finish"):
+        return []
+    losses = f"loss {finish.first_loss:.4g} to {finish.last_loss:.4g}"
+    return [
+        f"- then trained as a whole ({finish.method}) on {finish.tokens or 0:,} tokens: {losses}"
+    ]
 
 
 def _undone(record: Checkpoint) -> list[str]:

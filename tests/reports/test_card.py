@@ -52,6 +52,15 @@ def test_what_else_differs_is_said():
         assert "- drafting is 0, not 1\n" in card_of({**info, "differs": ["drafting is 0, not 1"]})
 
 
+def test_a_finish_is_told_with_its_tokens_and_losses():
+    finish = {"method": "distill", "tokens": 98304, "first_loss": 1.28, "last_loss": 0.41}
+    info = {**INFO, "finish": finish}
+    assert "trained as a whole" not in card_of(info)  # a recovery at the end, as older recipes say
+    info["recipe"] = {**INFO["recipe"], "finish": {"method": "distill"}}
+    said = "- then trained as a whole (distill) on 98,304 tokens: loss 1.28 to 0.41\n"
+    assert said in card_of(info)
+
+
 def front_matter(text: str) -> dict:
     return ModelCard(text).data.to_dict()
 

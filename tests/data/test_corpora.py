@@ -100,11 +100,12 @@ def no_hub(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_an_unreachable_hub_is_said_within_seconds(no_hub):
-    start = time.perf_counter()
+def test_an_unreachable_hub_is_said_within_seconds(no_hub, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(DataError, match=r"http://127.0.0.1:9 cannot be reached; name a local file"):
         load_text("c4", "validation")
-    assert time.perf_counter() - start < 6
+    assert sum(waits) < 6
 
 
 def test_the_offline_switch_is_named(monkeypatch, no_hub):

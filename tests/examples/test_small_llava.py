@@ -20,6 +20,7 @@ from fusegpt.cli import fusegpt_command
 from fusegpt.workflow.files import plan_of
 from pictures import COLORS, DIGITS, SHAPES, _digit_split, draw_pictures
 from tests import forked
+from tests.planned import commands, fusegpt
 from tower import pixels, probe, train_tower
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/small_llava"
@@ -134,6 +135,11 @@ def built(tiny_llama_dir, tmp_path_factory):
         "llava-135m": {"num_blocks": 6, "config": {"tower_steps": 2, "steps": 2}},
     }
     (directory / "tiny.json").write_text(json.dumps({"models": models}))
+    asked = ["--snakefile", str(EXAMPLE / "Snakefile"), "--configfile", "tiny.json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        for words in commands(directory, "results/models/smollm2-135m/source.json", *asked):
+            fusegpt(*words)
     done = snakemake(directory, f"{MODEL}/source.json")
     assert done.returncode == 0, done.stderr[-3000:]
     return directory

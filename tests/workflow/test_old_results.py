@@ -24,6 +24,7 @@ from fusegpt.results.base import read
 from fusegpt.results.models import Evaluation
 from tests import forked
 from tests.crash.run import MAIN, ROOT
+from tests.planned import commands, fusegpt
 
 ARCHIVE = ROOT / "tests/fixtures/old_results/old_results.tar.xz"
 MADE_ANEW = ("all", "card", "table", "figure", "report")
@@ -39,6 +40,12 @@ def old(tmp_path_factory) -> Path:
     return directory
 
 
+def options(*arguments: str, config: str = "old.json") -> list[str]:
+    """The arguments of Snakemake, as the documents tell."""
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", config]
+    return [*arguments, *where, "--profile", str(ROOT / "config/profiles/default")]
+
+
 def snakemake(directory: Path, *arguments: str, config: str = "old.json") -> str:
     """What Snakemake says, run as the documents tell."""
     folder = directory / "bin"
@@ -47,10 +54,8 @@ def snakemake(directory: Path, *arguments: str, config: str = "old.json") -> str
     script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{MAIN}' \"$@\"\n")
     script.chmod(0o755)
     paths = os.pathsep.join([str(folder), os.environ["PATH"]])
-    asked = [*arguments, "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-    asked += ["--profile", str(ROOT / "config/profiles/default"), "--configfile", config]
     environment = os.environ | {"PATH": paths, "PYTHONPATH": str(ROOT)}
-    done = forked.run(asked, directory, environment)
+    done = forked.run(options(*arguments, "--cores", "2", config=config), directory, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -114,11 +119,14 @@ def test_old_steps_go_on(old, longer):
     assert read(result, Evaluation).rows[0].value > 0
 
 
-def test_table_figure_and_page_show_the_old_values(old):
+def test_table_figure_and_page_show_the_old_values(old, monkeypatch):
     table, page = old / "results/tables/old.csv", old / "results/report.html"
     before = pd.read_csv(table)
 
-    snakemake(old, "results/report.html", "--forcerun", "table", "figure", "report")
+    monkeypatch.chdir(old)
+    asked = options("results/report.html", "--forcerun", "table", "figure", "report")
+    for words in commands(old, *asked):
+        fusegpt(*words)
 
     after = pd.read_csv(table)
     assert len(after) == len(before) == 1 + 8 * 2  # dense, and each recipe at two sparsities

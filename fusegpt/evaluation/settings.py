@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.errors import ConfigError
+from fusegpt.evaluation.task_names import known_tasks
 from fusegpt.methods import Settings
 from fusegpt.registry import suggestion
 
@@ -26,17 +28,24 @@ FIVE = ("piqa", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
 """The zero-shot tasks of the paper's Table II, in its order."""
 
 
-def check_task_files(names: Sequence[str], folder: str, where: str) -> None:
+def check_task_files(names: Sequence[str], folder: str, where: str, *, paths: bool = True) -> None:
     """Refuse tasks that are no file of a folder of this package, nor any by its path.
+
+    Args:
+        names: The tasks.
+        folder: Name of the folder.
+        where: Begins the message.
+        paths: Whether a file may be named by its path.
 
     Raises:
         ConfigError: The message begins with ``where`` and names the closest.
     """
     known = {path.stem: path for path in (Path(__file__).parent / folder).glob("*.yaml")}
     for name in names:
-        if name.endswith(".yaml") and not Path(name).is_file():
+        is_path = paths and name.endswith(".yaml")
+        if is_path and not Path(name).is_file():
             raise ConfigError(f"{where}.tasks: must be a file that is there, got {name!r}")
-        if not name.endswith(".yaml") and name not in known:
+        if not is_path and name not in known:
             raise ConfigError(f"{where}.tasks: unknown task {name!r}{suggestion(name, known)}")
 
 
@@ -122,6 +131,16 @@ class ZeroShot(EvaluationSettings):
         """Return the tasks asked for, or the paper's five."""
         return FIVE if self.tasks is None else tuple(self.tasks)
 
+    def check_tasks(self, where: str) -> None:
+        """Refuse a name that lm-eval does not have, where it is installed."""
+        asked = self.tasks or []
+        known = known_tasks() if asked else None
+        for name in asked:
+            if known is not None and name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"{where}.tasks: lm-eval has no task {name!r:.80}{hint}")
+
 
 class Multimodal(EvaluationSettings):
     """Questions about images, answered in words."""
@@ -147,6 +166,10 @@ class Multimodal(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for."""
         return tuple(self.tasks)
+
+    def check_tasks(self, where: str) -> None:
+        """Refuse a task that is none of this package's."""
+        check_task_files(self.tasks, "image_tasks", where, paths=False)
 
 
 class Classification(EvaluationSettings):

@@ -294,25 +294,22 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
 
 
 def check_directories(plan: Plan, directory: Path) -> None:
-    """Refuse a model whose directory, named from the root, is not there and was not fetched.
+    """Refuse a model whose directory is not there and was not fetched.
 
     Args:
         plan: Everything that is asked for.
         directory: The working directory, where results lie.
 
     Raises:
-        ConfigError: A source ``dir:/...`` leads nowhere.
+        ConfigError: A source ``dir:...`` leads nowhere.
     """
     for name in dict.fromkeys(x for each in plan.experiments.values() for x in each.models):
         kind, _, place = plan.models[name].source.partition(":")
         fetched = directory / at.source(model=name)
-        if (
-            kind == "dir"
-            and place.startswith("/")
-            and not (Path(place).is_dir() or fetched.is_file())
-        ):
+        if kind == "dir" and not ((directory / place).is_dir() or fetched.is_file()):
             raise ConfigError(
-                f"models.{name}.source: must lead to a directory, got {place!r}, which is not there"
+                f"models.{name}.source: must lead to a directory, got {place!r}, which is not in"
+                f" {directory}"
             )
 
 

@@ -187,6 +187,11 @@ def test_a_number_of_blocks_that_no_model_has_is_refused(count, tiny_llama_dir, 
         ("classification", [], "must have at least 1 entry"),
         ("classification", ["sst3"], "unknown task 'sst3'; did you mean 'sst2'?"),
         ("classification", ["nowhere/mine.yaml"], "must be a file that is there"),
+        ("multimodal", ["gqaa"], "unknown task 'gqaa'; did you mean 'gqa'?"),
+        ("multimodal", ["nowhere/mine.yaml"], "unknown task 'nowhere/mine.yaml'"),
+        ("zero_shot", ["winogrand"], "no task 'winogrand'; did you mean 'winogrande'?"),
+        ("zero_shot", ["arc_easy", "x" * 500], "lm-eval has no task 'xxxx"),
+        ("zero_shot", [""], "lm-eval has no task ''"),
     ],
 )
 def test_a_plan_refuses_tasks_that_cannot_be(name, value, said):

@@ -46,9 +46,11 @@ def test_snakemake_refuses_a_device_of_the_command_line_and_a_key_that_stands_tw
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_directory_that_is_not_there_is_refused_unless_the_model_was_fetched(tmp_path):
+@pytest.mark.parametrize("place", ["/nope", "nope", "../nope", "./a/b", "zen.txt"])
+def test_a_directory_that_is_not_there_is_refused_unless_the_model_was_fetched(place, tmp_path):
+    (tmp_path / "zen.txt").write_text("a file")
     config = configuration()
-    config["models"]["tiny"]["source"] = f"dir:{tmp_path / 'nope'}"
+    config["models"]["tiny"]["source"] = f"dir:{place}"
     plan = make_plan(config, RECIPES)
 
     with pytest.raises(ConfigError, match=r"models\.tiny\.source: must lead to a directory, got"):

@@ -91,6 +91,7 @@ def verbs(started: list[str]) -> Counter[str]:
 
 def _install(directory: Path) -> None:
     (directory / "bin").mkdir(parents=True)
+    (directory / "models" / "tiny").mkdir(parents=True)
     script = directory / "bin" / "fusegpt"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{STUB}" "$@"\n')
     script.chmod(0o755)

@@ -12,6 +12,10 @@ from fusegpt.workflow.experiment import Plan
 __all__ = ["DenseScores", "all_dense_scores", "dense_scores", "starts_dense"]
 
 
+NOT_SCORED = ("name", "recovery", "finetune", "rerank", "chain", "finish", "checkpoint_dtype")
+"""Keys of a recipe that its scores of the dense model do not depend on."""
+
+
 @dataclass(frozen=True)
 class DenseScores:
     """What decides the scores of a dense model, besides the model.
@@ -46,11 +50,7 @@ def dense_scores(plan: Plan, recipe_id: str, step: int) -> DenseScores:
     assert starts_dense(recipe, step), (recipe_id, step)
     contiguous = recipe.selection == "contiguous"
     seeded = "seed" in recipe.importance.takes
-    matters = {
-        key: value
-        for key, value in recipe.to_json().items()
-        if key not in ("name", "recovery", "finetune", "rerank", "chain", "finish")
-    }
+    matters = {key: value for key, value in recipe.to_json().items() if key not in NOT_SCORED}
     matters["selection"] = "contiguous" if contiguous else "iterative"
     matters["calibration"]["seed"] = recipe.windows("calibration").seed
     matters["seed"] = recipe.seed if seeded else 0

@@ -148,6 +148,8 @@ def settle(model: Model, to: str, names: Iterable[str] | None = None) -> None:
     Raises:
         NumericsError: A value is too large for the dtype that it is stored in.
     """
+    if to == SOURCE and names is not None and not (names := list(names)):
+        return
     tensors = model.module.state_dict()
     chosen = stored_as(model, to, None if to != SOURCE else names)
     for name, dtype in chosen.items():

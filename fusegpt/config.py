@@ -24,6 +24,7 @@ __all__ = [
     "PositiveInt",
     "StoredDtype",
     "Strict",
+    "Weights",
     "added_later",
     "builtin_config_dir",
     "explain",
@@ -50,6 +51,8 @@ LearningRate = PositiveFloat
 Fraction = Annotated[float, Ge(0), Lt(1), _FINITE, _AS_MEANT]
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoredDtype = Literal["source", "float32", "bfloat16", "float16"]
+Weights = Literal["auto", "resident", "streamed"]
+"""Where weights are: all in memory, those of a block only while it runs, or what fits."""
 
 
 class Strict(BaseModel):

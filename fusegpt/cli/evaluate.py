@@ -16,8 +16,9 @@ from fusegpt.cli.options import (
     input_path,
     output_path,
     settings_options,
+    weights_option,
 )
-from fusegpt.config import Dtype
+from fusegpt.config import Dtype, Weights
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.methods import bind
@@ -76,6 +77,7 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     multiple=True,
     help="In place of the options above: each has an --output NAME.json; they share the model.",
 )
+@weights_option
 @device_option
 @click.option("--output", type=output_path, required=True, multiple=True, help="JSON to write.")
 def evaluate(
@@ -89,6 +91,7 @@ def evaluate(
     store: Path | None,
     dtype: str,
     entries: Sequence[tuple[str, dict[str, Any]]],
+    weights: Weights,
     device: str,
     output: Sequence[Path],
     **flags: Any,
@@ -114,7 +117,8 @@ def evaluate(
         raise click.UsageError(f"--evaluation: all must have one dtype, got {', '.join(dtypes)}.")
     from fusegpt.evaluation.together import evaluate_together
 
-    for result in evaluate_together(model, asked, store, dtype=dtypes[0], device=device):
+    place = {"dtype": dtypes[0], "device": device, "weights": weights}
+    for result in evaluate_together(model, asked, store, **place):
         _print_rows(result.rows)
 
 

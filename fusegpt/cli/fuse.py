@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import device_option, finite, input_file, output_path
+from fusegpt.cli.options import device_option, finite, input_file, output_path, weights_option
+from fusegpt.config import Weights
 
 if TYPE_CHECKING:
     from fusegpt.recovery.room import Memory
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     help="Of a tuning: spare keeps hidden states in a file beside the step and computes activations"
     " twice, keep does neither, auto looks at what is free. The result is the same.",
 )
+@weights_option
 @device_option
 def fuse(
     model: Path,
@@ -46,6 +48,7 @@ def fuse(
     output: Path,
     checkpoint_seconds: float,
     memory: Memory,
+    weights: Weights,
     device: str,
 ) -> None:
     """Remove the unit with the least importance and recover; write what changed.
@@ -62,4 +65,5 @@ def fuse(
         checkpoint_seconds=checkpoint_seconds,
         memory=memory,
         device=device,
+        weights=weights,
     )

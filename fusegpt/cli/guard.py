@@ -148,7 +148,7 @@ def _lock_timeout() -> float | None:
 
 def _job(verb: str, given: Mapping[str, Any]) -> str:
     """One string for what a verb was asked: code, options, contents of the files they name."""
-    matter = given.keys() - {"checkpoint_seconds", "memory"}
+    matter = given.keys() - {"checkpoint_seconds", "memory", "weights"}
     options = {name: _named(given[name]) for name in sorted(matter)}
     parts = [verb, fusegpt.__version__, STAGE_VERSION.get(verb), options]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()

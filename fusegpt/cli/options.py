@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fusegpt.config import Dtype
+from fusegpt.config import Dtype, Weights
 from fusegpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "recipe_written_out",
     "settings_options",
     "sparsity_option",
+    "weights_option",
 ]
 
 
@@ -181,6 +182,15 @@ dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
     help="Dtype of the weights; the recipe's unless given.",
+)
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(get_args(Weights)),
+    default="auto",
+    show_default=True,
+    envvar="FUSEGPT_WEIGHTS",
+    help="Weights all in memory, or read block by block; auto: resident if they fit. Results are"
+    " the same.",
 )
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."

@@ -16,7 +16,9 @@ from fusegpt.cli.options import (
     output_path,
     recipe_written_out,
     settings_options,
+    weights_option,
 )
+from fusegpt.config import Weights
 
 if TYPE_CHECKING:
     from fusegpt.pruning.recipe import Recipe
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     help="Blocks that a contiguous selection takes at once.",
 )
 @click.option("--output", required=True, type=output_path, help="JSON to write.")
+@weights_option
 @device_option
 def score(
     model: Path,
@@ -59,6 +62,7 @@ def score(
     first_scores: Path | None,
     count: int,
     output: Path,
+    weights: Weights,
     device: str,
 ) -> None:
     """Score every unit; high = keep. Indices are those of the dense model."""
@@ -78,6 +82,7 @@ def score(
         first_scores=first_scores,
         count=count,
         device=device,
+        weights=weights,
     )
 
 

@@ -28,6 +28,7 @@ from fusegpt.evaluation.memory import out_of_memory
 from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
+from fusegpt.models.structure.visits import recordings
 from fusegpt.pace import Pace
 
 __all__ = ["Plan", "perplexity", "plan", "window_losses"]
@@ -159,6 +160,10 @@ def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
         ConfigError: Not even one window fits into memory.
     """
     assert ids.shape[1] >= 2, "one token is no target"
+    if model.streamed is not None:
+        batches = ids.split(batch_size)
+        seen = zip(batches, recordings(model, batches), strict=True)
+        return torch.cat([_batch_losses(model, batch, each.hidden_out) for batch, each in seen])
     losses: list[Tensor] = []
     with Pace("perplexity", len(ids), "window") as pace:
         while len(losses) < len(ids):
@@ -181,17 +186,25 @@ def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
 def _try_batch(model: Model, batch: Tensor) -> Tensor | None:
     """Losses of a batch of windows ``[batch]``, or None when memory ran out."""
     try:
-        return _batch_losses(model, batch)
+        return _batch_losses(model, batch, _last_states(model, batch))
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not out_of_memory(error, model.device):
             raise
     return None
 
 
-def _batch_losses(model: Model, batch: Tensor) -> Tensor:
+def _last_states(model: Model, batch: Tensor) -> Tensor | None:
+    """What leaves the last block ``[batch, seq, hidden]``; None: it is no whole story."""
+    try:
+        return record(model, batch).hidden_out
+    except ArchitectureError:
+        return None
+
+
+def _batch_losses(model: Model, batch: Tensor, hidden: Tensor | None) -> Tensor:
     targets = batch[:, 1:].to(model.device)
     total = torch.zeros(len(batch), dtype=torch.float64, device=model.device)
-    for start, logits in _logit_chunks(model, batch):
+    for start, logits in _logit_chunks(model, batch, hidden):
         wanted = targets[:, start : start + logits.shape[1]]
         logits = logits[:, : wanted.shape[1]].float()
         nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
@@ -199,14 +212,14 @@ def _batch_losses(model: Model, batch: Tensor) -> Tensor:
     return total.cpu() / targets.shape[1]
 
 
-def _logit_chunks(model: Model, batch: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _logit_chunks(
+    model: Model, batch: Tensor, hidden: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
     """Yield ``(start, logits [batch, chunk, vocab])``; a window's logits never exist whole.
 
     Everything after the last block works on each position alone, so the head runs on slices.
     """
-    try:
-        hidden = record(model, batch).hidden_out  # [batch, seq, hidden]
-    except ArchitectureError:
+    if hidden is None:
         yield 0, model.module(**model.inputs(batch), use_cache=False).logits
         return
     chunk = max(2, LOGITS_AT_ONCE // (len(batch) * model.text_config.vocab_size))

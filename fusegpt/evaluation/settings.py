@@ -56,9 +56,11 @@ class EvaluationSettings(Settings):
         reads: Second argument of the planning function: the configuration's ``corpora``, its
             ``tasks``, or the places of the model and of the dense model (``models``). An evaluation
             that reads ``models`` is alone in its process and is measured anew whenever asked for.
+        streams: Whether it also works where weights are read block by block.
     """
 
     reads: ClassVar[Literal["corpora", "tasks", "models"]] = "corpora"
+    streams: ClassVar[bool] = False
 
     def corpus_read(self) -> tuple[str, str] | None:
         """Return the corpus that is read, by name or as a file, and its split; None: no corpus."""
@@ -75,6 +77,7 @@ class EvaluationSettings(Settings):
 class Perplexity(EvaluationSettings):
     """Perplexity on windows of a corpus: exp of the mean nats per token."""
 
+    streams: ClassVar[bool] = True
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Tables I and II; protocol of SparseGPT"
 
     corpus: str = Field(
@@ -111,6 +114,7 @@ class ZeroShot(EvaluationSettings):
     """Tasks of lm-eval: zero-shot and few-shot choices, knowledge, generation."""
 
     reads: ClassVar[Literal["tasks"]] = "tasks"
+    streams: ClassVar[bool] = True
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table II; lm-evaluation-harness"
 
     tasks: Annotated[list[str], Field(min_length=1)] | None = Field(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
+from fusegpt.config import Weights
 from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
@@ -70,7 +71,13 @@ class Asked:
 
 
 def evaluate_together(
-    model: Path, asked: Sequence[Asked], store: Path | None, *, dtype: str, device: str
+    model: Path,
+    asked: Sequence[Asked],
+    store: Path | None,
+    *,
+    dtype: str,
+    device: str,
+    weights: Weights = "resident",
 ) -> Iterator[Result]:
     """Measure what is not measured yet, and write each result as soon as there is one.
 
@@ -83,6 +90,7 @@ def evaluate_together(
         store: A folder that keeps what was measured; None: nothing is kept.
         dtype: Type of the weights.
         device: Where the model is put.
+        weights: All in memory, or read block by block; results are the same.
 
     Yields:
         What lies at each output, in the order of ``asked``.
@@ -91,7 +99,8 @@ def evaluate_together(
     keys = [entry.key(kept.model, dtype) if kept else None for entry in asked]
     found = [kept.get({"key": key}) if kept and key else None for key in keys]
     waiting = [entry for entry, earlier in zip(asked, found, strict=True) if earlier is None]
-    measured = _measure(model, waiting, kept, dtype=dtype, device=device)
+    place = {"dtype": dtype, "device": device}
+    measured = _measure(model, waiting, kept, weights, **place)
     for entry, key, result in zip(asked, keys, found, strict=True):
         if result is not None:
             logger.info("%s: measured before, read back from %s", entry.output, store)
@@ -107,18 +116,26 @@ def evaluate_together(
 
 
 def _measure(
-    model: Path, asked: Sequence[Asked], kept: Store | None, *, dtype: str, device: str
+    model: Path,
+    asked: Sequence[Asked],
+    kept: Store | None,
+    weights: Weights,
+    *,
+    dtype: str,
+    device: str,
 ) -> Iterator[dict[str, Any]]:
     """Plan all, load once, measure one after the other."""
     from fusegpt.evaluation.run import run
-    from fusegpt.models.checkpoints.load import load
+    from fusegpt.models.checkpoints.load import load, streamed_where
     from fusegpt.runtime import device as torch_device
     from fusegpt.runtime import peak_memory_gib, reset_peak_memory
 
+    unable = [entry.eval for entry in asked if not entry.settings.streams]
+    weights = streamed_where(weights, not unable, ", ".join(unable))
     place = torch_device(device)
     directory = _directory(model)
     plans = [entry.evaluation.load()(directory, entry.reads, entry.settings) for entry in asked]
-    loaded = functools.cache(lambda: load(model, dtype=dtype, device=place))
+    loaded = functools.cache(lambda: load(model, dtype=dtype, device=place, weights=weights))
     for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
         own = reset_peak_memory() or number == 0
         result = run(entry.evaluation, plan, loaded, kept, dtype=dtype, device=device)

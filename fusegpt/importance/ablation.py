@@ -4,6 +4,9 @@ Leaving out block i changes nothing before it, so its stream starts from the sta
 it: n(n+1)/2 block forward passes in place of n² (with the reference pass), and the states are the
 same bit for bit. Leaving out a sublayer of block i starts there too, and runs the other sublayer:
 n(n+3)/2 passes for all n attentions, or all n mlps, n of them through one sublayer only.
+
+Streams follow each other where all weights are in memory. Where blocks are read when they run, all
+streams of all batches go through a block together: the same passes in another order.
 """
 
 from __future__ import annotations
@@ -13,35 +16,44 @@ from collections.abc import Collection, Iterator, Sequence
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.structure.branches import bypass
+from fusegpt.models.structure.branches import bypass, find_branches
 from fusegpt.models.structure.replay import Recording, record, run_blocks
+from fusegpt.models.structure.visits import Visit, chunks, visits
 from fusegpt.units import Unit
 
-__all__ = ["state_without", "states_without"]
+__all__ = ["states_without"]
+
+Units = Collection[Unit]
 
 
 def states_without(
-    model: Model, batch: Tensor, units: Sequence[Unit]
-) -> tuple[Tensor, Iterator[tuple[Unit, Tensor]]]:
-    """Run the model whole, then once without each unit.
+    model: Model, batches: Sequence[Tensor], missing: Sequence[Sequence[Units]]
+) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+    """Run the model whole, and then without each of some sets of units.
 
     Args:
         model: In eval mode. Unchanged.
-        batch: Token ids ``[batch, seq]``.
-        units: Remaining units, in any order.
+        batches: Token ids, each ``[batch, seq]``.
+        missing: For each batch the sets, each of at least one remaining unit.
 
-    Returns:
-        The reference ``[batch, seq, hidden]``, before the final norm, and an iterator over
-        ``(unit, hidden states without it)`` in model order; each is computed when asked for.
+    Yields:
+        For each batch the reference ``[batch, seq, hidden]``, before the final norm, and an
+        iterator over the states without each set, in order; to be used before the next batch.
     """
-    recording = record(model, batch, keep_states=True)
-    ordered = sorted(units, key=lambda unit: (model.position(unit.index), unit))
-    return recording.hidden_out, (
-        (unit, state_without(model, recording, [unit])) for unit in ordered
-    )
+    if model.streamed is None:
+        for batch, sets in zip(batches, missing, strict=True):
+            recording = record(model, batch, keep_states=True)
+            yield recording.hidden_out, (_state_without(model, recording, units) for units in sets)
+        return
+    if any(unit.kind != "block" for sets in missing for units in sets for unit in units):
+        find_branches(model, model.kept[0])  # once, before the passes
+    done = 0
+    for chunk in chunks(model, batches, max(map(len, missing)) + 2):
+        yield from _together(model, chunk, missing[done : done + len(chunk)])
+        done += len(chunk)
 
 
-def state_without(model: Model, recording: Recording, units: Collection[Unit]) -> Tensor:
+def _state_without(model: Model, recording: Recording, units: Units) -> Tensor:
     """Run the model without some units, from what one whole pass recorded.
 
     Args:
@@ -62,3 +74,30 @@ def state_without(model: Model, recording: Recording, units: Collection[Unit]) -
             [recording.calls[place] for place in rest],
             recording.states[first],
         )
+
+
+def _together(
+    model: Model, batches: Sequence[Tensor], missing: Sequence[Sequence[Units]]
+) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+    """Take all streams of some batches through each block before the next one is read."""
+    streams: list[dict[int, Tensor]] = [{} for _ in batches]
+    references: list[Tensor] = []
+    last = len(model.kept) - 1
+    for visit in visits(model, batches, last):
+        own = streams[visit.number]
+        for number, units in enumerate(missing[visit.number]):
+            here = [unit for unit in units if model.position(unit.index) == visit.position]
+            if number in own or here:
+                own[number] = _run(model, visit, here, own.get(number, visit.entering))
+        if visit.position == last:
+            references.append(visit.leaving)
+    for number, reference in enumerate(references):
+        yield reference, (streams[number].pop(place) for place in sorted(streams[number]))
+
+
+def _run(model: Model, visit: Visit, here: Sequence[Unit], state: Tensor) -> Tensor:
+    """One stream through one block, without the units that are missing there."""
+    if any(unit.kind == "block" for unit in here):
+        return state
+    with bypass(model, here):
+        return visit.call.run(model.block_list[visit.position], state)

@@ -37,9 +37,11 @@ class MetricSettings(Settings):
         reads: Whether the metric looks at the calibration windows.
         predicts_next_token: Whether the score is a loss of the next token, so that windows need
             two tokens.
+        streams: Whether it also works where weights are read block by block.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()
+    streams: ClassVar[bool] = True
     reads: ClassVar[bool] = True
 
     protect_first: NonNegativeInt = Field(

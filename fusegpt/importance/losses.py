@@ -46,10 +46,11 @@ def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit
     Returns:
         ``[units]`` float64 on the CPU, nats per token.
     """
-    total = {unit: torch.zeros((), dtype=torch.float64) for unit in units}
-    for batch in batches:
-        for unit, hidden_states in states_without(model, batch, units)[1]:
+    total = [torch.zeros((), dtype=torch.float64) for _ in units]
+    ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
+    for batch, (_, lacking) in zip(batches, ablations, strict=True):
+        for place, hidden_states in enumerate(lacking):
             for tokens, states in zip(batch.split(1), hidden_states.split(1), strict=True):
                 loss = sequence_loss(head_logits(model, tokens, states), tokens)
-                total[unit] += loss.double().cpu()
-    return torch.stack([total[unit] for unit in units]) / sum(len(batch) for batch in batches)
+                total[place] += loss.double().cpu()
+    return torch.stack(total) / sum(len(batch) for batch in batches)

@@ -12,7 +12,7 @@ from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.settings import MacroInfluence
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import record
+from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
 __all__ = ["macro_influence"]
@@ -45,17 +45,18 @@ def macro_influence(
     Raises:
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
     """
-    total = {unit: torch.zeros((), dtype=torch.float64) for unit in units}
+    total = [torch.zeros((), dtype=torch.float64) for _ in units]
     tokens = 0
-    for batch in batches:
-        reference, ablations = states_without(model, batch, units)
-        if original is not None:
-            reference = record(original, batch).hidden_out
+    ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
+    others = None if original is None else recordings(original, batches)
+    for reference, states in ablations:
+        if others is not None:
+            reference = next(others).hidden_out
         tokens += reference[..., 0].numel()
-        for unit, hidden_states in ablations:
+        for place, hidden_states in enumerate(states):
             similarity = functional.cosine_similarity(
                 hidden_states.float(), reference.float(), dim=-1
             )  # [batch, seq]
-            total[unit] += similarity.sum(dtype=torch.float64).cpu()
-    scores = torch.stack([1 - total[unit] / tokens for unit in units])
+            total[place] += similarity.sum(dtype=torch.float64).cpu()
+    scores = torch.stack([1 - one / tokens for one in total])
     return finite("macro_influence", units, scores)

@@ -119,6 +119,7 @@ class Taylor(MetricSettings):
     """Taylor: what the loss would change, to first order, if a unit's weights were zero."""
 
     paper: ClassVar[str] = "Shortened LLaMA, arXiv 2402.02834, Section 3.1"
+    streams: ClassVar[bool] = False
 
     @property
     def predicts_next_token(self) -> bool:

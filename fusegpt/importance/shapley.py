@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fusegpt.errors import ConfigError
-from fusegpt.importance.ablation import state_without
+from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import sequence_loss
 from fusegpt.importance.settings import Shapley
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import head_logits, record
+from fusegpt.models.structure.replay import head_logits
+from fusegpt.models.structure.visits import recordings
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
 
@@ -62,12 +63,20 @@ def shapley(
         number = len(rows) * settings.samples
         absent = _draw(number, len(units), settings.kept, seed).view(len(rows), -1, len(units))
         _check_both(absent, units)
-    values = torch.stack(
-        [
-            _values(model, row, units, lacking, _measure(original or model, row, settings.target))
-            for row, lacking in zip(rows, absent, strict=True)
-        ]
-    )  # [sequences, subnetworks]
+    missing = [
+        [[unit for unit, gone in zip(units, lacking, strict=True) if gone] for lacking in sets]
+        for sets in absent.tolist()
+    ]
+    others = None if original is None else recordings(original, rows)
+    found = []
+    ablations = states_without(model, rows, missing)
+    for row, (reference, states) in zip(rows, ablations, strict=True):
+        if others is not None:
+            reference = next(others).hidden_out
+        measure = _measure(original or model, row, reference, settings.target)
+        values_of_row = [measure(head_logits(model, row, x)).double().cpu() for x in states]
+        found.append(torch.stack(values_of_row))
+    values = torch.stack(found)  # [sequences, subnetworks]
     if details is not None:
         details["standard_error"] = _standard_errors(values, absent)
     return finite("shapley", units, _differences(values, absent))
@@ -103,29 +112,14 @@ def _check_both(absent: Tensor, units: Sequence[Unit]) -> None:
             )
 
 
-def _measure(reference: Model, row: Tensor, target: str) -> Callable[[Tensor], Tensor]:
+def _measure(
+    reference: Model, row: Tensor, last_states: Tensor, target: str
+) -> Callable[[Tensor], Tensor]:
     """From a sub-network's logits ``[1, seq, vocab]`` to v."""
     if target == "loss":
         return lambda logits: sequence_loss(logits, row)
-    whole = head_logits(reference, row, record(reference, row).hidden_out)[:, :-1].float()
+    whole = head_logits(reference, row, last_states)[:, :-1].float()
     return lambda logits: torch.linalg.vector_norm(whole - logits[:, :-1].float(), dim=-1).mean()
-
-
-def _values(
-    model: Model,
-    row: Tensor,
-    units: Sequence[Unit],
-    absent: Tensor,
-    measure: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Return v of each sub-network on one sequence, ``[subnetworks]`` float64."""
-    recording = record(model, row, keep_states=True)
-    found = []
-    for lacking in absent:
-        missing = [unit for unit, gone in zip(units, lacking.tolist(), strict=True) if gone]
-        hidden_states = state_without(model, recording, missing)
-        found.append(measure(head_logits(model, row, hidden_states)).double().cpu())
-    return torch.stack(found)
 
 
 def _differences(values: Tensor, absent: Tensor) -> Tensor:

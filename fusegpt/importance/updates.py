@@ -10,7 +10,7 @@ from torch import Tensor
 from fusegpt.importance.checks import finite
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import around
-from fusegpt.models.structure.replay import record
+from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
 __all__ = ["mean_update"]
@@ -50,8 +50,7 @@ def mean_update(
         assert places == list(range(places[0], places[0] + len(units))), places
     total = torch.zeros(len(starts), dtype=torch.float64)
     count = 0
-    for batch in batches:
-        recording = record(model, batch, keep_states=True)
+    for recording in recordings(model, batches, keep_states=True):
         states = [*recording.states, recording.hidden_out]
         for place, (unit, start) in enumerate(zip(units, starts, strict=False)):
             before, after = states[start], states[start + run]

@@ -25,6 +25,7 @@ __all__ = [
     "move_buffers",
     "own_memory",
     "places_of",
+    "size_in_memory",
     "storage_of",
 ]
 
@@ -96,6 +97,16 @@ def fill(modules: Iterable[nn.Module], places: Places, device: torch.device) -> 
     return sum(place.nbytes for place in known)
 
 
+def size_in_memory(module: nn.Module, places: Places) -> int:
+    """Bytes that the tensors of a module take once they are read."""
+    sizes = {
+        place: getattr(owner, leaf).nbytes
+        for owner in module.modules()
+        for leaf, place in places.get(owner, {}).items()
+    }
+    return sum(sizes.values())
+
+
 def own_memory(module: nn.Module) -> None:
     """Copy every tensor out of the file mapping; tied weights stay tied."""
     copies: dict[tuple[Any, ...], Tensor] = {}
@@ -117,19 +128,19 @@ def move_buffers(module: nn.Module, device: torch.device) -> None:
 class StreamedBlocks:
     """Blocks whose weights are in memory only while somebody needs them.
 
+    Args:
+        places: Where the tensors are, by module and name in it.
+        device: Where blocks run.
+        memory: Bytes that the hidden states of batches which go through together may take.
+
     Attributes:
-        bytes_read: Bytes that were read so far, of all tensors.
+        bytes_read: Bytes that were read so far.
     """
 
-    def __init__(self, places: Places, device: torch.device) -> None:
-        """Take over where the tensors are.
-
-        Args:
-            places: By module and name in it.
-            device: Where blocks run.
-        """
+    def __init__(self, places: Places, device: torch.device, memory: int) -> None:
         self.places = places
         self.device = device
+        self.memory = memory
         self.bytes_read = 0
         self._needed: dict[nn.Module, int] = {}
         self._absent: dict[nn.Module, Values] = {}
@@ -186,6 +197,13 @@ class StreamedBlocks:
             del self._needed[block]
             for owner, leaf, tensor in self._absent.pop(block):
                 _put(owner, leaf, tensor)
+
+    def forget(self, block: nn.Module) -> None:
+        """Keep nothing of a block that left the model."""
+        for table in (self._needed, self._absent, self._ahead):
+            table.pop(block, None)
+        for owner in block.modules():
+            self.places.pop(owner, None)
 
 
 def _leaves(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
+from fusegpt.config import Weights
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
 from fusegpt.errors import ConfigError, DataError, Stopped
+from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.structure.branches import plain_ids
 from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
@@ -25,6 +27,7 @@ from fusegpt.pruning.rerank import forget
 from fusegpt.pruning.step import fuse_step, score_step
 from fusegpt.pruning.target import Target
 from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
+from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.resume import Checkpoint as Resume
 from fusegpt.recovery.room import Memory, using
 from fusegpt.results import layout
@@ -47,6 +50,7 @@ def score_model(
     first_scores: Path | None = None,
     count: int = 1,
     device: str = "cpu",
+    weights: Weights = "auto",
 ) -> Scores:
     """Score the remaining units of a model and write the scores.
 
@@ -58,6 +62,7 @@ def score_model(
         first_scores: The scores of step 1, which a ``one_shot`` selection keeps.
         count: How many blocks a ``contiguous`` selection takes at once.
         device: Where to work.
+        weights: All in memory, or read block by block; scores are the same.
 
     Returns:
         What the file says.
@@ -69,7 +74,10 @@ def score_model(
     """
     earlier = read(first_scores, Scores) if first_scores else None
     windows = windows_for(path, calibration)
-    model = load_step(path, recipe, device)
+    suits = RECOVERIES[recipe.method].suits is None or recipe.recovery.streams
+    able = recipe.importance.streams and suits
+    weights = streamed_where(weights, able, f"scoring with recipe {recipe.name!r}")
+    model = load_step(path, recipe, device, weights)
     later = model.removed and path.suffix == ".json"
     if recipe.selection == "one_shot" and later and earlier is None:
         raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
@@ -96,6 +104,7 @@ def fuse_model(
     checkpoint_seconds: float = 60.0,
     memory: Memory = "auto",
     device: str = "cpu",
+    weights: Weights = "auto",
 ) -> Removal:
     """Remove the selected unit, recover, and write the step.
 
@@ -113,6 +122,7 @@ def fuse_model(
             computed twice. ``keep``: neither. ``auto``: as what is free tells. The result is the
             same.
         device: Where to work.
+        weights: All in memory, or read block by block; the step is the same.
 
     Returns:
         What the step did.
@@ -131,7 +141,10 @@ def fuse_model(
     windows = windows_for(path, inputs["finetune"]) if "finetune" in inputs else None
     known = fingerprint(recipe, [path, *inputs.values()])
     resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
-    model = load_step(path, recipe, device)
+    streams = recipe.recovers_at_end or (recipe.recovery.streams and recipe.rerank is None)
+    able = streams and recipe.checkpoint_dtype == "source"  # another type rounds every weight
+    weights = streamed_where(weights, able, f"the recovery of recipe {recipe.name!r}")
+    model = load_step(path, recipe, device, weights)
     with using(memory):
         done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
     write_step(output, model, recipe, done, report, parent=path, inputs=inputs)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusegpt.artifacts import STAGE_VERSION, file_record, provenance, sha256
+from fusegpt.config import Weights
 from fusegpt.models.checkpoints.adapters import adapter_tensors
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import write_delta
@@ -23,20 +24,21 @@ from fusegpt.results.records import Removal, Step, Training
 __all__ = ["fingerprint", "load_step", "write_step"]
 
 
-def load_step(path: Path, recipe: Recipe, device: str) -> Model:
+def load_step(path: Path, recipe: Recipe, device: str, weights: Weights = "resident") -> Model:
     """Load the model of a step, unfolded fusions included, in the recipe's dtype.
 
     Args:
         path: A step's manifest, or the directory of a model.
         recipe: The run's.
         device: Where to put the model.
+        weights: All in memory, or read block by block.
 
     Raises:
         ArchitectureError: No block of the model can go.
         ConfigError: The recipe slices widths.
     """
     recipe.that_removes()
-    model = load(path, dtype=recipe.dtype, device=device, unfolded=True)
+    model = load(path, dtype=recipe.dtype, device=device, unfolded=True, weights=weights)
     check_basis(model)
     return model
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -18,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fusegpt.errors import ArtifactError
 from fusegpt.models.structure.replay import Call, run_blocks
+from fusegpt.runtime import free_bytes
 
-__all__ = ["Memory", "States", "free_bytes", "runner", "saved_bytes", "using"]
+__all__ = ["Memory", "States", "runner", "saved_bytes", "using"]
 
 logger = logging.getLogger(__name__)
 
@@ -220,43 +220,3 @@ def saved_bytes(run: Callable[[], Any], module: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         run()
     return sum(sizes.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory there is to take: of a GPU, or of this machine for this process."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + cached)
-    status = _table("/proc/self/status")
-    used = {resource.RLIMIT_DATA: "VmData", resource.RLIMIT_AS: "VmSize"}
-    limits = {kind: resource.getrlimit(kind)[0] for kind in used}
-    found = [
-        limit - status.get(used[kind], 0)
-        for kind, limit in limits.items()
-        if limit != resource.RLIM_INFINITY
-    ]
-    found += [_table("/proc/meminfo").get("MemAvailable", 2**63), _cgroup_free()]
-    return max(0, min(found))
-
-
-def _table(file: str) -> dict[str, int]:
-    """The bytes in a file of lines like ``VmData:  1024 kB``; nothing where there is none."""
-    try:
-        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    parts = [line.replace(":", " ").split() for line in lines]
-    return {part[0]: int(part[1]) * 1024 for part in parts if part[2:] == ["kB"]}
-
-
-def _cgroup_free() -> int:
-    """What a control group leaves; without a limit, more than there is."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        now = int((folder / "memory.current").read_text())
-        lines = (folder / "memory.stat").read_text().splitlines()
-        cached = next(int(line.split()[1]) for line in lines if line.startswith("file "))
-        return 2**63 if limit == "max" else int(limit) - now + cached
-    except (OSError, ValueError, StopIteration):
-        return 2**63

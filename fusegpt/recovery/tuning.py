@@ -16,7 +16,8 @@ from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, record, share_calls
+from fusegpt.models.structure.replay import Call, share_calls
+from fusegpt.models.structure.visits import recordings
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
@@ -93,6 +94,7 @@ def tune_group(
     student = [index for index in span if Unit("block", index) not in run]
     directory = checkpoint.path.parent if checkpoint else None
     found, states = _examples(model, span, student, windows, tuning, directory)
+    model.hold(span)
     weights = build(_reached(group, dict(zip(student, found[0].calls, strict=True)), label))
     last = model.position(span[-1])
     spent = forward_flops(model, model.kept[: last + 1], tokens_in(windows), windows.shape[1])
@@ -145,12 +147,13 @@ def _examples(
     width, size = model.text_config.hidden_size, model.dtype.itemsize
     total = 2 * sum(piece.numel() for piece in pieces) * width * size
     states = States(total, model.device, directory)
+    seen = recordings(model, pieces, first, last)
+    others = seen
+    if original is not None:
+        others = recordings(original, pieces, 0, original.position(span[-1]))
     with Pace("recording", len(pieces), "batch") as pace:
-        for batch in pieces:
-            recording = record(model, batch, first, last)
-            target = recording.hidden_out
-            if original is not None:
-                target = record(original, batch, 0, original.position(span[-1])).hidden_out
+        for batch, recording in zip(pieces, seen, strict=True):
+            target = (recording if original is None else next(others)).hidden_out
             pairs = zip(span, recording.calls, strict=True)
             calls = [call for index, call in pairs if index in student]
             if found:

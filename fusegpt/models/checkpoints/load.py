@@ -6,13 +6,14 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from fusegpt.config import Weights
 from fusegpt.data.directories import (
     OWN_TYPES,
     check_listed,
@@ -27,18 +28,31 @@ from fusegpt.models.checkpoints.skeleton import without_memory
 from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
-from fusegpt.models.weights import Places, StreamedBlocks, fill, move_buffers, own_memory
+from fusegpt.models.weights import (
+    Places,
+    StreamedBlocks,
+    fill,
+    move_buffers,
+    own_memory,
+    size_in_memory,
+)
 from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.results.models import read_checkpoint
-from fusegpt.runtime import quiet, remote_code_is_allowed, slow_here, torch_dtype
+from fusegpt.runtime import (
+    free_bytes,
+    quiet,
+    remote_code_is_allowed,
+    slow_here,
+    torch_dtype,
+)
 
-__all__ = ["Weights", "load", "load_original", "load_structure"]
+__all__ = ["load", "load_original", "load_structure", "streamed_where"]
 
 logger = logging.getLogger(__name__)
 
-Weights = Literal["resident", "streamed"]
-"""All weights in memory, or those of a block only while it runs."""
+FITS = 0.8
+"""Share of the free memory that the weights may take to be resident by themselves."""
 
 
 def load(
@@ -65,6 +79,7 @@ def load(
         unfolded: Keep the fusions that a step has not folded (``fold: at_end``) in
             ``model.fused``, for the steps that train them further. The weights are the same.
         weights: ``resident``: all in memory. ``streamed``: those of a block only while it runs.
+            ``auto``: resident where they take at most 80% of the memory that is free.
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
@@ -83,7 +98,7 @@ def load(
     if history is not None and any(unit.kind != "block" for unit in history.removed):
         _fill_to_probe(model, following, device, weights)
     rounding = None if history is None else replay_chain(model, history, following)
-    if weights == "streamed":
+    if weights == "streamed" or (weights == "auto" and not _fits(model, places, device, rounding)):
         _stream(model, places, device, rounding)
     else:
         fill(model.module.modules(), following, device)
@@ -120,6 +135,20 @@ def _fill_to_probe(model: Model, places: Places, device: torch.device, weights: 
     places.clear()
 
 
+def _fits(model: Model, places: Places | None, device: torch.device, rounding: str | None) -> bool:
+    """Whether a model is to be resident by itself; one that cannot be streamed is, in any case."""
+    free = free_bytes(device)
+    if places is None or model.adapter_state or rounding not in (None, SOURCE):
+        return True
+    size = size_in_memory(model.module, places)
+    if size > FITS * free:
+        logger.info(
+            "%s: weights of %.1f GiB with %.1f GiB of memory free: read block by block",
+            *(model.source, size / 2**30, free / 2**30),
+        )
+    return size <= FITS * free
+
+
 def _stream(
     model: Model, places: Places | None, device: torch.device, rounding: str | None
 ) -> None:
@@ -146,11 +175,28 @@ def _stream(
         )
     inside = {owner for block in model.blocks for owner in block.modules()}
     outside = [owner for owner in model.module.modules() if owner not in inside]
-    streamed = StreamedBlocks(places, device)
-    streamed.bytes_read += fill(outside, places, device)
+    read = fill(outside, places, device)
     move_buffers(model.module, device)
+    largest = max(size_in_memory(block, places) for block in model.blocks)
+    free = free_bytes(device)  # half of it, after two blocks, for hidden states
+    streamed = StreamedBlocks(places, device, max(0, free - 2 * largest) // 2)
+    streamed.bytes_read += read
     streamed.attach(model.blocks)
     model.streamed = streamed
+
+
+def streamed_where(weights: Weights, able: bool, what: str) -> Weights:
+    """Return how to load a model for what cannot always do with weights that are streamed.
+
+    Raises:
+        ConfigError: Streamed weights were asked for, and it cannot.
+    """
+    if weights == "streamed" and not able:
+        raise ConfigError(
+            f"--weights: must be resident for {what}, which needs all weights in memory, got"
+            " 'streamed'"
+        )
+    return weights if able else "resident"
 
 
 def load_original(model: Model) -> Model:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.weights import Places, places_of, storage_of
 
 __all__ = ["without_memory"]
+
+ASYNC = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 class _Absent:
@@ -55,13 +60,10 @@ def without_memory(
     single = path / SINGLE
     stored = stored_in([single] if single.is_file() else weight_files(path))
     absent = {name: _Absent(place) for name, place in stored.items()}
-    module, info = cls.from_pretrained(
-        None,
-        config=config,
-        dtype=dtype,
-        state_dict=absent,
-        output_loading_info=True,
-    )
+    with _without_threads():
+        module, info = cls.from_pretrained(
+            None, config=config, dtype=dtype, state_dict=absent, output_loading_info=True
+        )
     converted = any(
         type(used).__name__ == "WeightConverter" for used in module._weight_conversions or ()
     )
@@ -73,6 +75,19 @@ def without_memory(
         holder.name_or_path = str(path)
     module.generation_config = _generation_config(path)
     return module, info, places
+
+
+@contextmanager
+def _without_threads() -> Iterator[None]:
+    """Inside, transformers starts no threads to load weights, of which there are none."""
+    before = os.environ.get(ASYNC)
+    os.environ[ASYNC] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(ASYNC)
+        if before is not None:
+            os.environ[ASYNC] = before
 
 
 def _generation_config(path: Path) -> GenerationConfig:

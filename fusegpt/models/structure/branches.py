@@ -135,14 +135,15 @@ def _probe_all(model: Model) -> None:
         block = model.block(index)
         where = f"{type(model.module).__name__}: block {index} ({type(block).__name__})"
         make = (type(block), *((n, type(m), _shapes(m)) for n, m in block.named_children()))
-        if make not in known:
-            try:
-                known[make] = Probe(block, call, hidden).branches()
-            except ArchitectureError as error:
-                known[make] = str(error)
-        found = known[make]
-        if isinstance(found, Branches) and not _adds_up(found, block, call, hidden):
-            found = "something besides its attention and its mlp changes the hidden states"
+        with model.present(model.position(index)):
+            if make not in known:
+                try:
+                    known[make] = Probe(block, call, hidden).branches()
+                except ArchitectureError as error:
+                    known[make] = str(error)
+            found = known[make]
+            if isinstance(found, Branches) and not _adds_up(found, block, call, hidden):
+                found = "something besides its attention and its mlp changes the hidden states"
         model.branches[index] = f"{where}: {found}" if isinstance(found, str) else found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import record
+from fusegpt.models.structure.visits import calls_of
 
 __all__ = ["reached"]
 
@@ -20,5 +20,5 @@ def reached(model: Model, batch: Tensor | Mapping[str, Tensor]) -> set[int]:
     Text skips the blocks with which some models look at images: nothing can be said of
     their importance then, and nothing tunes them.
     """
-    calls = zip(model.kept, record(model, batch).calls, strict=True)
+    calls = zip(model.kept, calls_of(model, batch), strict=True)
     return {index for index, call in calls if call.hidden_key is not None}

@@ -14,12 +14,16 @@ from fusegpt.models.model import Model
 
 __all__ = [
     "Call",
+    "Injector",
     "Recording",
+    "StopForward",
     "head_logits",
     "record",
+    "returned_length",
     "run_blocks",
     "same_calls",
     "share_calls",
+    "take_hidden",
 ]
 
 
@@ -103,7 +107,7 @@ def record(
         handles.append(block.register_forward_hook(watch.after(position)))
     try:
         model.module(**model.inputs(batch), use_cache=False)
-    except _StopForward:
+    except StopForward:
         pass
     finally:
         for handle in handles:
@@ -138,11 +142,11 @@ def head_logits(model: Model, batch: Tensor | Mapping[str, Tensor], hidden: Tens
     Returns:
         ``[batch, seq, vocab]`` in the model's dtype.
     """
-    inputs, length = model.inputs(batch), _returned_length(model)
+    inputs, length = model.inputs(batch), returned_length(model)
     value = (hidden, *[None] * (length - 1)) if length else hidden
     listed = model.block_list._modules
     real = dict(listed)
-    listed.update({name: _Injector(block, value) for name, block in real.items()})
+    listed.update({name: Injector(block, value) for name, block in real.items()})
     try:
         found: Tensor = model.module(**inputs, use_cache=False).logits
         return found
@@ -164,7 +168,7 @@ def share_calls(calls: list[Call], known: list[Call] | None) -> list[Call]:
     return known if known is not None and same_calls(calls, known) else calls
 
 
-class _StopForward(Exception):
+class StopForward(Exception):
     """Ends a forward pass after the last block of interest."""
 
 
@@ -184,10 +188,10 @@ class _Watch:
     def before(self, position: int) -> Any:
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if position > self.last:
-                raise _StopForward
+                raise StopForward
             if position in self.calls:
                 raise ArchitectureError(f"{self._name(position)} runs twice in one forward pass")
-            hidden, call = _take_hidden(args, kwargs)
+            hidden, call = take_hidden(args, kwargs)
             if self.hidden_in is None or self.hidden_out is None:
                 self.hidden_in = hidden
             elif not (hidden is self.hidden_out or torch.equal(hidden, self.hidden_out)):
@@ -206,7 +210,7 @@ class _Watch:
             self.hidden_out = _hidden(output)
             self.model.returns = len(output) if isinstance(output, (tuple, list)) else 0
             if position == self.last:
-                raise _StopForward
+                raise StopForward
 
         return hook
 
@@ -231,7 +235,7 @@ class _Watch:
         return f"{type(self.model.module).__name__}: block {self.model.kept[position]}"
 
 
-class _Injector(nn.Module):
+class Injector(nn.Module):
     """Stands where a block stood, and returns what it was given beforehand."""
 
     def __init__(self, block: nn.Module, value: Any) -> None:
@@ -245,18 +249,21 @@ class _Injector(nn.Module):
         return getattr(self.__dict__["replaced"][0], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what was given."""
         return self.__dict__["value"]
 
 
 @torch.no_grad()
-def _returned_length(model: Model) -> int:
+def returned_length(model: Model) -> int:
+    """Length of the tuple that blocks return, 0 for a bare tensor; the first call runs a block."""
     if model.returns is None:
         record(model, torch.zeros(1, 2, dtype=torch.int64), 0, 0)
     assert model.returns is not None
     return model.returns
 
 
-def _take_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+def take_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """Take the hidden states out of a block's arguments."""
     if args and isinstance(args[0], Tensor):
         return args[0], Call((None, *args[1:]), dict(kwargs), 0)
     if isinstance(kwargs.get("hidden_states"), Tensor):

@@ -42,8 +42,13 @@ def remove(model: Model, *units: Unit) -> None:
         ArchitectureError: The shortened config would not rebuild the shortened model (the
             message says where they differ), or a unit cannot go.
     """
+    gone = {unit.index for unit in units if unit.kind == "block"}.intersection(model.kept)
+    blocks = [model.block(index) for index in gone]
     _checked_cut(model, units)
     model.removed.extend(units)
+    if model.streamed is not None:
+        for block in blocks:
+            model.streamed.forget(block)
     concerned = tuple(f"blocks.{unit.index}." for unit in units)
     for name in [n for n in model.fused if n.startswith(concerned) and model.is_gone(n)]:
         del model.fused[name]

@@ -30,6 +30,14 @@ class RecoverySettings(Settings):
     lowers_memory: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def streams(self) -> bool:
+        """Whether it also works where weights are read block by block.
+
+        Then it reads and changes no other weights than those it asked for with ``Model.hold``.
+        """
+        return False
+
+    @property
     def needs_before(self) -> bool:
         """Whether it changes the block before the removed one, so that the first cannot go."""
         return False

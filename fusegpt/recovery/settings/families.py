@@ -117,6 +117,11 @@ class GroupTuned(TunedByLoop):
         retries: int
 
     @property
+    def streams(self) -> bool:
+        """Yes, unless weights of earlier steps are still to be formed from their factors."""
+        return self.fold == "each_step"
+
+    @property
     def memory_dtype(self) -> str:
         """Type of the factors."""
         return self.trainable_dtype

@@ -35,6 +35,11 @@ class NoRecovery(RecoverySettings):
     sublayers: ClassVar[bool] = True
     masks: ClassVar[bool] = True
 
+    @property
+    def streams(self) -> bool:
+        """Yes: it reads no weight."""
+        return True
+
     def work(self, stage: Stage) -> Work:
         """Return no work."""
         return Work()
@@ -69,6 +74,11 @@ class Streamline(TunedByLoop):
     def predicts_next_token(self) -> bool:
         """Whether it is tuned by the loss of the next token."""
         return self.loss == "next_token"
+
+    @property
+    def streams(self) -> bool:
+        """Yes, where the loss needs no more than the trained block."""
+        return self.loss != "next_token"
 
     def check(self, recipe: RecipeLike, where: str) -> None:
         """Refuse a teacher that the loss does not know, and the batch-axis loss on one sequence."""

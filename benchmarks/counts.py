@@ -39,6 +39,7 @@ STATE = 4 * BATCH * LENGTH * HIDDEN
 
 BOUNDS = {
     "bytes read to load the model": BYTES,
+    "bytes read to load and score, streamed": BYTES,
     "block forward passes to score": WINDOWS * BLOCKS * (BLOCKS + 1) // 2,
     "bytes held while scoring": 18 * STATE,
     "block forward passes to fuse": WINDOWS * (4 + GROUP * (EPOCHS + 2)),
@@ -61,6 +62,9 @@ def counted(model: Path, folder: Path) -> dict[str, int]:
         checkpoint = Checkpoint(folder / "resume.safetensors", "counts")
         fusion(of, Unit("block", 2), ids, settings, seed=0, checkpoint=checkpoint)
 
+    found["bytes read to load and score, streamed"] = _read(
+        lambda: score(load(model, dtype="float32", weights="streamed"))
+    )
     with using("keep"):
         for verb, work in (("score", score), ("fuse", fuse)):
             with counting_passes(loaded := load(model, dtype="float32"), verb, None) as pace:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fusegpt.cli.options import device_option, input_file, output_path
+from fusegpt.cli.options import device_option, input_file, output_path, weights_option
+from fusegpt.config import Weights
 
 
 @click.command()
@@ -15,9 +17,16 @@ from fusegpt.cli.options import device_option, input_file, output_path
 @click.option("--finetune", type=input_file, help="Windows, if recovery comes at the end.")
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
 @click.option("--zeroed", is_flag=True, help="Write removed attentions and mlps as zeros.")
+@weights_option
 @device_option
 def merge(
-    model: Path, recipe: Path, finetune: Path | None, output: Path, zeroed: bool, device: str
+    model: Path,
+    recipe: Path,
+    finetune: Path | None,
+    output: Path,
+    zeroed: bool,
+    weights: Weights,
+    device: str,
 ) -> None:
     """Write a step's model as a directory that transformers loads.
 
@@ -29,4 +38,5 @@ def merge(
     from fusegpt.pruning.recipe import read_recipe
 
     chosen = read_recipe(recipe)
-    merge_model(model, chosen, output, finetune=finetune, zeros=zeroed, device=device)
+    place: dict[str, Any] = {"device": device, "weights": weights}
+    merge_model(model, chosen, output, finetune=finetune, zeros=zeroed, **place)

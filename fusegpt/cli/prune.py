@@ -16,7 +16,9 @@ from fusegpt.cli.options import (
     output_path,
     settings_options,
     sparsity_option,
+    weights_option,
 )
+from fusegpt.config import Weights
 
 
 @click.command()
@@ -43,6 +45,7 @@ from fusegpt.cli.options import (
     "--finish", type=input_file, help="Windows for the finish; those of --finetune if not set."
 )
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
+@weights_option
 @device_option
 def prune(
     model: Path,
@@ -57,6 +60,7 @@ def prune(
     finetune: Path | None,
     finish: Path | None,
     output: Path,
+    weights: Weights,
     device: str,
 ) -> None:
     """Score, remove, recover, repeat, finish; then write a plain transformers checkpoint."""
@@ -77,5 +81,6 @@ def prune(
 
     from fusegpt.pruning.jobs import prune_model
 
-    windows = {"finetune": finetune, "finish": finish}
-    prune_model(model, chosen, wanted, calibration, output, **windows, device=device)
+    windows: dict[str, Any] = {"finetune": finetune, "finish": finish}
+    place: dict[str, Any] = {"device": device, "weights": weights}
+    prune_model(model, chosen, wanted, calibration, output, **windows, **place)

@@ -187,6 +187,10 @@ class Model:
             for index in indices:
                 self.streamed.enter(self.block(index))
 
+    def value(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the module's state, read from disk if it is not in memory."""
+        return tensor if self.streamed is None else self.streamed.value(tensor)
+
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter called ``blocks.<dense index>.<param name inside the block>``."""
         index, inner = split_name(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,22 @@ from torch import Tensor
 
 from fusegpt.errors import ArtifactError
 
-__all__ = ["Stored", "stored_in"]
+__all__ = ["Stored", "metadata_of", "stored_in", "write_tensors"]
 
 DTYPES = {
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Names of types in safetensors files; quantised ones are refused before."""
+"""Names of types in safetensors files, in the order in which a file has them; quantised ones are
+refused before."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,61 @@ def stored_in(files: Iterable[Path]) -> dict[str, Stored]:
     return {name: tensor for file in files for name, tensor in _tensors(file).items()}
 
 
+def metadata_of(file: Path) -> dict[str, str]:
+    """Return what a safetensors file says of itself; nothing where it says nothing."""
+    try:
+        return dict(_header(file)[1].get("__metadata__", {}))
+    except (OSError, struct.error, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{file}: not a readable safetensors file: {error}") from error
+
+
+def write_tensors(
+    file: Path,
+    kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]],
+    value: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file as the library does, with one tensor at a time in memory.
+
+    Args:
+        file: The file.
+        kinds: Dtype and shape of each tensor.
+        value: Returns a tensor by its name; called once for each.
+        metadata: What the file says of itself.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    order = list(names)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in sorted(kinds, key=lambda name: (order.index(kinds[name][0]), name)):
+        dtype, shape = kinds[name]
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        entry = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        header[name] = entry
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in header:
+            if name != "__metadata__":
+                tensor = value(name).contiguous()
+                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the values begin, and what stands before them."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return 8 + length, json.loads(stream.read(min(length, file.stat().st_size)))
+
+
 def _tensors(file: Path) -> dict[str, Stored]:
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, size)))
+        start, header = _header(file)
         header.pop("__metadata__", None)
-        found = {name: _tensor(file, 8 + length, entry) for name, entry in header.items()}
-        end = max((one.begin + one.nbytes for one in found.values()), default=8 + length)
+        found = {name: _tensor(file, start, entry) for name, entry in header.items()}
+        end = max((one.begin + one.nbytes for one in found.values()), default=start)
         if end != size:
             raise ValueError(f"must have {end} bytes, has {size}")
     except OSError as error:

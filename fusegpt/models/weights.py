@@ -198,6 +198,28 @@ class StreamedBlocks:
             for owner, leaf, tensor in self._absent.pop(block):
                 _put(owner, leaf, tensor)
 
+    def let_go(self) -> None:
+        """Forget the weights of every block that is held."""
+        for block in list(self._needed):
+            self._needed[block] = 1
+            self.leave(block)
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the model; one that is not in memory is read, and kept by nobody.
+
+        Args:
+            tensor: From the state of the model, or what shares its memory.
+        """
+        if tensor.device.type != "meta":
+            return tensor
+        wanted = storage_of(tensor)
+        return next(
+            place.read().to(tensor.dtype)
+            for owner, leaves in self.places.items()
+            for leaf, place in leaves.items()
+            if storage_of(getattr(owner, leaf)) == wanted
+        )
+
     def forget(self, block: nn.Module) -> None:
         """Keep nothing of a block that left the model."""
         for table in (self._needed, self._absent, self._ahead):

@@ -74,8 +74,7 @@ def score_model(
     """
     earlier = read(first_scores, Scores) if first_scores else None
     windows = windows_for(path, calibration)
-    suits = RECOVERIES[recipe.method].suits is None or recipe.recovery.streams
-    able = recipe.importance.streams and suits
+    able = _scores_streamed(recipe)
     weights = streamed_where(weights, able, f"scoring with recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
     later = model.removed and path.suffix == ".json"
@@ -141,8 +140,7 @@ def fuse_model(
     windows = windows_for(path, inputs["finetune"]) if "finetune" in inputs else None
     known = fingerprint(recipe, [path, *inputs.values()])
     resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
-    streams = recipe.recovers_at_end or (recipe.recovery.streams and recipe.rerank is None)
-    able = streams and recipe.checkpoint_dtype == "source"  # another type rounds every weight
+    able = _fuses_streamed(recipe)
     weights = streamed_where(weights, able, f"the recovery of recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
     with using(memory):
@@ -161,6 +159,7 @@ def merge_model(
     finetune: Path | None = None,
     zeros: bool = False,
     device: str = "cpu",
+    weights: Weights = "auto",
 ) -> Checkpoint:
     """Write the model of a step as a checkpoint, after the recovery if that comes at the end.
 
@@ -172,6 +171,7 @@ def merge_model(
         zeros: Write removed attentions and mlps as zeros, for programs that know only the base
             architecture.
         device: Where to work.
+        weights: All in memory, or passed on block by block; the files are the same.
 
     Returns:
         The record of the checkpoint, without the checksums of its files.
@@ -184,7 +184,9 @@ def merge_model(
     made: dict[str, Any] = {"parent": Parent.of(path, output)}
     resume = None
     with Timer() as timer:
-        model = load_step(path, recipe, device)
+        able = _is_whole_before(recipe) and recipe.checkpoint_dtype == "source"
+        weights = streamed_where(weights, able, f"merging with recipe {recipe.name!r}")
+        model = load_step(path, recipe, device, weights)
         if recipe.recovers_at_end:
             finetune = _needed(recipe, finetune)
             resume = Resume(layout.unfinished(output), fingerprint(recipe, [path, finetune]))
@@ -208,6 +210,7 @@ def prune_model(
     finetune: Path | None = None,
     finish: Path | None = None,
     device: str = "cpu",
+    weights: Weights = "auto",
 ) -> Checkpoint:
     """Prune a model in one process, and write the checkpoint.
 
@@ -224,6 +227,7 @@ def prune_model(
         finetune: Windows file to recover on; not needed when nothing trains.
         finish: Windows file for the recipe's finish; None: that of ``finetune``.
         device: Where to work.
+        weights: All in memory, or read block by block; the checkpoint is the same.
 
     Returns:
         The record of the checkpoint, without the checksums of its files.
@@ -247,7 +251,9 @@ def prune_model(
         files["finish"] = _needed(recipe, finish or finetune)
     check_free(output)
     windows = {role: windows_for(path, file) for role, file in files.items() if role != "finish"}
-    model = load_step(path, recipe, device)
+    able = _scores_streamed(recipe) and _fuses_streamed(recipe) and _is_whole_before(recipe)
+    weights = streamed_where(weights, able, f"pruning with recipe {recipe.name!r}")
+    model = load_step(path, recipe, device, weights)
     count = removals_from(model, recipe, sparsity)
     seen = next(iter(windows.values())) if windows else plain_ids(model, 1, 8)
     tensors = (seen, windows.get("finetune"))
@@ -265,6 +271,23 @@ def prune_model(
         raise position.told(stopped) from None
     position.remove()
     return written
+
+
+def _scores_streamed(recipe: Recipe) -> bool:
+    """Whether scoring works on weights that are read block by block."""
+    asked_before = RECOVERIES[recipe.method].suits  # whether the model suits the recovery
+    return recipe.importance.streams and (asked_before is None or recipe.recovery.streams)
+
+
+def _fuses_streamed(recipe: Recipe) -> bool:
+    """Whether removing and recovering does; another dtype on disk rounds every weight."""
+    streams = recipe.recovers_at_end or (recipe.recovery.streams and recipe.rerank is None)
+    return streams and recipe.checkpoint_dtype == "source"
+
+
+def _is_whole_before(recipe: Recipe) -> bool:
+    """Whether nothing is left to train after the last step."""
+    return not recipe.recovers_at_end and recipe.finish is None
 
 
 def _needed(recipe: Recipe, finetune: Path | None) -> Path:

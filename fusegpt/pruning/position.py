@@ -12,7 +12,7 @@ from typing import ClassVar
 from fusegpt.artifacts import file_record, sha256
 from fusegpt.errors import ArtifactError, Stopped
 from fusegpt.models.checkpoints.adapters import adapter_tensors
-from fusegpt.models.checkpoints.chain import catch_up
+from fusegpt.models.checkpoints.chain import catch_up, rest_on
 from fusegpt.models.checkpoints.save import write_delta
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import Recipe
@@ -121,6 +121,7 @@ class Position:
         place = self.directory / name
         extra = adapter_tensors(model, unfolded)
         write_delta(model, place, plain, extra, self.recipe.checkpoint_dtype)
+        rest_on(model, [place])
         self.steps.append(step)
         self.files[name] = FileRecord.model_validate(file_record(place))
         values = {"fingerprint": self.fingerprint, "steps": self.steps, "files": self.files}

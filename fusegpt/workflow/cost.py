@@ -49,11 +49,14 @@ class Memory:
         tuning: Trainable parameters with gradients and two moments each, and what the recovery
             says that it copies of blocks.
         states: Hidden states that the recovery keeps in main memory.
+        streamed: What takes the place of ``weights`` where they are read block by block; None: the
+            method needs them all.
     """
 
     weights: float
     tuning: float
     states: float
+    streamed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,23 @@ class Cost:
         work, stage = total([self._fuse(1), self._merge(1)]), self._stage(1)
         if work.trainable is None or stage is None or recovery.memory_dtype not in BYTES:
             return None
+        streamed = None if tries else self._streamed(shape, stage)
         if not work.optimizer_steps:
-            return Memory(weights, 0.0, 0.0)
+            return Memory(weights, 0.0, 0.0, streamed)
         factors = 4 * BYTES[recovery.memory_dtype] * work.trainable
         copies = recovery.copies(stage) * shape.values * size
         states = recovery.kept_states(stage) * stage.length * shape.width * size
-        return Memory(weights, (factors + copies) / GIB, states / GIB)
+        return Memory(weights, (factors + copies) / GIB, states / GIB, streamed)
+
+    def _streamed(self, shape: Shape, stage: Stage) -> float | None:
+        """GiB of what is in no block, and of the blocks that are in memory at one time."""
+        recipe = self.recipe
+        able = recipe.importance.streams and recipe.recovery.streams
+        if not able or recipe.checkpoint_dtype != "source":
+            return None
+        outside = shape.total - self.num_blocks * shape.block
+        held = recipe.recovery.held_blocks(stage)
+        return (outside + held * shape.block) * BYTES[recipe.dtype] / GIB
 
     def _windows(self, role: Role) -> int | None:
         """Number of windows that are read."""

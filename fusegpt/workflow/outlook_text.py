@@ -81,6 +81,8 @@ def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
             said += f", {memory['tuning']:.2g} to tune"
         if memory["states"]:
             said += f", {memory['states']:.2g} of states in main memory"
+        if memory["streamed"] is not None:
+            said += f" (weights read block by block: {memory['streamed']:.2g})"
         if row["peak_memory_gib"]:
             said += f"; its steps here took {row['peak_memory_gib']:.2g} at most"
         yield f"  memory, at least     {said}"

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
+from fusegpt.models.stored import stored_in
 from fusegpt.results.history import read_history
 from tests import tiny
 
@@ -52,6 +53,16 @@ def step(manifest, folder, windows, number, weights, verb=run):
     return place / "manifest.json"
 
 
+def merge(manifest, folder, weights, verb=run):
+    asked = ["merge", "--model", str(manifest), "--recipe", str(folder / "recipe.json")]
+    assert not verb(command, [*asked, "--output", str(folder / "m"), "--weights", weights])
+    return folder / "m"
+
+
+def weight_files(directory):
+    return {file.name: file.read_bytes() for file in directory.glob("*") if "model" in file.name}
+
+
 def units(manifest):
     return json.loads(manifest.with_name("scores.json").read_text())["units"]
 
@@ -67,10 +78,34 @@ def test_a_chain_of_streamed_steps_leaves_the_same_bytes(
         for number in (1, 2):
             manifest = step(manifest, folder, windows_file, number, weights)
         ends[weights] = [link.file for link in read_history(manifest).links]
+        merge(manifest, folder, weights)
+    resident, streamed = (tmp_path / weights / "m" for weights in ends)
+    assert weight_files(streamed) == weight_files(resident)
+    assert (streamed / "config.json").read_bytes() == (resident / "config.json").read_bytes()
     for one, other in zip(ends["resident"], ends["streamed"], strict=True):
         assert units(one) == units(other)
         for name in ("delta.safetensors", "training.json"):
             assert one.with_name(name).read_bytes() == other.with_name(name).read_bytes()
+
+
+def test_a_stored_dtype_and_shards_are_the_same(strong_llama_dir, windows_file, tmp_path):
+    module = LlamaForCausalLM.from_pretrained(strong_llama_dir, dtype="bfloat16")
+    module.save_pretrained(strong_llama_dir, max_shard_size="40KB")
+    (strong_llama_dir / "model.safetensors").unlink(missing_ok=True)
+    own = {name: value for name, value in FUSION.items() if name != "method"}
+    found = []
+    for weights in ("resident", "streamed"):
+        output = tmp_path / weights
+        assert not run(command, [
+            "prune", "--model", str(strong_llama_dir), "--recipe", "fusegpt_quick", "--sparsity",
+            "0.3", "--settings", json.dumps({"recovery": own, "dtype": "float32"}),
+            "--calibration", str(windows_file), "--finetune", str(windows_file),
+            "--output", str(output), "--weights", weights,
+        ])  # fmt: skip
+        found.append(weight_files(output))
+    assert found[0] == found[1]
+    stored = stored_in([output / "model.safetensors"])
+    assert {place.dtype for place in stored.values()} == {torch.bfloat16}
 
 
 def evaluate(manifest, output, weights, *more):
@@ -169,7 +204,7 @@ ROOM = 190 * 2**20
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc of Linux")
-def test_a_model_larger_than_the_memory_is_scored_and_fused(
+def test_a_model_larger_than_the_memory_is_scored_fused_and_merged(
     large, strong_llama_dir, windows_file, tmp_path
 ):
     asked = []
@@ -177,10 +212,11 @@ def test_a_model_larger_than_the_memory_is_scored_and_fused(
     def note(_, arguments):
         asked.append(arguments)
 
-    ends = []
+    ends, merged = [], []
     for weights, verb in (("streamed", note), ("resident", run)):
         manifest = start(large, tmp_path / weights, settings())
         ends.append(step(manifest, tmp_path / weights, windows_file, 1, weights, verb))
+        merged.append(merge(ends[-1], tmp_path / weights, weights, verb))
 
     def score(model, *more):
         asked = ["--metric", "last_blocks", "--dtype", "float32", "--model", str(model), *more]
@@ -197,7 +233,8 @@ def test_a_model_larger_than_the_memory_is_scored_and_fused(
         check=True,
         timeout=300,
     )
-    assert json.loads(done.stdout) == [0, 0, 77, 0], done.stderr
+    assert json.loads(done.stdout) == [0, 0, 0, 77, 0], done.stderr
     assert units(ends[0]) == units(ends[1])
     deltas = [end.with_name("delta.safetensors").read_bytes() for end in ends]
     assert deltas[0] == deltas[1]
+    assert weight_files(merged[0]) == weight_files(merged[1])

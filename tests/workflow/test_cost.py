@@ -15,6 +15,8 @@ from fusegpt.importance import METRICS
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.pruning.recipe import resolve
+from fusegpt.recovery.group import group_of
+from fusegpt.units import Unit
 from fusegpt.workflow.cost import Cost
 from tests import required
 from tests.tiny import build
@@ -256,6 +258,19 @@ def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, sha
     assert found.weights * gib == pytest.approx(weights)
     assert found.states * gib == pytest.approx(seen["states"])
     assert found.tuning * gib == pytest.approx(seen["tuning"])
+
+
+def test_streamed_weights_are_those_of_the_group_and_what_is_in_no_block(tiny_llama_dir, shape):
+    chosen = recipe({"metric": "macro_influence"}, TRAINED[3])
+    model = load(str(tiny_llama_dir), dtype="float32", weights="streamed")
+    group = group_of(model, [Unit("block", 3)], chosen.recovery.group_size)
+    model.hold({3, *group})
+    there = [p for p in model.module.parameters() if p.device.type != "meta"]
+    found = Cost(chosen, BLOCKS, shape).memory()
+    assert found.streamed * 1024**3 == pytest.approx(_bytes(there))
+    assert found.streamed < found.weights
+    taylor = Cost(recipe({"metric": "taylor"}, TRAINED[3]), BLOCKS, shape).memory()
+    assert taylor.streamed is None
 
 
 def _bytes(tensors) -> int:

@@ -17,7 +17,7 @@ from fusegpt.models.weights import Places, fill
 from fusegpt.results.history import History
 from fusegpt.units import Unit
 
-__all__ = ["catch_up", "follow_deltas", "replay_chain"]
+__all__ = ["catch_up", "follow_deltas", "replay_chain", "rest_on"]
 
 
 def replay_chain(model: Model, history: History, places: Places) -> str | None:
@@ -58,13 +58,28 @@ def catch_up(model: Model, removed: Sequence[Unit], paths: Sequence[Path]) -> No
     """
     if not removed:
         return
-    places: Places = {}
     remove(model, *removed)
+    if model.streamed is not None:
+        rest_on(model, paths)
+        return
+    places: Places = {}
     follow_deltas(model, paths, places)
     fill(model.module.modules(), places, model.device)
     restore_adapters(model)
     if (rounding := delta_dtype(paths[-1])) is not None:
         settle(model, rounding, model.fused)
+
+
+def rest_on(model: Model, paths: Sequence[Path]) -> None:
+    """Read what some steps changed from their files from now on, where weights are streamed.
+
+    Args:
+        model: Blocks that it holds are let go.
+        paths: The tensors that were changed, in the order of the steps.
+    """
+    if model.streamed is not None:
+        follow_deltas(model, paths, model.streamed.places)
+        model.streamed.let_go()
 
 
 def follow_deltas(model: Model, paths: Sequence[Path], places: Places) -> None:

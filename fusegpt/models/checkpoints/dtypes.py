@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -10,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import INDEX, weight_files
+from fusegpt.models.checkpoints.read_back import on_disk
 from fusegpt.models.checkpoints.storage import (
     SOURCE,
     Storage,
@@ -24,6 +24,7 @@ from fusegpt.models.checkpoints.storage import (
     source_storage,
 )
 from fusegpt.models.model import Model
+from fusegpt.models.stored import metadata_of, stored_in, write_tensors
 from fusegpt.results import layout
 from fusegpt.runtime import DTYPES, torch_dtype
 
@@ -48,8 +49,7 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
     """
     storage = source_storage(model)
     files = weight_files(directory)
-    names = [name for path in files for name in _names(path)]
-    originals = {} if storage is None else storage.originals(names, model.kept)
+    originals = {} if storage is None else storage.originals(on_disk(directory), model.kept)
     counts: Counter[torch.dtype] = Counter()
     total = 0
 
@@ -68,34 +68,29 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
         return exactly(written, dtype)
 
     for path in files:
-        for tensor in _rewrite(path, stored):
-            total += tensor.nbytes
-            if tensor.is_floating_point():
-                counts[tensor.dtype] += tensor.numel()
+        _rewrite(path, stored)
+    for tensor in on_disk(directory).values():
+        total += tensor.nbytes
+        if tensor.dtype.is_floating_point:
+            counts[tensor.dtype] += math.prod(tensor.shape)
     _tell_index(directory / INDEX, total)
     _tell_config(directory / layout.CONFIG, _stated(counts, storage if to == SOURCE else None))
     return [_name(dtype) for dtype, _ in counts.most_common()]
 
 
-def _rewrite(path: Path, stored: Callable[[str, Tensor], Tensor]) -> list[Tensor]:
-    """Replace a file if a tensor of it is stored in another dtype; its tensors as they are now."""
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-        written = {name: file.get_tensor(name) for name in file.keys()}
-    tensors = {
-        name: stored(name, tensor) if tensor.is_floating_point() else tensor
-        for name, tensor in written.items()
-    }
-    if any(tensors[name].dtype != written[name].dtype for name in tensors):
+def _rewrite(path: Path, stored: Callable[[str, Tensor], Tensor]) -> None:
+    """Replace a file if a tensor of it is stored in another dtype; one at a time is in memory."""
+    written = stored_in([path])
+
+    def value(name: str) -> Tensor:
+        tensor = written[name].read()
+        return stored(name, tensor) if tensor.is_floating_point() else tensor
+
+    kinds = {name: (value(name).dtype, place.shape) for name, place in written.items()}
+    if any(kinds[name][0] != place.dtype for name, place in written.items()):
         beside = path.with_name(f"{path.name}.tmp")
-        save_file(tensors, beside, metadata=about)
+        write_tensors(beside, kinds, value, metadata_of(path))
         os.replace(beside, path)
-    return list(tensors.values())
-
-
-def _names(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
 
 
 def _stated(counts: Counter[torch.dtype], storage: Storage | None) -> str | None:

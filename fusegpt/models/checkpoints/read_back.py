@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.directories import weight_files
-from fusegpt.data.plain import read_header
 from fusegpt.data.tokens import TOKENIZER_FILES, fingerprint, load_tokenizer
 from fusegpt.errors import ArchitectureError, ArtifactError, first_line
 from fusegpt.models.checkpoints.storage import same_bits
+from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.runtime import quiet
 
-__all__ = ["check_tokenizer", "check_written", "refused"]
+__all__ = ["check_tokenizer", "check_written", "on_disk", "refused"]
 
 WRITER = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
 """Entries of a configuration that say who wrote it, not what the model is."""
 
 
 @torch.no_grad()
-def check_written(module: PreTrainedModel, directory: Path) -> None:
+def check_written(
+    module: PreTrainedModel,
+    directory: Path,
+    value: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
     """Compare a checkpoint with the model that it was written from.
 
     The configuration must be read as the same one and build the same model; every tensor must
@@ -39,6 +43,7 @@ def check_written(module: PreTrainedModel, directory: Path) -> None:
     Args:
         module: The model in memory.
         directory: Weights and configuration as they were written.
+        value: Returns a tensor of the module's state in memory.
 
     Raises:
         ArtifactError: They differ; the message names the first difference.
@@ -46,14 +51,21 @@ def check_written(module: PreTrainedModel, directory: Path) -> None:
     with refused(directory):
         config = _same_config(module, directory)
         built = check_round_trip(module, config)
-        names = {name: path for path in weight_files(directory) for name in read_header(path)}
+        written = on_disk(directory)
         memory = module.state_dict()
-        if _are_all(memory, names, built):
-            for name, path in names.items():
-                with safe_open(path, framework="pt") as file:
-                    _same_tensor(name, memory[name], file.get_tensor(name))
+        if _are_all(memory, written, built):
+            for name, place in written.items():
+                _same_tensor(name, value(memory[name]), place.read())
         else:
-            _same_when_loaded(module, config, directory)
+            _same_when_loaded(module, config, directory, value)
+
+
+def on_disk(directory: Path) -> dict[str, Stored]:
+    """Find the tensors of a checkpoint that was just written; ``refused`` says what is wrong."""
+    try:
+        return stored_in(weight_files(directory))
+    except ArtifactError as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -124,7 +136,7 @@ def _without_dtypes(value: Any) -> Any:
 
 
 def _are_all(
-    memory: Mapping[str, Tensor], names: Mapping[str, Path], built: PreTrainedModel
+    memory: Mapping[str, Tensor], names: Mapping[str, Stored], built: PreTrainedModel
 ) -> bool:
     """Whether every tensor in memory is on disk by name, or tied to one that is."""
     if not names.keys() <= memory.keys():
@@ -134,7 +146,12 @@ def _are_all(
     return all(name in names or id(ties.get(name)) in on_disk for name in memory)
 
 
-def _same_when_loaded(module: PreTrainedModel, config: PretrainedConfig, directory: Path) -> None:
+def _same_when_loaded(
+    module: PreTrainedModel,
+    config: PretrainedConfig,
+    directory: Path,
+    value: Callable[[Tensor], Tensor],
+) -> None:
     """Load the whole, as whoever uses the checkpoint will, and compare."""
     with quiet():
         again, info = type(module).from_pretrained(
@@ -152,7 +169,7 @@ def _same_when_loaded(module: PreTrainedModel, config: PretrainedConfig, directo
     for name in sorted(memory.keys() | loaded.keys()):
         if name not in memory or name not in loaded:
             raise _differs(f"{name} is there only {'in memory' if name in memory else 'on disk'}")
-        _same_tensor(name, memory[name], loaded[name])
+        _same_tensor(name, value(memory[name]), loaded[name])
 
 
 def _same_tensor(name: str, memory: Tensor, disk: Tensor) -> None:

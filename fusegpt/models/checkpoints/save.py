@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, modeling_utils
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record
 from fusegpt.models.checkpoints.dtypes import store
 from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written, refused
 from fusegpt.models.checkpoints.storage import SOURCE, exactly, stored_as
 from fusegpt.models.model import Model
+from fusegpt.models.stored import metadata_of, write_tensors
 from fusegpt.models.structure.configs import unbuilt, without_unbuilt
 from fusegpt.models.structure.kinds import off_formula
 from fusegpt.models.surgery.zeroed import zeroed
@@ -167,8 +168,7 @@ def write_delta(
 
 def delta_dtype(path: Path) -> str | None:
     """Return the ``checkpoint_dtype`` that a delta was written with; None: it is an older one."""
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get(CHECKPOINT_DTYPE)
+    return metadata_of(path).get(CHECKPOINT_DTYPE)
 
 
 def _save_module(model: Model, module: PreTrainedModel, directory: Path, to: str) -> list[str]:
@@ -185,13 +185,33 @@ def _save_module(model: Model, module: PreTrainedModel, directory: Path, to: str
     try:
         module.generation_config = GenerationConfig() if copied else generation
         with without_unbuilt(module), quiet():
-            module.save_pretrained(directory)
+            with _one_by_one(model):
+                module.save_pretrained(directory)
             with refused(directory):
                 dtypes = store(directory, model, to)
-            check_written(module, directory)
+            check_written(module, directory, model.value)
     finally:
         module.generation_config = before
     return dtypes
+
+
+@contextmanager
+def _one_by_one(model: Model) -> Iterator[None]:
+    """Inside, transformers writes streamed weights with one tensor at a time in memory."""
+
+    def write(
+        tensors: Mapping[str, Tensor], file: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        write_tensors(Path(file), kinds, lambda name: model.value(tensors[name]), metadata or {})
+
+    plain = modeling_utils.safe_save_file
+    if model.streamed is not None:
+        modeling_utils.safe_save_file = write
+    try:
+        yield
+    finally:
+        modeling_utils.safe_save_file = plain
 
 
 def _copied(source: Path | None) -> list[Path]:

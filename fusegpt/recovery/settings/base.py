@@ -70,6 +70,10 @@ class RecoverySettings(Settings):
         """Return what one recovery does; ``None`` where it is not counted."""
         return Work(tokens=None, optimizer_steps=None, trainable=None, flops=None)
 
+    def held_blocks(self, stage: Stage) -> int:
+        """Return how many blocks are in memory at one time where weights are streamed."""
+        return 2  # one runs, the next is read
+
     def copies(self, stage: Stage) -> int:
         """Return how many blocks' values lie beside the model while it is tuned."""
         return 0

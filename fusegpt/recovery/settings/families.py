@@ -176,6 +176,10 @@ class GroupTuned(TunedByLoop):
         group = self.group(stage)
         return self.tuned(stage, group * each, group)
 
+    def held_blocks(self, stage: Stage) -> int:
+        """Return the group and the removed block."""
+        return max(2, self.group(stage) + 1)
+
     def copies(self, stage: Stage) -> int:
         """Return the frozen weights and the gradients of the group."""
         return 2 * self.group(stage)

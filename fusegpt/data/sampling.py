@@ -115,7 +115,7 @@ def sample(
             meta = {"corpus": corpus, "split": split, **notes}
         else:
             parts = [{"name": corpus, "share": 1.0}] if isinstance(corpus, str) else corpus
-            found, meta = _mixed(tokenizer, _shares(parts, split), corpora, asked)
+            found, meta = _mixed(directory, tokenizer, _shares(parts, split), corpora, asked)
             ids = found.windows()
     if (directory / "config.json").is_file():
         named = corpus if isinstance(corpus, str) else meta["corpus"]
@@ -150,6 +150,7 @@ def _shares(parts: Sequence[Mapping[str, Any]], split: str) -> list[tuple[str, s
 
 
 def _mixed(
+    directory: Path,
     tokenizer: Any,
     parts: Sequence[tuple[str, str, float]],
     corpora: Mapping[str, Any],
@@ -159,7 +160,7 @@ def _mixed(
     answers = asked.predict == "answers"
     if answers:
         _check_answers([(name, _file(name, split, corpora)) for name, split, _ in parts])
-    bos = usual_bos(tokenizer) if asked.bos is None else asked.bos
+    bos = usual_bos(directory, tokenizer) if asked.bos is None else asked.bos
     opening, shares = window_start(tokenizer, bos), [share for *_, share in parts]
     counts = [asked.sequences] if asked.sequences is None else shared_out(shares, asked.sequences)
     cuts, notes = [], []

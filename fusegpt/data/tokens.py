@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusegpt.artifacts import read_json
 from fusegpt.data.directories import register_own_type
 from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.runtime import remote_code_is_allowed
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["adds_bos", "encode", "fingerprint", "load_tokenizer", "usual_bos", "window_start"]
 
-NEEDS_BOS = ("Gemma",)
-"""How the classes of tokenizers begin whose models fail on windows that do not open with BOS."""
+NEEDS_BOS = ("gemma",)
+"""How the names begin of models that fail on windows which do not open with BOS."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -62,10 +64,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -
     return np.asarray(ids, dtype=np.int32)
 
 
-def usual_bos(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return where BOS stands in windows when nobody says: ``window`` or ``stream``."""
-    needs = type(tokenizer).__name__.startswith(NEEDS_BOS) and tokenizer.bos_token_id is not None
-    return "window" if needs else "stream"
+def usual_bos(directory: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return where BOS stands in windows when nobody says: ``window`` or ``stream``.
+
+    Args:
+        directory: The model's; one that came as GGUF has a tokenizer of no particular class.
+        tokenizer: The model's.
+    """
+    names = [type(tokenizer).__name__.lower()]
+    with contextlib.suppress(ArtifactError):  # whoever loads the model says what is wrong with it
+        config = read_json(Path(directory) / "config.json")
+        names.append(str(config.get("model_type")) if isinstance(config, dict) else "")
+    needs = any(name.startswith(NEEDS_BOS) for name in names)
+    return "window" if needs and tokenizer.bos_token_id is not None else "stream"
 
 
 def window_start(tokenizer: PreTrainedTokenizerBase, bos: str) -> list[int]:

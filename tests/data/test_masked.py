@@ -14,6 +14,7 @@ from fusegpt.data.masked import (
     tokens_in,
     unpadded,
 )
+from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import read_windows, write_windows
 from fusegpt.data.windows import batches
 from fusegpt.errors import ArtifactError, DataError
@@ -96,3 +97,10 @@ def test_masks_that_mean_nothing_are_refused(tmp_path, column, values, message):
     pq.write_table(pa.table({"input_ids": [[5, 6], [7, 8]], column: values}), file)
     with pytest.raises((ArtifactError, DataError), match=message):
         read_windows(file)
+
+
+def test_a_finish_reads_the_same_targets_from_the_file(windows, answers, tiny_llama_dir, tmp_path):
+    for given in (windows, answers):
+        write_windows(tmp_path / "w.parquet", given, {"corpus": "x"})
+        streamed = stream_windows(tiny_llama_dir, tmp_path / "w.parquet", tmp_path)
+        assert torch.equal(streamed.targets(0, len(given)), next_tokens(given) != IGNORED)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import torch
 from fusegpt.data.cutting import shared_out
 from fusegpt.data.sampling import sample
 from fusegpt.data.tokens import encode, load_tokenizer, usual_bos
+from fusegpt.data.windows import read_meta
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 
 
@@ -91,14 +93,24 @@ def test_bos_opens_every_window_where_asked(tiny_llama_dir, texts):
     assert set(alone[:, 0].tolist()) == {load_tokenizer(tiny_llama_dir).bos_token_id}
 
 
-def test_gemma_has_bos_in_every_window_unless_told_otherwise(tiny_llama_dir):
+def test_gemma_has_bos_in_every_window_unless_told_otherwise(tiny_llama_dir, texts, tmp_path):
     tokenizer = load_tokenizer(tiny_llama_dir)
-    assert usual_bos(tokenizer) == "stream"
-    gemma = copy.copy(tokenizer)
-    gemma.__class__ = type("GemmaTokenizer", (type(tokenizer),), {})
-    assert usual_bos(gemma) == "window"
-    gemma.bos_token = None
-    assert usual_bos(gemma) == "stream"
+    assert usual_bos(tiny_llama_dir, tokenizer) == "stream"
+    named = copy.copy(tokenizer)
+    named.__class__ = type("GemmaTokenizer", (type(tokenizer),), {})
+    assert usual_bos(tiny_llama_dir, named) == "window"
+    named.bos_token = None
+    assert usual_bos(tiny_llama_dir, named) == "stream"
+    gemma = tmp_path / "gemma"
+    shutil.copytree(tiny_llama_dir, gemma)
+    config = json.loads((gemma / "config.json").read_text())
+    (gemma / "config.json").write_text(json.dumps({**config, "model_type": "gemma2"}))
+    windows = sample(gemma, texts[0], length=8, sequences=2, output=tmp_path / "w.parquet")
+    bos = load_tokenizer(tiny_llama_dir).bos_token_id
+    assert windows[:, 0].tolist() == [bos] * 2
+    assert read_meta(tmp_path / "w.parquet").to_json()["bos"] == "window"
+    told = sample(gemma, texts[0], length=8, sequences=2, bos="stream")
+    assert torch.equal(told, sample(tiny_llama_dir, texts[0], length=8, sequences=2))
 
 
 def test_token_ids_of_others_are_a_corpus(tiny_llama_dir, tmp_path):

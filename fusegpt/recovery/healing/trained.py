@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusegpt.models.model import Model
 from fusegpt.nn.leaves import trainable
 from fusegpt.recovery.adapted import adapted_model
-from fusegpt.recovery.settings.finish import Distill, FinishSettings, LoraFinish
+from fusegpt.recovery.settings.finish import FinishSettings
 
 __all__ = ["Trained", "blocks_beside_gaps", "trained"]
 
@@ -44,8 +44,7 @@ def trained(model: Model, settings: FinishSettings, seed: int) -> Iterator[Train
         seed: Seed of low-rank factors.
     """
     if settings.trains == "lora":
-        assert isinstance(settings, Distill | LoraFinish), settings
-        adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
+        adapted = adapted_model(model, *settings.update, seed)
         factors = [p for p in adapted.parameters() if p.requires_grad]
         found = Trained(factors, list(model.kept))
         try:

@@ -39,13 +39,7 @@ Alpha = Annotated[
 
 
 class FinishSettings(Settings):
-    """Settings that every finish has.
-
-    Attributes:
-        distills: Whether it learns from a teacher.
-    """
-
-    distills: ClassVar[bool] = False
+    """Settings that every finish has."""
 
     epochs: Epochs = 3
     tokens: Tokens | None = Field(
@@ -82,9 +76,9 @@ class FinishSettings(Settings):
         return "full"
 
     @property
-    def rank(self) -> int:
-        """Rank of the updates that are trained in place of weights."""
-        return 0
+    def update(self) -> tuple[int, float]:
+        """Rank and alpha of the updates, where updates are trained in place of weights."""
+        return 0, 0.0
 
     def steps(self, sequences: int, length: int) -> int:
         """Return the number of optimiser steps on so many windows; a ragged batch is dropped."""
@@ -122,7 +116,7 @@ class FinishSettings(Settings):
         tokens, shape = steps * self.batch_size * stage.length, stage.shape
         blocks = stage.left if self.trains != "gaps" else min(stage.left, 2 * stage.number)
         each = shape.values + shape.biases + shape.rest
-        trainable = blocks * (shape.sides * self.rank if self.trains == "lora" else each)
+        trainable = blocks * (shape.sides * self.update[0] if self.trains == "lora" else each)
         flops = stage.heads(tokens)
         flops += stage.training(blocks, tokens, adapters=self.trains == "lora")
         flops += stage.training(stage.left - blocks, tokens, adapters=True)
@@ -158,16 +152,15 @@ class LoraFinish(FinishSettings):
         return "lora"
 
     @property
-    def rank(self) -> int:
-        """Rank of the updates."""
-        return self.lora_rank
+    def update(self) -> tuple[int, float]:
+        """Rank and alpha of the updates."""
+        return self.lora_rank, self.lora_alpha
 
 
 class Distill(FinishSettings):
     """Train the pruned model to answer as the dense model, or another teacher, does."""
 
     paper: ClassVar[str] = "Hinton et al., arXiv 1503.02531"
-    distills: ClassVar[bool] = True
 
     train: Trains = Field(
         default="full",
@@ -204,9 +197,9 @@ class Distill(FinishSettings):
         return self.train
 
     @property
-    def rank(self) -> int:
-        """Rank of the updates, where updates are trained."""
-        return self.lora_rank
+    def update(self) -> tuple[int, float]:
+        """Rank and alpha of the updates, where updates are trained."""
+        return self.lora_rank, self.lora_alpha
 
     def check(self, recipe: RecipeLike, where: str) -> None:
         """Refuse terms between blocks of a teacher whose blocks correspond to nothing."""

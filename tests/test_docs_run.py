@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.window_files import read_windows
 from fusegpt.workflow.files import plan_of
 from tests import forked
 from tests.planned import passed_on
@@ -59,6 +60,9 @@ ELSEWHERE = {
         "slicegpt/test_checkpoint.py::test_every_verb_measures_it"
     ),
     "fusegpt slice": "slicegpt/test_checkpoint.py::test_every_verb_measures_it",
+    "fusegpt answers": "pruning/test_finish.py::test_one_process_and_the_verbs_leave_the_same_bits",
+    "fusegpt finish": "pruning/test_finish.py::test_one_process_and_the_verbs_leave_the_same_bits",
+    "fusegpt generate": "test_docs_run.py::test_the_commands_about_data_run_as_they_stand",
     "fusegpt merge --model results/runs/.../step-008/manifest.json": (
         "pruning/test_sublayers.py::test_one_process_and_the_chain"
     ),
@@ -118,6 +122,15 @@ def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path,
     record = json.loads((tmp_path / "work/pruned/fusegpt.json").read_text())
     assert len(record["removed"]) == 1
     assert (record["recipe"]["dtype"], record["recipe"]["recovery"]["rank"]) == ("float32", 16)
+
+
+def test_the_commands_about_data_run_as_they_stand(tiny_llama_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/model").symlink_to(tiny_llama_dir)
+    for words in (words for name, words in commands() if name == "docs/data.md"):
+        assert run(fusegpt_command, words[1:]) == 0, words
+    assert read_windows(tmp_path / "work/windows.parquet").shape == (4, 24)
 
 
 def test_the_readmes_python_prunes_and_loads_with_plain_transformers(

@@ -9,6 +9,7 @@ import pytest
 from fusegpt.artifacts import read_json, sha256
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.data.windows import read_meta
+from fusegpt.pruning.recipe import resolve
 from fusegpt.workflow.verify import verify
 
 RECIPE = {
@@ -21,12 +22,13 @@ RECIPE = {
 }
 MADE = ("fusegpt", "commit", "libraries", "python", "platform", "device")
 
+RUN = resolve(RECIPE["name"], {key: RECIPE[key] for key in RECIPE if key != "name"}).id
 KINDS = {
     "dense scores": "scores/tiny/macro_influence-1.json",
-    "scores": "runs/tiny/mine-1/step-001/scores.json",
-    "step": "runs/tiny/mine-1/step-001/manifest.json",
-    "checkpoint": "checkpoints/tiny/mine-1/step-001/fusegpt.json",
-    "evaluation": "evaluations/tiny/mine-1/step-001/docs.json",
+    "scores": f"runs/tiny/{RUN}/step-001/scores.json",
+    "step": f"runs/tiny/{RUN}/step-001/manifest.json",
+    "checkpoint": f"checkpoints/tiny/{RUN}/step-001/fusegpt.json",
+    "evaluation": f"evaluations/tiny/{RUN}/step-001/docs.json",
     "table": "tables/study.json",
 }
 
@@ -38,15 +40,15 @@ def results(tiny_llama_dir, tmp_path_factory):
     text = top.parent / "text.txt"
     text.write_text("Beautiful is better than ugly. Explicit is better than implicit.\n" * 40)
     model, windows = top / "models/tiny", top / "data/tiny/w.parquet"
-    chain, recipe = top / "runs/tiny/mine-1", top / "runs/tiny/mine-1/recipe.json"
+    chain, recipe = top / f"runs/tiny/{RUN}", top / f"runs/tiny/{RUN}/recipe.json"
     step = chain / "step-001"
     corpora = json.dumps({"mine": {"splits": {"train": str(text), "test": str(text)}}})
-    point = "evaluations/tiny/mine-1/step-001/docs.json"
+    point = f"evaluations/tiny/{RUN}/step-001/docs.json"
     evaluation = {"corpus": "mine", "split": "test", "length": 16, "windows": 4}
     experiment = {
         "name": "study",
         "models": {"tiny": {"num_blocks": 6, "steps": {"0.1": 1}}},
-        "recipes": [{"name": "mine", "seed": 3, "id": "mine-1"}],
+        "recipes": [{"name": "mine", "seed": 3, "id": RUN}],
         "evaluations": ["docs"],
     }
     before = ["--model", chain / "step-000/manifest.json", "--recipe", recipe]
@@ -75,7 +77,7 @@ def results(tiny_llama_dir, tmp_path_factory):
         ],
         [
             *("merge", *after, "--recipe", recipe),
-            *("--output", top / "checkpoints/tiny/mine-1/step-001"),
+            *("--output", top / f"checkpoints/tiny/{RUN}/step-001"),
         ],
         [
             *("evaluate", *after, "--settings", json.dumps(evaluation), "--corpora", corpora),
@@ -91,10 +93,10 @@ def results(tiny_llama_dir, tmp_path_factory):
 
 
 def test_what_the_verbs_wrote_is_as_it_says(results):
-    count, problems = verify(results)
+    found = verify(results)
 
-    assert problems == []
-    assert count == len(KINDS) + len(("source", "start"))
+    assert found.problems == [] and found.unknown == []
+    assert found.records == len(KINDS) + len(("source", "start", "training"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,7 +118,6 @@ def test_settings_and_seeds_are_written_down(results):
 
     assert (meta["seed"], meta["length"], meta["corpus"]) == (3, 16, "mine")
     assert set(MADE) <= set(meta["provenance"])
-    assert meta["seconds"] >= 0 and meta["memory_gib"] > 0
     assert step["parameters"] == checkpoint["parameters"] == evaluation["model"]["parameters"]
     assert scores["seed"] == step["seed"] == checkpoint["seed"] == 3
     assert checkpoint["recipe"]["recovery"]["lora_rank"] == 2
@@ -126,7 +127,7 @@ def test_settings_and_seeds_are_written_down(results):
 
 
 def test_taken_scores_are_those_that_the_run_would_have_measured(results, tmp_path, capsys):
-    chain = results / "runs/tiny/mine-1"
+    chain = results / f"runs/tiny/{RUN}"
     line = ["score", "--model", chain / "step-000/manifest.json"]
     line += ["--recipe", chain / "recipe.json", "--output", tmp_path / "scores.json"]
     windows = ["--calibration", results / "data/tiny/w.parquet"]

@@ -102,6 +102,7 @@ def test_a_clone_that_cannot_be_written_works_with_results_elsewhere(project, tm
     before = _contents(clone)
     project.root = clone
     results = tmp_path / "results elsewhere"
+    project.config["models"]["tiny"]["source"] = f"dir:{project.directory / 'models/tiny'}"
     study = project.command()[-1]
     assert json.loads(Path(study).read_text())
 

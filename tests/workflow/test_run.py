@@ -42,6 +42,7 @@ def test_an_experiment_runs_to_its_page_where_one_stands(project, study):
 
 
 def test_cores_a_dry_run_and_what_follows_two_dashes_reach_snakemake(project, study):
+    project.config["models"]["tiny"]["source"] = f"dir:{project.directory / 'models/tiny'}"
     options = ("--cores", "1", "--dry-run", "--directory", "else where", "--", "scores")
     done = forked.run(passed_on(study(), *options), project.directory, project.environment)
 

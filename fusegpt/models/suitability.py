@@ -12,6 +12,7 @@ from fusegpt.data.kinds import pattern_of
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
 from fusegpt.models.checkpoints.save import differences
+from fusegpt.models.checkpoints.storage import source_storage
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
 from fusegpt.models.structure.kinds import off_formula
@@ -59,6 +60,7 @@ def check_structure(model: Model) -> Iterator[Finding]:
         yield _weights(model)
         yield from (Finding("differs", True, sentence) for sentence in differences(model))
         yield from _runtimes(model)
+        yield from _storage(model)
 
 
 @torch.no_grad()
@@ -139,6 +141,15 @@ def _runtimes(model: Model) -> Iterator[Finding]:
             " transformers reads the list, but llama.cpp (SmolLM3, Gemma 3) and others may compute"
             f" it, and then run another model; {advice}",
         )
+
+
+def _storage(model: Model) -> Iterator[Finding]:
+    """In which dtypes the weights are stored, if they are here, and what becomes of that."""
+    storage = source_storage(model)
+    if storage is not None:
+        others = sorted({str(x).removeprefix("torch.") for x in storage.floats.values()})
+        text = f"weights are stored in {' and '.join(others)}, and so are pruned ones, each in its"
+        yield Finding("storage", True, f"{text} own, unless checkpoint_dtype says otherwise")
 
 
 def _spread(units: list[Unit]) -> list[Unit]:

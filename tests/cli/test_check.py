@@ -38,12 +38,12 @@ def test_yes_with_every_check(capsys, tiny_llama_dir, tiny_llava_dir, kind):
     assert code == 0
     assert [line.split()[1] for line in lines[:-1]] == [
         *("blocks:", "config:", "removal:", "fusion:"),
-        *("replay:", "bypass:", "generation:", "sublayers:"),
+        *("storage:", "replay:", "bypass:", "generation:", "sublayers:"),
     ]
     assert all(line.startswith("yes ") for line in lines[:-1])
     assert "6 of LlamaDecoderLayer in model." in lines[0]
     assert "6 blocks with 7 weights (mlp.down_proj.weight" in lines[3]
-    assert "attention is self_attn; mlp is mlp; without attention 0, attention 3, mlp 3" in lines[7]
+    assert "attention is self_attn; mlp is mlp; without attention 0, attention 3, mlp 3" in lines[8]
     assert lines[-1] == f"{directory}: yes"
 
 

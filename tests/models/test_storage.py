@@ -15,6 +15,7 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import save, write_delta
 from fusegpt.models.checkpoints.storage import settle, source_storage
 from fusegpt.models.model import Model
+from fusegpt.models.suitability import check_structure
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
 from tests import tiny
@@ -195,3 +196,9 @@ def test_a_model_without_a_source_is_stored_as_it_is(tmp_path):
     settle(model, "source")
     save(model, tmp_path / "out", extra={})
     assert {tensor.dtype for tensor in stored(tmp_path / "out").values()} == {torch.float16}
+
+
+def test_check_says_what_weights_are_stored_in(sources):
+    model = load(sources / "mixed", dtype="float32")
+    (finding,) = (one for one in check_structure(model) if one.name == "storage")
+    assert finding.passed and "stored in bfloat16 and float32" in finding.text

@@ -8,9 +8,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.models.checkpoints.load import load
+from fusegpt.pruning.jobs import fuse_model, merge_model, score_model
 from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.start import write_start
 from fusegpt.pruning.step import score_step
 from fusegpt.results.history import fused_map, read_history
 from fusegpt.results.records import Removal
@@ -243,3 +245,29 @@ def test_the_fused_map_forgets_removed_targets():
         Removal(step=2, unit=Unit("block", 4), fused_into=[1, 2]),
     ]
     assert fused_map(steps) == {1: [4], 2: [3, 4]}
+
+
+def test_a_chain_in_one_dtype_measures_what_it_stores(strong_llama_dir, windows_file, tmp_path):
+    """The dense model is float32; everything behind it is rounded, untouched weights too."""
+    recipe = resolve(
+        "mine",
+        {
+            "importance": {"metric": "block_influence"},
+            "recovery": {"method": "none"},
+            "dtype": "float32",
+            "checkpoint_dtype": "bfloat16",
+        },
+    )
+    start, step = tmp_path / "step-000" / "manifest.json", tmp_path / "step-001"
+    write_start(start, strong_llama_dir / "source.json", recipe)
+    score_model(start, recipe, windows_file, step / "scores.json")
+    fuse_model(start, recipe, step / "scores.json", step)
+    merged = merge_model(step / "manifest.json", recipe, tmp_path / "m")
+    assert (merged.dtype, merged.stored_dtypes) == ("float32", ["bfloat16"])
+    one, other = (
+        load(path, dtype="float32").module.state_dict() for path in (step, tmp_path / "m")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in one.values())
+    with pytest.raises(ArchitectureError, match="to be streamed, got checkpoint_dtype: bfloat16"):
+        load(step, dtype="float32", weights="streamed")

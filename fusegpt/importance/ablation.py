@@ -42,8 +42,7 @@ def states_without(
     """
     if model.streamed is None:
         for batch, sets in zip(batches, missing, strict=True):
-            recording = record(model, batch, keep_states=True)
-            yield recording.hidden_out, (_state_without(model, recording, units) for units in sets)
+            yield _one_by_one(model, batch, sets)
         return
     if any(unit.kind != "block" for sets in missing for units in sets for unit in units):
         find_branches(model, model.kept[0])  # once, before the passes
@@ -51,6 +50,14 @@ def states_without(
     for chunk in chunks(model, batches, max(map(len, missing)) + 2):
         yield from _together(model, chunk, missing[done : done + len(chunk)])
         done += len(chunk)
+
+
+def _one_by_one(
+    model: Model, batch: Tensor, sets: Sequence[Units]
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """Record one batch, whose states are gone with the last stream."""
+    recording = record(model, batch, keep_states=True)
+    return recording.hidden_out, (_state_without(model, recording, units) for units in sets)
 
 
 def _state_without(model: Model, recording: Recording, units: Units) -> Tensor:

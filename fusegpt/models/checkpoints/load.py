@@ -97,6 +97,7 @@ def load(
     following: Places = {} if places is None else places
     if history is not None and any(unit.kind != "block" for unit in history.removed):
         _fill_to_probe(model, following, device, weights)
+        weights = "resident"
     rounding = None if history is None else replay_chain(model, history, following)
     if weights == "streamed" or (weights == "auto" and not _fits(model, places, device, rounding)):
         _stream(model, places, device, rounding)

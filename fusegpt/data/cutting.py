@@ -27,7 +27,7 @@ class Cut(NamedTuple):
     Attributes:
         ids: ``[sequences, length]`` int32.
         lengths: Number of tokens of each window.
-        answers: ``[sequences, length]`` bool: whose prediction counts; None: of all.
+        answers: ``[sequences, length]`` bool: tokens whose prediction counts; None: all.
         read: Number of tokens that were read for them.
     """
 
@@ -154,7 +154,7 @@ def shared_out(shares: Sequence[float], sequences: int) -> list[int]:
 
 
 def _order(shares: Sequence[float], sequences: int) -> list[tuple[int, int]]:
-    """Of each window, which corpus it is of and which of its windows it is."""
+    """For each window its corpus, and its number among the windows of that corpus."""
     counts, found = [0] * len(shares), []
     for number in range(sequences):
         lacks = [share * (number + 1) - count for share, count in zip(shares, counts, strict=True)]

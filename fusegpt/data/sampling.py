@@ -32,7 +32,7 @@ class _Asked:
     """How windows are cut, whatever the corpus.
 
     Attributes:
-        bos: ``stream``, ``window`` or ``none``; None: as the tokenizer's model is used to.
+        bos: ``stream``, ``window`` or ``none``; None: what suits the model.
     """
 
     length: int

@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         ids: ``[tokens]`` int32.
-        answers: ``[tokens]`` bool: whose prediction counts; None: of all.
+        answers: ``[tokens]`` bool: tokens whose prediction counts; None: all.
     """
 
     ids: np.ndarray

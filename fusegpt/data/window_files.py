@@ -162,7 +162,7 @@ def check_ids(directory: Path, ids: Tensor, where: str) -> None:
 
 
 def _directory(model: Path) -> Path:
-    """Where configuration and tokenizer lie: of a step, the dense model's directory."""
+    """Where configuration and tokenizer lie; for a step, the dense model's directory."""
     manifest = model if model.suffix == ".json" else model / layout.MANIFEST
     return read_history(manifest).source.parent if manifest.is_file() else model
 

@@ -54,7 +54,7 @@ def generate(
         device: Where to work.
 
     Returns:
-        ``[sequences, length]`` int64 on the CPU. Of answers, with masks: of the padding, and of
+        ``[sequences, length]`` int64 on the CPU. Answers come with masks for the padding and for
         the tokens that the model wrote.
 
     Raises:

@@ -36,12 +36,12 @@ def by_snakemake(asked, directory, monkeypatch):
 
 @pytest.mark.index
 @pytest.mark.parametrize(
-    ("less", "make", "loss"),
-    [(FEW, in_one_process, 1.0), pytest.param({}, by_snakemake, 0.8, marks=pytest.mark.slow)],
+    ("less", "make"),
+    [(FEW, in_one_process), pytest.param({}, by_snakemake, marks=pytest.mark.slow)],
     ids=["few", "all"],
 )
 def test_the_demo_removes_a_middle_block_and_fuses_it_into_its_neighbours(
-    less, make, loss, tmp_path, monkeypatch
+    less, make, tmp_path, monkeypatch
 ):
     config = yaml.safe_load((builtin_config_dir() / "demo.yaml").read_text())
     demo = config["experiments"]["demo"]
@@ -57,5 +57,5 @@ def test_the_demo_removes_a_middle_block_and_fuses_it_into_its_neighbours(
     assert 2 <= removed <= 27  # the ends carry the most
     assert len(manifest["group"]) == 7
     assert manifest["fused_into"] == manifest["group"]
-    assert manifest["last_loss"] < loss * manifest["first_loss"]
+    assert manifest["last_loss"] < 0.8 * manifest["first_loss"]
     assert len(manifest["kept"]) == 29

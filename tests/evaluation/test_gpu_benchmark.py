@@ -1,0 +1,33 @@
+"""The benchmark of one GPU on the CPU, in a tiny shape: its arms agree and it keeps to its time."""
+
+import json
+import runpy
+import sys
+
+import pytest
+
+SECTIONS = ("scoring", "tuning", "linear", "inference")
+
+
+def measured(root, tmp_path, monkeypatch, *words):
+    output = tmp_path / "gpu.json"
+    common = ["gpu.py", "--tiny", "--device", "cpu", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", [*common, *words])
+    runpy.run_path(str(root / "benchmarks/gpu.py"), run_name="__main__")
+    return json.loads(output.read_text())
+
+
+def test_arms_agree_and_ratios_stand_beside_their_bounds(root, tmp_path, monkeypatch):
+    found = measured(root, tmp_path, monkeypatch)
+    assert found["scoring"]["largest_difference"] == 0.0
+    assert found["scoring"]["bound"] == pytest.approx(12 / 7)
+    losses = found["tuning"]["last_losses"]
+    assert losses["ours"] == losses["recomputed"] == pytest.approx(losses["published"], rel=1e-5)
+    assert {len(seconds) for seconds in found["tuning"]["seconds"].values()} == {6}
+    assert all(1 < found["inference"][part]["bound"] < 6 / 5 for part in ("prefill", "decode"))
+    assert found["equality"]["largest_difference"] == 0.0  # the CPU against itself
+
+
+def test_what_there_is_no_time_for_is_said_to_be_not_measured(root, tmp_path, monkeypatch):
+    found = measured(root, tmp_path, monkeypatch, "--limit", "1")
+    assert [found[name] for name in SECTIONS] == ["not measured: no time left"] * 4

@@ -42,9 +42,27 @@ from fusegpt.units import Unit
 
 LIMIT_S = 480.0
 SEVEN_B = {"hidden": 4096, "inner": 11008, "blocks": 32, "heads": 32, "vocab": 32000}
-SEVEN_B |= {"length": 2048, "score": 4, "batch": 8, "group": 7, "rank": 128, "steps": 4, "new": 64}
+SEVEN_B |= {
+    "rounds": 3,
+    "length": 2048,
+    "score": 4,
+    "batch": 8,
+    "group": 7,
+    "rank": 128,
+    "steps": 4,
+    "new": 64,
+}
 TINY = {"hidden": 32, "inner": 64, "blocks": 6, "heads": 4, "vocab": 128}
-TINY |= {"length": 16, "score": 2, "batch": 4, "group": 3, "rank": 2, "steps": 2, "new": 4}
+TINY |= {
+    "rounds": 1,
+    "length": 16,
+    "score": 2,
+    "batch": 4,
+    "group": 3,
+    "rank": 2,
+    "steps": 2,
+    "new": 4,
+}
 Sizes = Mapping[str, int]
 
 
@@ -66,7 +84,7 @@ def random_model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Mode
 
 
 def in_turn(
-    arms: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int = 3
+    arms: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds of each arm, there and back in each round, and what each returned last."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -110,7 +128,7 @@ def scoring(model: Model, sizes: Sizes, device: torch.device) -> dict[str, Any]:
         "plain": lambda: plain_scores(model, windows, units),
         "shared": lambda: macro_influence(model, windows, units),
     }
-    seconds, scores = in_turn(arms, device)
+    seconds, scores = in_turn(arms, device, sizes["rounds"])
     bound = 2 * len(units) / (len(units) + 1)
     gap = (scores["plain"] - scores["shared"]).abs().max().item()
     return {
@@ -181,7 +199,7 @@ def tuning(model: Model, sizes: Sizes, device: torch.device) -> dict[str, Any]:
         "recomputed": lambda: ours("spare"),
     }
     peaks = {name: _peak(device, work) for name, work in arms.items()}
-    seconds, losses = in_turn(arms, device)
+    seconds, losses = in_turn(arms, device, sizes["rounds"])
     return {
         "steps": sizes["steps"],
         "seconds": seconds,
@@ -278,7 +296,7 @@ def linear(model: Model, sizes: Sizes, device: torch.device) -> dict[str, Any]:
             "plain": lambda parts=parts: trained(parts, False),
             "lora": lambda parts=parts: lora(parts),
         }
-        seconds, _ = in_turn(arms, device, rounds=5)  # type: ignore[arg-type]
+        seconds, _ = in_turn(arms, device, sizes["rounds"])  # type: ignore[arg-type]
         over = {name: ratio(seconds["fused"], seconds[name], None) for name in ("plain", "lora")}
         found[f"{parts} parts"] = {"seconds": seconds, "fused_over": over}
     return found

@@ -42,7 +42,8 @@ def target_of(project: Project, stage: str) -> Path:
         "merge": "checkpoints/*/*/step-002/fusegpt.json",
     }
     if stage == "evaluate":
-        return Path("results/evaluations/tiny/dense/step-000/zen.json")
+        recipe = project.step(2).parent.name
+        return Path(f"results/evaluations/tiny/{recipe}/step-002/zen.json")
     return sorted(results.glob(patterns[stage]))[0].relative_to(project.directory)
 
 

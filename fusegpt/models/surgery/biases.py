@@ -59,7 +59,7 @@ def _switch_on(
             raise ArchitectureError(f"{switch} does not add {place}")
         for name in new:
             owner = model.module.get_submodule(name.rpartition(".")[0])
-            zeros = torch.zeros(built[name].shape, dtype=model.dtype, device=model.device)
+            zeros = torch.zeros(built[name].shape, dtype=model.dtype, device=_memory(model))
             owner.register_parameter("bias", nn.Parameter(zeros, requires_grad=False))
             added.append((owner, "bias"))
         check_round_trip(model.module)
@@ -69,6 +69,11 @@ def _switch_on(
             owner.register_parameter(attribute, None)
         return False
     return True
+
+
+def _memory(model: Model) -> torch.device:
+    """Return where zeros lie, also in a model that waits for its weights: no file has them."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def _all(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -29,6 +29,9 @@ ELSEWHERE = {
     "python benchmarks/sublayers.py": (
         "evaluation/test_sublayers_benchmark.py::test_only_removal_saves_weights"
     ),
+    "python benchmarks/steady.py": (
+        "recovery/test_steady_benchmark.py::test_it_tells_the_error_of_ordinary_tokens"
+    ),
     "python benchmarks/export.py": "export/test_runtimes.py::test_vllm_loads_it",
     "fusegpt check": "cli/test_check.py::test_yes_with_every_check",
     "python examples/small_llava/build_llava.py": (

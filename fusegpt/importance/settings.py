@@ -164,10 +164,8 @@ class Shapley(MetricSettings):
         Drawn sub-networks start at the first block they lack: when each lacks m of u units, any m
         alike, that is (u - m)/(m + 1) units in, on average.
         """
-        whole = heads = 0
-        if self.target == "logits":
-            whole = scoring.dense if self.reference == "original" else scoring.blocks
-            heads = 1
+        heads = int(self.target == "logits")
+        whole = scoring.dense if self.reference == "original" else 0
         if self.subnetworks == "leave_one_out":
             return Passes(scoring.without_each + whole, heads=scoring.units + heads)
         if scoring.sublayers:

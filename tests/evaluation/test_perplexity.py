@@ -106,11 +106,11 @@ def test_the_batch_size_does_not_change_the_result(model, windows):
 def test_running_out_of_memory_halves_the_batch(model, windows, monkeypatch, error):
     wanted, sizes, real = window_losses(model, windows.ids), [], perplexity_module._batch_losses
 
-    def small_machine(model, batch):
+    def small_machine(model, batch, hidden):
         sizes.append(len(batch))
         if len(batch) > 2:
             raise error
-        return real(model, batch)
+        return real(model, batch, hidden)
 
     monkeypatch.setattr(perplexity_module, "_batch_losses", small_machine)
     losses = window_losses(model, windows.ids, batch_size=6)
@@ -119,7 +119,7 @@ def test_running_out_of_memory_halves_the_batch(model, windows, monkeypatch, err
 
 
 def test_a_window_that_never_fits_is_said(model, windows, monkeypatch):
-    def no_machine(model, batch):
+    def no_machine(model, batch, hidden):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(perplexity_module, "_batch_losses", no_machine)
@@ -128,7 +128,7 @@ def test_a_window_that_never_fits_is_said(model, windows, monkeypatch):
 
 
 def test_other_runtime_errors_are_not_swallowed(model, windows, monkeypatch):
-    def broken(model, batch):
+    def broken(model, batch, hidden):
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(perplexity_module, "_batch_losses", broken)

@@ -233,20 +233,26 @@ def holds(record, work, shape) -> None:
 
 def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, shape, monkeypatch):
     from fusegpt.recovery import tuning
+    from fusegpt.recovery.fit import Fit
 
     chosen = recipe({"metric": "macro_influence"}, TRAINED[0])
     model = load(str(tiny_llama_dir), dtype="float32")
     seen = {}
 
-    def fit(model, group, weights, found, *arguments, **keywords):
-        seen["states"] = sum(e.hidden_in.nbytes + e.target.nbytes for e in found)
+    class Counted(tuning.States):
+        def add(self, *states):
+            super().add(*states)
+            seen["states"] = seen.get("states", 0) + _bytes(states)
+
+    def fit(model, weights, *arguments, **keywords):
         factors = [p for weight in weights.values() for p in weight.parameters()]
         bases = [weight.base for weight in weights.values()]
         donors = {d.data_ptr(): d for weight in weights.values() for d in weight.donors.values()}
         seen["tuning"] = 4 * _bytes(factors) + 2 * _bytes(bases) + _bytes(donors.values())
-        return [{"step": 0, "loss": 1.0}]
+        return Fit([{"step": 0, "loss": 1.0}])
 
-    monkeypatch.setattr(tuning, "_fit", fit)
+    monkeypatch.setattr(tuning, "States", Counted)
+    monkeypatch.setattr(tuning, "fit_weights", fit)
     weights = _bytes(model.module.parameters())
     scores = fusegpt.score_step(model, chosen, WINDOWS)
     from fusegpt.pruning.step import fuse_step

@@ -102,6 +102,7 @@ def measure(models: int, warm: bool, repeats: int) -> dict[str, Any]:
         directory = Path(folder)
         (directory / "large.json").write_text(json.dumps(sweep(models)))
         (directory / "bin").mkdir()
+        (directory / "model").mkdir()
         stub = directory / "bin" / "fusegpt"
         stub.write_text(STUB)
         stub.chmod(0o755)

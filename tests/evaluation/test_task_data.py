@@ -68,6 +68,7 @@ def test_entries_with_mistakes_are_refused(tmp_path):
         read_splits({"test": str(tmp_path / "broken.parquet")})
 
 
+@pytest.mark.slow  # lm-eval indexes all of its files
 def test_the_shipped_entries_have_the_split_that_is_measured(root, tmp_path):
     import yaml
 

@@ -62,11 +62,13 @@ def test_a_flipped_bit_is_noticed_and_its_file_named(results, kind, flips):
         flipped[place] ^= 1 << bit
         file.write_bytes(flipped)
         try:
-            problems = verify(results).problems
+            found = verify(results)
         finally:
             file.write_bytes(whole)
+        # a bit of the digest's own name leaves a file without a digest, which is said as well
+        problems = found.problems
         told = [line for line in problems if file.name in line or file.parent.name in line]
-        assert told, (file, place, bit, problems)
+        assert told or file in found.unknown, (file, place, bit, problems)
         assert not any("\n" in line for line in problems)
 
 

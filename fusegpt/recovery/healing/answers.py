@@ -114,12 +114,12 @@ def answer_windows(
         ConfigError: ``top_k`` is above the vocabulary.
         DataError: The windows are not made for the teacher.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    assert teacher.source is not None
-    data = stream_windows(teacher.source, windows, output)
     vocab = int(teacher.text_config.vocab_size)
     if top_k is not None and top_k > vocab:
         raise ConfigError(f"finish.top_k: must be at most {vocab}, the vocabulary, got {top_k}")
+    output.mkdir(parents=True, exist_ok=True)
+    assert teacher.source is not None
+    data = stream_windows(teacher.source, windows, output)
     kept = None if top_k == vocab else top_k
     dtype = str(teacher.dtype).removeprefix("torch.")
     same = {"windows": sha256(windows), "top_k": kept, "temperature": temperature, "dtype": dtype}

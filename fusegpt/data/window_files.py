@@ -22,9 +22,9 @@ from fusegpt.data.pictured import Pictured
 from fusegpt.data.tokens import fingerprint, load_tokenizer
 from fusegpt.data.windows import COLUMN, META_KEY, check_content, content_digest, read_meta
 from fusegpt.errors import ArtifactError, DataError, first_line
-from fusegpt.results import digests, layout
+from fusegpt.results import digests
 from fusegpt.results.files import ExtraColumn
-from fusegpt.results.history import read_history
+from fusegpt.results.history import dense_directory
 
 __all__ = ["check_ids", "directory_for", "read_windows", "windows_for", "write_windows"]
 
@@ -124,7 +124,7 @@ def directory_for(model: Path, path: Path) -> Path:
     Raises:
         DataError: They are tokens of another tokenizer.
     """
-    directory = _directory(Path(model))
+    directory = dense_directory(Path(model))
     unchecked = _check_tokenizer(path, directory)
     if unchecked is not None:
         logger.info("%s: whether the tokens are the model's was not checked: %s", path, unchecked)
@@ -159,12 +159,6 @@ def check_ids(directory: Path, ids: Tensor, where: str) -> None:
             f"{where}: windows must be at most {longest} tokens long, the model's positions, got"
             f" {ids.shape[1]}; sample shorter ones"
         )
-
-
-def _directory(model: Path) -> Path:
-    """Where configuration and tokenizer lie; for a step, the dense model's directory."""
-    manifest = model if model.suffix == ".json" else model / layout.MANIFEST
-    return read_history(manifest).source.parent if manifest.is_file() else model
 
 
 def _check_tokenizer(path: Path, directory: Path) -> str | None:

@@ -14,10 +14,9 @@ from fusegpt.config import Weights
 from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
-from fusegpt.results import layout
 from fusegpt.results.base import check, write
 from fusegpt.results.files import Parent
-from fusegpt.results.history import read_history
+from fusegpt.results.history import dense_directory
 from fusegpt.results.models import Evaluation as Result
 
 __all__ = ["Asked", "evaluate_together"]
@@ -133,7 +132,7 @@ def _measure(
     unable = [entry.eval for entry in asked if not entry.settings.streams]
     weights = streamed_where(weights, not unable, ", ".join(unable))
     place = torch_device(device)
-    directory = _directory(model)
+    directory = dense_directory(model)
     plans = [entry.evaluation.load()(directory, entry.reads, entry.settings) for entry in asked]
     loaded = functools.cache(lambda: load(model, dtype=dtype, device=place, weights=weights))
     for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
@@ -145,9 +144,3 @@ def _measure(
             "memory_gib": round(peak_memory_gib(), 3) if own else None,
             "provenance": provenance(place),
         }
-
-
-def _directory(path: Path) -> Path:
-    """Where the config and the tokenizer of a model lie: of a step, those of its dense model."""
-    manifest = path if path.suffix == ".json" else path / layout.MANIFEST
-    return read_history(manifest, whole=False).source.parent if manifest.is_file() else path

@@ -22,7 +22,7 @@ from fusegpt.recovery.resume import Checkpoint as Resume
 from fusegpt.recovery.settings.finish import Distill
 from fusegpt.results import layout
 from fusegpt.results.files import Parent
-from fusegpt.results.history import read_history
+from fusegpt.results.history import dense_directory, read_history
 from fusegpt.results.models import Checkpoint
 from fusegpt.results.records import Removal
 from fusegpt.runtime import Timer, peak_memory_gib
@@ -132,14 +132,9 @@ def taught(
         )
     folder = output.with_name(f"{output.name}.tmp-{uuid.uuid4().hex}")
     try:
-        model = load(teacher or _dense(path), dtype=recipe.dtype, device=device)
+        model = load(teacher or dense_directory(path), dtype=recipe.dtype, device=device)
         answer_windows(model, windows, folder, top_k=how[0], temperature=how[1])
         del model
         yield read_answers(folder, windows, *how)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _dense(path: Path) -> Path:
-    manifest = path if path.suffix == ".json" else path / layout.MANIFEST
-    return read_history(manifest).source.parent if manifest.is_file() else path

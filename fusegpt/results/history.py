@@ -15,7 +15,7 @@ from fusegpt.results.point import Point
 from fusegpt.results.records import Removal, Scores, Start, Step, Training, read_manifest
 from fusegpt.units import Unit
 
-__all__ = ["History", "Link", "fused_map", "read_history", "step_of"]
+__all__ = ["History", "Link", "dense_directory", "fused_map", "read_history", "step_of"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,20 @@ def read_history(manifest: str | Path, *, whole: bool = True) -> History:
     if whole:
         record.parent.checked(file.parent)
     return History(record, source, tuple(links[::-1]))
+
+
+def dense_directory(path: Path) -> Path:
+    """Return where the config and the tokenizer of a model lie.
+
+    Args:
+        path: The model's directory; or a step's manifest or its directory, which stand for the
+            dense model. No checksum but those of the manifests is compared.
+
+    Raises:
+        ArtifactError: A manifest is missing, damaged, or not what its child says.
+    """
+    manifest = path if path.suffix == ".json" else path / layout.MANIFEST
+    return read_history(manifest, whole=False).source.parent if manifest.is_file() else path
 
 
 def step_of(results: str | Path, point: Point) -> Path:

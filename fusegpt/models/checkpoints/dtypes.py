@@ -53,14 +53,13 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
     counts: Counter[torch.dtype] = Counter()
     total = 0
 
-    def stored(name: str, written: Tensor) -> Tensor:
-        original = originals.get(name)
+    def wanted(name: str, now: torch.dtype) -> torch.dtype:
         if to != SOURCE:
-            dtype = torch_dtype(to)
-        else:
-            dtype = storage.dtype(name, original) if storage else written.dtype
-        if dtype == written.dtype:
-            return written
+            return torch_dtype(to)
+        return storage.dtype(name, originals.get(name)) if storage else now
+
+    def stored(name: str, written: Tensor) -> Tensor:
+        original, dtype = originals.get(name), wanted(name, written.dtype)
         if storage is not None and original is not None:
             source = storage.tensors[original].read().to(dtype)
             if same_bits(source.to(written.dtype), written):
@@ -68,7 +67,7 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
         return exactly(written, dtype)
 
     for path in files:
-        _rewrite(path, stored)
+        _rewrite(path, wanted, stored)
     for tensor in on_disk(directory).values():
         total += tensor.nbytes
         if tensor.dtype.is_floating_point:
@@ -78,15 +77,27 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
     return [_name(dtype) for dtype, _ in counts.most_common()]
 
 
-def _rewrite(path: Path, stored: Callable[[str, Tensor], Tensor]) -> None:
+def _rewrite(
+    path: Path,
+    wanted: Callable[[str, torch.dtype], torch.dtype],
+    stored: Callable[[str, Tensor], Tensor],
+) -> None:
     """Replace a file if a tensor of it is stored in another dtype; one at a time is in memory."""
     written = stored_in([path])
+    moving = {
+        name
+        for name, place in written.items()
+        if place.dtype.is_floating_point and wanted(name, place.dtype) != place.dtype
+    }
 
     def value(name: str) -> Tensor:
         tensor = written[name].read()
-        return stored(name, tensor) if tensor.is_floating_point() else tensor
+        return stored(name, tensor) if name in moving else tensor
 
-    kinds = {name: (value(name).dtype, place.shape) for name, place in written.items()}
+    kinds = {
+        name: (value(name).dtype if name in moving else place.dtype, place.shape)
+        for name, place in written.items()
+    }
     if any(kinds[name][0] != place.dtype for name, place in written.items()):
         beside = path.with_name(f"{path.name}.tmp")
         write_tensors(beside, kinds, value, metadata_of(path))

@@ -79,7 +79,11 @@ class MetricSettings(Settings):
 
     def open_blocks(self, num_blocks: int) -> list[int]:
         """Return the dense indices of the blocks of a dense model that are not protected."""
-        places = range(self.protect_first, num_blocks - self.protect_last)
+        return self.open_among(range(num_blocks))
+
+    def open_among(self, kept: Sequence[int]) -> list[int]:
+        """Return the dense indices of those of some remaining blocks that are not protected."""
+        places = kept[self.protect_first : max(0, len(kept) - self.protect_last)]
         return [place for place in places if place not in self.protect]
 
     def check_numbers(self, recipe: RecipeLike, num_blocks: int) -> None:

@@ -52,8 +52,8 @@ def removals_from(
 def _meeting(model: Model, recipe: Recipe, units: Sequence[Unit], target: Target) -> int:
     """How many of the units that are there have to go for a target."""
     chosen, blocks = recipe.importance, len(model.kept)
-    may_go = set(model.kept[chosen.protect_first : blocks - chosen.protect_last])
-    able = [unit for unit in units if unit.index in may_go.difference(chosen.protect)]
+    may_go = chosen.open_among(model.kept)
+    able = [unit for unit in units if unit.index in may_go]
     named = chosen.order(able)
     shape = None if model.source is None else block_shape(model.source, blocks)
     if shape is not None and recipe.granularity != "block" and shape.smallest is None:

@@ -37,7 +37,7 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     chosen.check_numbers(recipe, model.num_blocks)
     first, last = chosen.protect_first, chosen.protect_last
     units = model.units(recipe.granularity)
-    open_blocks = set(model.kept[first : len(model.kept) - last]).difference(chosen.protect)
+    open_blocks = chosen.open_among(model.kept)
     seen = reached(model, windows[:1])
     allowed = [unit for unit in units if unit.index in seen and unit.index in open_blocks]
     if recipe.granularity == "block" and recipe.selection != "contiguous":

@@ -17,7 +17,7 @@ from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.leaves import form_into, trainable
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings import Tuning
-from fusegpt.recovery.training import Schedule, train
+from fusegpt.recovery.training import Schedule, total_loss, train
 
 __all__ = ["Fit", "fit_weights"]
 
@@ -162,10 +162,9 @@ class _Training:
             weight.pull(gradient)
             self.leaves[name].grad = None
 
-    @torch.no_grad()
     def total(self) -> float:
         """Return the loss over all batches of the weights as formed."""
-        return math.fsum(self.loss_of(number).item() for number in range(self.schedule.num_batches))
+        return total_loss(self.loss_of, range(self.schedule.num_batches))
 
     def values(self) -> list[Tensor]:
         """Return a copy of every factor."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from fusegpt.data.masked import tokens_in
@@ -19,7 +16,7 @@ from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
-from fusegpt.recovery.training import Schedule, train
+from fusegpt.recovery.training import Schedule, total_loss, train
 
 __all__ = ["lora"]
 
@@ -59,7 +56,7 @@ def lora(
     adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
     factors = [p for p in adapted.parameters() if p.requires_grad]
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
-    before = _total(loss_of, len(pieces))
+    before = total_loss(loss_of, range(len(pieces)))
     schedule = Schedule(epochs, len(pieces), settings.shuffle, seed)
     rows = train(
         [(factors, settings.learning_rate)],
@@ -68,7 +65,7 @@ def lora(
         checkpoint=checkpoint,
         label="LoRA of the pruned model",
     )
-    after = _total(loss_of, len(pieces))
+    after = total_loss(loss_of, range(len(pieces)))
     undone = after > before
     if undone:
         logger.warning("LoRA: loss rose from %.4g to %.4g; undone", before, after)
@@ -88,8 +85,3 @@ def lora(
         flops=spent + 2 * head_flops(model, tokens),
         undone=undone,
     )
-
-
-@torch.no_grad()
-def _total(loss_of: Callable[[int], Tensor], count: int) -> float:
-    return math.fsum(loss_of(number).item() for number in range(count))

@@ -18,7 +18,7 @@ from fusegpt.errors import ArtifactError, first_line
 from fusegpt.results.digests import KEY
 from fusegpt.results.unfinished import FINGERPRINT, ROWS, STEPS, check_unfinished, state_digest
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "parameters_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,16 @@ class Checkpoint:
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                states = [_state(file, *numbered) for numbered in enumerate(_parameters(optimizer))]
+                states = [
+                    _state(file, *numbered) for numbered in enumerate(parameters_of(optimizer))
+                ]
                 kept = [name for name in file.keys() if name.startswith(KEPT)]
                 self.kept.update({x.removeprefix(KEPT): file.get_tensor(x) for x in kept})
             rows: list[dict[str, Any]] = json.loads(about[ROWS])
         except (OSError, SafetensorError, LookupError, ValueError) as error:
             self._starts_again(f"{self.path}: not a readable resume file ({first_line(error)})")
             return []
-        for parameter, (value, state) in zip(_parameters(optimizer), states, strict=True):
+        for parameter, (value, state) in zip(parameters_of(optimizer), states, strict=True):
             parameter.data.copy_(value)
             optimizer.state[parameter] = state
         logger.info("resumed after optimiser step %d from %s", len(rows), self.path)
@@ -118,7 +120,7 @@ class Checkpoint:
     ) -> None:
         """Write the state beside the file and rename it into place."""
         tensors: dict[str, Tensor] = {}
-        for number, parameter in enumerate(_parameters(optimizer)):
+        for number, parameter in enumerate(parameters_of(optimizer)):
             tensors[f"{number}.value"] = parameter.detach().cpu().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{number}.{key}"] = value.detach().cpu().contiguous()
@@ -137,7 +139,8 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """Return all parameters of an optimiser, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from fusegpt.errors import NumericsError, Stopped
 from fusegpt.pace import Pace
-from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.resume import Checkpoint, parameters_of
 from fusegpt.signals import asked_to_stop, saving_first
 
-__all__ = ["Schedule", "cosine_factor", "train"]
+__all__ = ["Schedule", "cosine_factor", "total_loss", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,12 @@ def train(
     return rows
 
 
+@torch.no_grad()
+def total_loss(loss_of: Callable[[int], Tensor], numbers: Iterable[int]) -> float:
+    """Return the sum of the losses of some batches."""
+    return math.fsum(loss_of(number).item() for number in numbers)
+
+
 @dataclass(frozen=True)
 class _Hooks:
     before: Callable[[], None]
@@ -147,7 +153,7 @@ def _run(
         loss.backward()
         hooks.after()
         if clip_norm:
-            nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
+            nn.utils.clip_grad_norm_(parameters_of(optimizer), clip_norm)
         optimizer.step()
         if (step + 1) % schedule.num_batches == 0 and step + 1 < schedule.steps:
             hooks.after_epoch()
@@ -158,10 +164,6 @@ def _run(
             checkpoint.save(optimizer, rows, schedule.steps)
             place = f"after optimiser step {len(rows)} of {schedule.steps}"
             raise Stopped(number, f"saved {place} in {checkpoint.path}; run again to go on")
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +19,7 @@ from fusegpt.recovery.healing.trained import trained
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.finish import FinishSettings
-from fusegpt.recovery.training import Schedule, train
+from fusegpt.recovery.training import Schedule, total_loss, train
 
 __all__ = ["heal"]
 
@@ -66,7 +65,7 @@ def heal(
     loss_of = batch_losses(model, data, settings, objective)
     judged = [number * batches // JUDGED for number in range(min(JUDGED, batches))]
     with trained(model, settings, seed) as training, checkpointed(model, settings.checkpointing):
-        before = _total(loss_of, judged)
+        before = total_loss(loss_of, judged)
         with torch.enable_grad():
             rows = train(
                 [(training.parameters, settings.learning_rate)],
@@ -78,7 +77,7 @@ def heal(
                 label=label,
             )
         training.form()
-        after = _total(loss_of, judged)
+        after = total_loss(loss_of, judged)
         training.undo = after > before
         if training.undo:
             logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
@@ -162,8 +161,3 @@ def _propagate(
     if wanted and pairs:
         torch.autograd.backward([output for output, _ in pairs], [grad for _, grad in pairs])
     return total
-
-
-@torch.no_grad()
-def _total(loss_of: Callable[[int], Tensor], numbers: list[int]) -> float:
-    return math.fsum(loss_of(number).item() for number in numbers)

@@ -74,22 +74,7 @@ def test_one_process_and_the_verbs_leave_the_same_bits(method, results, tmp_path
     answers = folder / f"answers/tiny/{method}"
     taught = []
     if method == "distill":
-        assert not run(
-            command,
-            [
-                "answers",
-                "--model",
-                str(folder / "models/tiny"),
-                "--windows",
-                str(windows),
-                "--top-k",
-                "16",
-                "--dtype",
-                "float32",
-                "--output",
-                str(answers),
-            ],
-        )
+        answer(folder, windows, answers)
         assert {file.name for file in answers.iterdir()} == {
             *("answers.json", "logits.npy", "ids.npy", "rest.npy")
         }
@@ -128,6 +113,11 @@ def test_one_process_and_the_verbs_leave_the_same_bits(method, results, tmp_path
     assert verify(folder).problems == []
 
 
+def answer(folder, windows, output):
+    words = ["--model", str(folder / "models/tiny"), "--windows", str(windows), "--top-k", "16"]
+    assert not run(command, ["answers", *words, "--dtype", "float32", "--output", str(output)])
+
+
 def at_point(chosen):
     from fusegpt.results.point import Place, Point
 
@@ -137,22 +127,7 @@ def at_point(chosen):
 def test_a_finish_without_answers_asks_the_dense_model(results, tmp_path):
     folder, windows, manifest = results
     answers = folder / "answers/tiny/again"
-    assert not run(
-        command,
-        [
-            "answers",
-            "--model",
-            str(folder / "models/tiny"),
-            "--windows",
-            str(windows),
-            "--top-k",
-            "16",
-            "--dtype",
-            "float32",
-            "--output",
-            str(answers),
-        ],
-    )
+    answer(folder, windows, answers)
     finish_model(manifest, recipe(), tmp_path / "one", windows=windows)
     finish_model(manifest, recipe(), tmp_path / "other", windows=windows, answers=answers)
     one, other = weights(tmp_path / "one"), weights(tmp_path / "other")

@@ -112,7 +112,10 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3",
         {**MODERN, "head_dim": 8, "sliding_window": 4, "layer_types": MIXED[:5] + MIXED[:1]},
     ),
-    "gemma3_text_default": ("Gemma3", {**MODERN, "head_dim": 8, "sliding_window": 4}),
+    "gemma3_text_default": (
+        "Gemma3",
+        {**MODERN, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4},
+    ),
     "phi": ("Phi", OLD),
     "phi3": ("Phi3", MODERN),
     "phimoe": ("Phimoe", {**MODERN, "num_local_experts": 4}),

@@ -15,7 +15,7 @@ from fusegpt.models.checkpoints.save import differences
 from fusegpt.models.checkpoints.storage import source_storage
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
-from fusegpt.models.structure.kinds import off_formula
+from fusegpt.models.structure.kinds import off_formula, off_scale
 from fusegpt.models.structure.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery.removal import skip
 from fusegpt.models.surgery.round_trip import check_round_trip
@@ -141,6 +141,9 @@ def _runtimes(model: Model) -> Iterator[Finding]:
             " transformers reads the list, but llama.cpp (SmolLM3, Gemma 3) and others may compute"
             f" it, and then run another model; {advice}",
         )
+    scale = off_scale(model.text_config)
+    if scale is not None:
+        yield Finding("runtimes", True, f"of a pruned model: {scale}")
 
 
 def _storage(model: Model) -> Iterator[Finding]:

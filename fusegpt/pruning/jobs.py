@@ -266,7 +266,8 @@ def prune_model(
             with taught(path, recipe, files["finish"], output, device=device) as answers:
                 steps = prune(model, recipe, count, *tensors, streamed, answers, position)
         data = {role: read_meta(file) for role, file in files.items()}
-        written = publish(model, recipe, steps, output, data=data)
+        asked = {"target": sparsity.text} if isinstance(sparsity, Target) else {}
+        written = publish(model, recipe, steps, output, data=data, made=asked)
     except Stopped as stopped:
         raise position.told(stopped) from None
     position.remove()

@@ -43,7 +43,7 @@ def publish(
         steps: What all steps did, in order.
         output: Directory; must not exist or be empty.
         data: What was known of the windows that were used.
-        made: How: parent, seconds, memory_gib.
+        made: How: parent, seconds, memory_gib; and the target that was asked for.
         zeros: Write removed attentions and mlps as zeros, for programs that know only the base
             architecture.
 

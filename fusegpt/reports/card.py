@@ -53,6 +53,7 @@ def _pruned(record: Checkpoint) -> list[str]:
         "",
         f"- removed, in order: {', '.join(map(str, record.removed)) or 'none'}",
         f"- remaining blocks: {ranges(record.kept) or 'none'}",
+        *([f"- asked for: {escaped(record.target)}"] if record.target else []),
         *(
             f"- fused into {target if ' ' in target else f'block {target}'}:"
             f" {', '.join(map(str, donors))}"

@@ -78,6 +78,7 @@ class Checkpoint(Record):
         removed: Every unit removed, in order.
         fused: What was fused into each remaining unit; keys are a block's index, or
             ``attention 5``.
+        target: What was asked for in place of a sparsity, as ``--target`` takes it.
         needs: What must be imported before transformers knows it.
         differs: Sentences on what else differs from the dense model on purpose.
         dtype: That of the computation.
@@ -93,6 +94,7 @@ class Checkpoint(Record):
     kind: Literal["checkpoint", "slice"] = "checkpoint"
     fused: dict[str, list[int]] = Field(default_factory=dict)
     parameters: int | None = None
+    target: str | None = None
     zeroed: bool = False
     needs: str | None = None
     differs: list[str] = Field(default_factory=list)

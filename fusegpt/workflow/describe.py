@@ -41,6 +41,7 @@ class Description(Record):
     kept: list[int]
     fused: dict[int | str, list[int]]
     parameters: int | None = None
+    target: str | None = None
     recipe_id: str | None = None
     recipe: dict[str, Any] | None = None
     hidden_size: int | None = None
@@ -88,6 +89,7 @@ def as_text(about: Description) -> str:
         "blocks": f"{len(about.kept)} of {about.num_blocks} left",
         "width": f"{about.width} of {about.hidden_size} left" if about.width else None,
         "parameters": f"{about.parameters:,}" if about.parameters else None,
+        "asked for": about.target,
         "shape": _shape_line(about),
         "removed": ", ".join(map(_unit_name, about.removed)) or "nothing",
         "kept": ranges(about.kept),
@@ -110,6 +112,7 @@ def _checkpoint(record: Checkpoint) -> dict[str, Any]:
         "removed": record.removed,
         "kept": record.kept,
         "parameters": record.parameters,
+        **({"target": record.target} if record.target else {}),
         "recipe_id": record.recipe_id,
         "recipe": record.recipe,
         **sizes,

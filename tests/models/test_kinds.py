@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fusegpt.models.checkpoints.save import differences
-from fusegpt.models.structure.kinds import off_formula
+from fusegpt.models.structure.kinds import off_formula, off_scale
 from fusegpt.models.suitability import check_structure
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
@@ -46,3 +46,15 @@ def test_lists_without_a_formula_by_number_are_never_off(family):
     before = json.dumps(config.to_dict(), default=str)
     assert off_formula(config, [1, 2, 3, 4, 5]) == off_formula(config) == []
     assert json.dumps(config.to_dict(), default=str) == before
+
+
+def test_a_scale_that_llama_cpp_does_not_read_is_said_of_pruned_models():
+    plain = tiny.model("gemma3_text_default")
+    own = tiny.model("gemma3_text_default", query_pre_attn_scalar=24)
+    assert off_scale(plain.text_config) is None
+    assert differences(own) == []  # whole, llama.cpp knows it by its number of blocks
+    remove(own, Unit("block", 5))
+    (sentence,) = differences(own)
+    assert sentence.startswith("query_pre_attn_scalar is 24, the size of a head ")
+    said = [one.text for one in check_structure(own) if one.name == "runtimes"]
+    assert any("query_pre_attn_scalar is 24" in text for text in said)

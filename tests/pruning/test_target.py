@@ -14,6 +14,7 @@ from fusegpt.pruning.counting import resolve_target
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.target import Target, read_target
 from fusegpt.work import Shape
+from fusegpt.workflow.describe import as_text, describe
 
 SMOL = Shape(
     **{"values": 3538944, "sides": 10176, "width": 576, "rest": 1152, "vocab": 49152},
@@ -151,6 +152,9 @@ def test_the_verb_prunes_to_a_target_by_the_models_own_headers(strong_llama_dir,
     assert (record["kept"], record["parameters"]) == ([0, 1, 2, 3], wanted)
     said = f"parameters={wanted}: 2 of 6 units go, which leaves {wanted:,} parameters"
     assert said in capsys.readouterr().err
+    assert record["target"] == read_target(f"parameters={wanted}").text
+    assert f"- asked for: {record['target']}\n" in (tmp_path / "out/README.md").read_text()
+    assert record["target"] in as_text(describe(tmp_path / "out"))
     # from what came out, further down
     chosen = resolve("b", {"importance": {"metric": "last_blocks"}, "recovery": {"method": "none"}})
     prune_model(tmp_path / "out", chosen, Target(blocks=3), None, tmp_path / "less")

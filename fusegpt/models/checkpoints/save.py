@@ -19,7 +19,7 @@ from fusegpt.models.checkpoints.storage import SOURCE, exactly, stored_as
 from fusegpt.models.model import Model
 from fusegpt.models.stored import metadata_of, write_tensors
 from fusegpt.models.structure.configs import unbuilt, without_unbuilt
-from fusegpt.models.structure.kinds import off_formula
+from fusegpt.models.structure.kinds import off_formula, off_scale
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
 from fusegpt.results.base import write
@@ -113,7 +113,9 @@ def save(
 
 def differences(model: Model) -> list[str]:
     """Sentences on what a checkpoint lacks on purpose, and on what other programs make of it."""
-    lists = off_formula(model.text_config) if len(model.kept) < model.num_blocks else []
+    pruned = len(model.kept) < model.num_blocks
+    lists = off_formula(model.text_config) if pruned else []
+    scale = off_scale(model.text_config) if pruned else None
     return [
         *(
             f"{name} is not what the family's formula gives by block number: programs that compute"
@@ -121,6 +123,7 @@ def differences(model: Model) -> list[str]:
             " that read the list, as transformers does, run this one"
             for name in lists
         ),
+        *([] if scale is None else [scale]),
         *_drafting(model),
     ]
 

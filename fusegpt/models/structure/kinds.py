@@ -1,4 +1,4 @@
-"""Kinds of blocks that programs besides transformers compute from a block's number."""
+"""What programs besides transformers compute from the numbers of blocks, and so may get wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusegpt.data.kinds import DEEP, LISTS, kinds_of
 from fusegpt.models.structure.configs import shrunken
 from fusegpt.runtime import quiet
 
-__all__ = ["off_formula"]
+__all__ = ["off_formula", "off_scale"]
 
 
 def off_formula(config: PretrainedConfig, keep: Sequence[int] | None = None) -> list[str]:
@@ -39,3 +39,22 @@ def off_formula(config: PretrainedConfig, keep: Sequence[int] | None = None) -> 
         if kinds_of(have, [name]) and len({*kinds_of(deep, [name])}) > 1
         if kinds_of(have, [name]) != kinds_of(formula, [name])
     ]
+
+
+def off_scale(config: PretrainedConfig) -> str | None:
+    """Return a sentence on a scale of attention that some programs take from the number of blocks.
+
+    llama.cpp reads no ``query_pre_attn_scalar``: of Gemma 2 and 3 it scales by the size of a head,
+    but for the two numbers of blocks that their 27B models have.
+
+    Args:
+        config: The decoder's. None comes back where the size of a head is that value.
+    """
+    scalar, size = (getattr(config, name, None) for name in ("query_pre_attn_scalar", "head_dim"))
+    if scalar is None or size is None or scalar == size:
+        return None
+    return (
+        f"query_pre_attn_scalar is {scalar:g}, the size of a head {size}: llama.cpp (Gemma 2, Gemma"
+        " 3) does not read the former and, unless it knows the model by its number of blocks,"
+        " scales attention by the latter, which is another model; transformers reads it"
+    )

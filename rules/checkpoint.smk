@@ -105,6 +105,7 @@ rule card:
     input:
         record=ask.published_model,
         evaluations=ask.evaluations_of_model,
+        dense=ask.dense_evaluations,
     output:
         card=at.card,
     log:
@@ -117,7 +118,8 @@ rule card:
         "../environment.yml"
     params:
         evaluations=with_each("--evaluation", "evaluations"),
+        dense=with_each("--dense", "dense"),
         version=STAGE_VERSION["card"],
     shell:
-        "fusegpt card --checkpoint {input.record:q} {params.evaluations:q}"
+        "fusegpt card --checkpoint {input.record:q} {params.evaluations:q} {params.dense:q}"
         " --output {output.card:q} >{log:q} 2>&1"

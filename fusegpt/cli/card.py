@@ -14,8 +14,13 @@ from fusegpt.cli.options import input_file, output_path
 @click.option(
     "--evaluation", "evaluations", multiple=True, type=input_file, help="What was measured."
 )
+@click.option(
+    "--dense", multiple=True, type=input_file, help="The same of the dense model, shown beside it."
+)
 @click.option("--output", type=output_path, help="Where a copy of the card goes.")
-def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -> None:
+def card(
+    checkpoint: Path, evaluations: tuple[Path, ...], dense: tuple[Path, ...], output: Path | None
+) -> None:
     """Write a checkpoint's README.md anew, with the results of evaluations."""
     from fusegpt.artifacts import atomic_path
     from fusegpt.pruning.papers import papers_of
@@ -25,9 +30,12 @@ def card(checkpoint: Path, evaluations: tuple[Path, ...], output: Path | None) -
     from fusegpt.results.layout import card_beside
     from fusegpt.results.models import Evaluation, read_checkpoint
 
-    rows = [row for file in evaluations for row in read(file, Evaluation).rows]
+    rows, beside = (
+        [row for file in files for row in read(file, Evaluation).rows]
+        for files in (evaluations, dense)
+    )
     record = read_checkpoint(checkpoint)
-    text = write_card(record, rows, papers_of(record.recipe, f"{checkpoint}: recipe"))
+    text = write_card(record, rows, papers_of(record.recipe, f"{checkpoint}: recipe"), beside)
     for file in (card_beside(checkpoint), output):
         if file is not None:
             with atomic_path(file) as partial:

@@ -16,20 +16,26 @@ from fusegpt.results.records import Finish
 __all__ = ["card"]
 
 
-def card(record: Checkpoint, rows: Sequence[Row] = (), papers: Sequence[str] = ()) -> str:
+def card(
+    record: Checkpoint,
+    rows: Sequence[Row] = (),
+    papers: Sequence[str] = (),
+    dense: Sequence[Row] = (),
+) -> str:
     """Write the README.md of a merged or a sliced model, with the hub's front matter.
 
     Args:
         record: What ``fusegpt.json`` says of it.
         rows: Measured results.
         papers: Where the recipe's methods are published.
+        dense: Results of the dense model; those of the same protocol stand beside the others.
 
     Returns:
         The whole file as text.
     """
     about = _sliced(record) if isinstance(record, Slice) else _pruned(record)
     parts = [front_matter(record, rows), *about, _loading(record), _licence(record)]
-    parts += [_results(rows), _recipe(record, papers), _limits(record)]
+    parts += [_results(rows, dense), _recipe(record, papers), _limits(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -180,21 +186,29 @@ def _loading(record: Checkpoint) -> str:
     )
 
 
-def _results(rows: Sequence[Row]) -> str:
+def _results(rows: Sequence[Row], dense: Sequence[Row]) -> str:
     if not rows:
         return "## Results\nNothing was measured when this checkpoint was written."
+    before = {_measured(row): f"{row.value:.4g}" for row in dense}
+    beside = any(_measured(row) in before for row in rows)
     lines = [
         "## Results",
-        "| task | metric | value | samples | protocol |",
-        "|---|---|---|---|---|",
+        f"| task | metric | value |{' dense |' * beside} samples | protocol |",
+        f"|---|---|---|{'---|' * beside}---|---|",
     ]
     for row in rows:
         protocol = ", ".join(
             f"{key} {_plain(value)}" for key, value in row.protocol.items() if value is not None
         )
-        cells = [row.task, row.metric, f"{row.value:.4g}", row.num_samples, protocol]
+        values = [f"{row.value:.4g}", *[before.get(_measured(row), "-")] * beside]
+        cells = [row.task, row.metric, *values, row.num_samples, protocol]
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     return "\n".join(lines)
+
+
+def _measured(row: Row) -> str:
+    """What a row measured and how; equal texts, comparable values."""
+    return json.dumps([row.task, row.metric, row.protocol], sort_keys=True, default=str)
 
 
 def _plain(value: Any) -> str:

@@ -145,6 +145,12 @@ class Inputs:
         point = point_of(wildcards)
         return [at.evaluation(point, evaluation=name) for name in self.plan.evaluated[point]]
 
+    def dense_evaluations(self, wildcards: Any) -> list[str]:
+        """The same of the dense model, as far as any experiment asks for them."""
+        dense, names = Point.dense(wildcards.model), self.plan.evaluated[point_of(wildcards)]
+        known = self.plan.evaluated.get(dense, [])
+        return [at.evaluation(dense, evaluation=name) for name in names if name in known]
+
     def evaluations_of_experiment(self, wildcards: Any) -> list[str]:
         """Every result that a table reads."""
         names = self.plan.experiments[wildcards.experiment].evaluations

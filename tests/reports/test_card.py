@@ -43,8 +43,19 @@ SLICED = {
 }
 
 
-def card_of(info: dict, rows: Sequence[dict] = ()) -> str:
-    return card(as_checkpoint(info, "fusegpt.json"), [Row.model_validate(row) for row in rows])
+def card_of(info: dict, rows: Sequence[dict] = (), dense: Sequence[dict] = ()) -> str:
+    measured, before = ([Row.model_validate(row) for row in found] for found in (rows, dense))
+    return card(as_checkpoint(info, "fusegpt.json"), measured, dense=before)
+
+
+def test_the_dense_models_value_stands_beside_one_of_the_same_protocol():
+    other = {**ROW, "task": "c4"}
+    dense = [{**ROW, "value": 22.5}, {**other, "value": 1.0, "protocol": {"length": 2048}}]
+    text = card_of(INFO, [ROW, other], dense)
+    assert "| task | metric | value | dense | samples | protocol |\n" in text
+    assert "| wikitext2 | perplexity | 31.42 | 22.5 | 20 |" in text
+    assert "| c4 | perplexity | 31.42 | - | 20 |" in text
+    assert "dense" not in card_of(INFO, [ROW]).partition("## Results")[2].partition("##")[0]
 
 
 def test_what_else_differs_is_said():

@@ -116,6 +116,10 @@ def test_a_table_and_a_card_read_depth_and_width_alike(plan):
     assert len(files) == len(set(files)) == 2 * len(plan.points["study"]) == 2 * 9
     sliced = wild(plan, "slicegpt", place="sparsity-0.5")
     assert set(ask.evaluations_of_model(sliced)) <= set(files)
+    dense = [
+        at.evaluation(Point.dense(sliced.model), evaluation=name) for name in ("docs", "short")
+    ]
+    assert ask.dense_evaluations(sliced) == dense
     assert ask.published_model(sliced) == at.sliced(point_of(sliced))
 
 

@@ -23,7 +23,11 @@ PAGES = {
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-PAGES |= {f"docs/{file.name}": file.name for file in sorted((ROOT / "docs").glob("*.md"))}
+PAGES |= {
+    file.relative_to(ROOT).as_posix(): file.relative_to(ROOT / "docs").as_posix()
+    for folder in ("docs", "docs/results")
+    for file in sorted((ROOT / folder).glob("*.md"))
+}
 PAGES |= {
     f"examples/{file.parent.name}/README.md": f"{file.parent.name}.md"
     for file in sorted((ROOT / "examples").glob("*/README.md"))

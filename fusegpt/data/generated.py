@@ -15,11 +15,19 @@ from fusegpt.config import (
     PositiveFloat,
     PositiveInt,
     Strict,
+    added_later,
     explain,
 )
 from fusegpt.errors import ConfigError
 
 __all__ = ["Generated", "read_generated"]
+
+REWRITE = (
+    "Below is an instruction that describes a task, along with a reference answer. Using the"
+    " reference answer as a guide, write your own response.\n\n### Instruction:\n{question}\n\n"
+    "### Reference answer:\n{answer}\n\n### Response:"
+)
+"""How self-distillation asks for an answer in the model's own words (arXiv 2402.13669)."""
 
 
 class Generated(Strict):
@@ -50,6 +58,31 @@ class Generated(Strict):
     )
     dtype: Dtype = Field(default="bfloat16", description="Type of the weights while writing.")
 
+    rewrite: Annotated[
+        bool,
+        added_later(
+            False,
+            "With prompts: show the model the answer that is there, and learn what it makes of it.",
+        ),
+    ] = False
+    template: Annotated[
+        str,
+        added_later(
+            REWRITE,
+            "What stands in place of the question when an answer is rewritten; {question} and"
+            " {answer} are filled in.",
+        ),
+    ] = REWRITE
+    accept: Annotated[
+        Literal["all", "ended", "number"],
+        added_later(
+            "ended",
+            "Which rewritten answers are taken, the original ones standing in for the others: all;"
+            " those that are not empty and come to an end within the length; or of these the ones"
+            " whose last number is the original's, if that has one.",
+        ),
+    ] = "ended"
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         needs = self.start != "random"
@@ -59,6 +92,13 @@ class Generated(Strict):
         least = self.prefix + 1 if self.start == "prefixes" else 3
         if self.length < least:
             raise ValueError(f"length must be at least {least}, got {self.length}")
+        if self.rewrite and self.start != "prompts":
+            raise ValueError(
+                f"rewrite must be false with start {self.start!r}; prompts have answers"
+            )
+        missing = [part for part in ("{question}", "{answer}") if part not in self.template]
+        if missing:
+            raise ValueError(f"template must contain {missing[0]}, got {self.template!r:.60}")
         return self
 
 

@@ -13,7 +13,7 @@ from fusegpt.errors import DataError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ask", "render"]
+__all__ = ["ask", "render", "reply"]
 
 
 def render(
@@ -62,6 +62,24 @@ def ask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: 
     text = _through_template(tokenizer, messages, where, prompt=True)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
+
+
+def reply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str) -> list[int]:
+    """Return the token ids of a conversation's last message, the assistant's, with its end.
+
+    Raises:
+        DataError: As of ``ask``; or the last message changes what stands before it.
+    """
+    whole = _through_template(tokenizer, messages, where)
+    asked = _through_template(tokenizer, messages[:-1], where, prompt=True)
+    if not whole.startswith(asked):
+        raise DataError(
+            f"{where}: the model's chat template writes the question differently when an answer"
+            " follows, so answers cannot be told; set rewrite to false"
+        )
+    tail = whole[len(asked) :].rstrip()
+    ids: list[int] = tokenizer(tail, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _through_template(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from fusegpt.artifacts import provenance
 from fusegpt.data.cutting import PADDING
 from fusegpt.data.generated import Generated
 from fusegpt.data.masked import Masked
-from fusegpt.data.starts import starts_of
+from fusegpt.data.rewriting import accepted
+from fusegpt.data.starts import Start, starts_of
 from fusegpt.data.tokens import fingerprint, load_tokenizer
 from fusegpt.data.window_files import check_ids, write_windows
 from fusegpt.data.windows import draw
@@ -30,6 +32,8 @@ from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.signals import asked_to_stop, saving_first
 
 __all__ = ["generate"]
+
+logger = logging.getLogger(__name__)
 
 
 def generate(
@@ -64,7 +68,7 @@ def generate(
     directory, output = Path(model), Path(output)
     tokenizer = load_tokenizer(directory)
     starts = starts_of(tokenizer, settings, corpora or {})
-    check_ids(directory, torch.full((1, settings.length), int(max(map(max, starts)))), str(output))
+    _check(directory, settings, starts, output)
     kept = Written(layout.unfinished(output), _names(settings, starts, directory))
     rows = kept.read()
     pace = Pace("writing", len(starts), "text", done=len(rows))
@@ -73,7 +77,8 @@ def generate(
         loaded.module.generation_config = _config(loaded, tokenizer, settings)
         while len(rows) < len(starts):
             batch = range(len(rows), min(len(rows) + settings.batch_size, len(starts)))
-            rows += _write(loaded, settings, [starts[number] for number in batch], batch)
+            begun = [starts[number] for number in batch]
+            rows += _taken(loaded, settings, begun, batch, tokenizer)
             kept.write(rows)
             pace.advance(len(batch))
             if (number := asked_to_stop()) is not None and len(rows) < len(starts):
@@ -86,6 +91,7 @@ def generate(
         "tokens": sum(map(len, rows)),
         "length": windows.shape[1],
         "seed": settings.seed,
+        **_notes(rows, starts, settings),
         "tokenizer_sha256": fingerprint(tokenizer),
         "provenance": provenance(device),
         "seconds": round(timer.seconds, 3),
@@ -127,46 +133,85 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         return scores + torch.stack(noise).to(scores.device)
 
 
-@torch.no_grad()
-def _write(
-    model: Model, settings: Generated, starts: Sequence[Sequence[int]], numbers: Sequence[int]
+def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> None:
+    """Refuse token ids and lengths that the model has not."""
+    longest = max(len(one.prompt) - len(one.ids) for one in starts) + settings.length
+    most = max(max(one.prompt) for one in starts)
+    check_ids(directory, torch.full((1, longest), most), str(output))
+
+
+def _taken(
+    model: Model, settings: Generated, starts: Sequence[Start], numbers: range, tokenizer: Any
 ) -> list[list[int]]:
-    """One batch of texts, each with what it started from."""
-    longest, shortest = max(map(len, starts)), min(map(len, starts))
-    ids = torch.full((len(starts), longest), PADDING)
-    mask = torch.zeros_like(ids)
-    for row, start in enumerate(starts):
-        ids[row, longest - len(start) :] = torch.tensor(start)
-        mask[row, longest - len(start) :] = 1
-    made = model.module.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=settings.length - shortest,
-        logits_processor=LogitsProcessorList([_Draws(settings, numbers)]),
-    )[:, longest:].tolist()
-    ends = model.module.generation_config.eos_token_id
-    stops = set(ends if isinstance(ends, list) else [ends])
+    """One batch of texts, with the original answer where the rewritten one is not taken."""
     found = []
-    for start, new in zip(starts, made, strict=True):
-        last = next((place + 1 for place, one in enumerate(new) if one in stops), len(new))
-        found.append([*start, *new[:last]][: settings.length])
+    for start, new in zip(starts, _write(model, settings, starts, numbers), strict=True):
+        own = new[: settings.length - len(start.ids)]
+        if start.answer is not None:
+            ended = own[-1] in _stops(model)
+            if not accepted(tokenizer, settings.accept, own, start.answer, ended=ended):
+                own = start.answer
+        found.append([*start.ids, *own])
     return found
 
 
-def _windows(rows: Sequence[list[int]], starts: Sequence[list[int]], settings: Generated) -> Tensor:
+def _stops(model: Model) -> set[int]:
+    ends = model.module.generation_config.eos_token_id
+    return set(ends if isinstance(ends, list) else [ends])
+
+
+@torch.no_grad()
+def _write(
+    model: Model, settings: Generated, starts: Sequence[Start], numbers: Sequence[int]
+) -> list[list[int]]:
+    """What the model writes to each of a batch, the end included where there is one."""
+    prompts = [start.prompt for start in starts]
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), PADDING)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    made = model.module.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=settings.length - min(len(start.ids) for start in starts),
+        logits_processor=LogitsProcessorList([_Draws(settings, numbers)]),
+    )[:, longest:].tolist()
+    stops, found = _stops(model), []
+    for new in made:
+        last = next((place + 1 for place, one in enumerate(new) if one in stops), len(new))
+        found.append(new[:last])
+    return found
+
+
+def _notes(
+    rows: Sequence[list[int]], starts: Sequence[Start], settings: Generated
+) -> dict[str, int]:
+    """How many answers are not the original ones, where answers are rewritten."""
+    if not settings.rewrite:
+        return {}
+    same = [row == [*one.ids, *(one.answer or [])] for row, one in zip(rows, starts, strict=True)]
+    logger.info(
+        "%d of %d answers rewritten, the others are the original ones", same.count(False), len(same)
+    )
+    return {"rewritten": same.count(False)}
+
+
+def _windows(rows: Sequence[list[int]], starts: Sequence[Start], settings: Generated) -> Tensor:
     """The texts, padded where they are answers."""
     lengths = [len(row) for row in rows]
     ids = torch.full((len(rows), max(lengths)), PADDING)
     answers = torch.zeros(ids.shape, dtype=torch.bool)
     for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
         ids[number, : len(row)] = torch.tensor(row)
-        answers[number, len(start) : len(row)] = True
+        answers[number, len(start.ids) : len(row)] = True
     return Masked.of(ids, lengths, answers) if settings.start == "prompts" else ids
 
 
-def _names(settings: Generated, starts: Sequence[Sequence[int]], directory: Path) -> str:
+def _names(settings: Generated, starts: Sequence[Start], directory: Path) -> str:
     """Everything that unfinished texts depend on."""
     config = (directory / layout.CONFIG).read_text(encoding="utf-8")
     sizes = [[path.name, path.stat().st_size] for path in sorted(directory.glob("*.safetensors"))]
-    content = json.dumps([settings.model_dump(), [list(x) for x in starts], config, sizes])
+    content = json.dumps([settings.model_dump(), [vars(start) for start in starts], config, sizes])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -35,6 +35,8 @@ class Schedule:
         shuffle: Draw a new order of the batches for each epoch; their make-up never changes.
         seed: Seed of that order.
         warmup: Share of the steps in which learning rates rise to their peak.
+        warmup_steps: Number of those steps, in place of the share.
+        decay: What follows the rise: ``cosine`` to zero, or ``constant`` at the peak.
         total: Optimiser steps in place of whole epochs; None: all of the epochs.
     """
 
@@ -44,6 +46,8 @@ class Schedule:
     seed: int = 0
     warmup: float = 0.0
     total: int | None = None
+    warmup_steps: int | None = None
+    decay: str = "cosine"
 
     @property
     def steps(self) -> int:
@@ -59,10 +63,14 @@ class Schedule:
         return int(torch.randperm(self.num_batches, generator=generator)[place])
 
     def factor(self, step: int) -> float:
-        """Return the learning rates' factor: along a line up to 1, then along a cosine to 0."""
-        rising = math.ceil(self.warmup * self.steps)
+        """Return the learning rates' factor: along a line up to 1, then by ``decay``."""
+        rising = self.warmup_steps
+        if rising is None:
+            rising = math.ceil(self.warmup * self.steps)
         if step < rising:
             return (step + 1) / rising
+        if self.decay == "constant":
+            return 1.0
         return cosine_factor(step - rising, self.steps - rising)
 
 
@@ -83,7 +91,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     label: str = "training",
 ) -> list[dict[str, Any]]:
-    """Minimise a loss with Adam, each learning rate falling along a cosine to zero at every step.
+    """Minimise a loss with Adam, each learning rate at every step as the schedule has it.
 
     Paper: Section IV-A (decision D13).
 

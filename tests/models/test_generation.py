@@ -13,6 +13,7 @@ from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.generated import Generated, read_generated
 from fusegpt.data.masked import Masked, predicted
+from fusegpt.data.rewriting import accepted, request
 from fusegpt.data.sampling import sample
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.data.window_files import read_windows
@@ -131,6 +132,67 @@ def test_answers_to_prompts_count_and_their_ends_are_kept(model, chats, tmp_path
     assert predicted(sample(model, str(output), **cut)) > predicted(windows)
 
 
+REWRITTEN = {"start": "prompts", "sequences": 4, "length": 60, "dtype": "float32", "rewrite": True,
+             "template": "{question} because {answer}", "accept": "all"}  # fmt: skip
+
+
+def test_a_rewritten_answer_stands_behind_the_question_alone(model, chats, tmp_path, monkeypatch):
+    """The model sees question and answer; the text has the question and what the model wrote."""
+    seen, real = [], generation._write
+    monkeypatch.setattr(generation, "_write", lambda *all: seen.extend(all[2]) or real(*all))
+    settings = Generated(**REWRITTEN, corpus=str(chats))
+    windows = generate(model, settings, output=tmp_path / "own.parquet")
+    tokenizer = load_tokenizer(model)
+    for row, start in enumerate(seen):
+        told = windows.answers[row, : windows.lengths[row]]
+        asked = tokenizer.decode(windows.plain()[row, : windows.lengths[row]][~told])
+        question = asked.removeprefix("<|user|>").removesuffix("</s><|assistant|>")
+        assert question.strip("now? ") == "" and tokenizer.decode(start.answer) == "never</s>"
+        shown = tokenizer.decode(start.prompt)
+        assert shown == f"<|user|>{question} because never</s><|assistant|>"
+    assert read_meta(tmp_path / "own.parquet").to_json()["rewritten"] == 4
+    again = {"length": 60, "sequences": 4, "cut": "documents", "predict": "answers"}
+    assert predicted(sample(model, str(tmp_path / "own.parquet"), **again)) == predicted(windows)
+
+
+def test_answers_that_come_to_no_end_give_way_to_the_original_ones(model, chats, tmp_path):
+    settings = Generated(**{**REWRITTEN, "accept": "ended"}, corpus=str(chats), temperature=0.01)
+    output, tokenizer = tmp_path / "own.parquet", load_tokenizer(model)
+    windows = generate(model, settings, output=output)
+    for row in range(4):
+        answer = windows.plain()[row][windows.answers[row]]
+        assert tokenizer.decode(answer) == "never</s>"
+    assert read_meta(output).to_json()["rewritten"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "new", "original", "ended", "taken"),
+    [
+        ("all", "x", "never", False, True),
+        ("ended", "x", "never", True, True),
+        ("ended", "x", "never", False, False),
+        ("ended", " ", "never", True, False),
+        ("number", "so 1,234.0", "it is 1234", True, True),
+        ("number", "3 or 4", "it is 3", True, False),
+        ("number", "4", "no number", True, True),
+        ("number", "none", "it is 3", True, False),
+    ],
+)
+def test_which_rewritten_answers_are_taken(model, rule, new, original, ended, taken):
+    tokenizer = load_tokenizer(model)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (new, original)]
+    assert accepted(tokenizer, rule, *ids, ended=ended) is taken
+
+
+def test_conversations_without_question_and_answer_are_not_rewritten():
+    answer = {"role": "assistant", "content": "{question}"}
+    ask = {"role": "user", "content": "why?"}
+    asked = request("{question}: {answer}", [answer, ask, answer])
+    assert asked == [answer, {"role": "user", "content": "why?: {question}"}]
+    for messages in ([ask], [answer], [{**ask, "content": ["a picture"]}, answer]):
+        assert request("{question}{answer}", messages) is None
+
+
 def test_texts_go_on_from_prefixes_of_a_corpus(model, tmp_path):
     settings = Generated(start="prefixes", corpus="python_docs", prefix=4, **SMALL)
     texts = generate(model, settings, output=tmp_path / "own.parquet")
@@ -160,6 +222,8 @@ def test_windows_are_cut_from_what_a_model_wrote(model, texts, tmp_path):
         ({"start": "prefixes"}, "start 'prefixes' must have a corpus to start from, got None"),
         ({"corpus": "x"}, "start 'random' must have no corpus, got 'x'"),
         ({"start": "prefixes", "corpus": "x", "length": 16}, "length must be at least 17, got 16"),
+        ({"rewrite": True}, "rewrite must be false with start 'random'; prompts have answers"),
+        ({"template": "{answer}?"}, "template must contain {question}, got '{answer}?'"),
         ({"top_p": 0}, "settings.top_p: must be greater than 0, got 0"),
         ({"temperture": 1}, "unknown setting 'temperture'; did you mean 'temperature'?"),
     ],
@@ -170,10 +234,17 @@ def test_settings_that_cannot_work_are_refused(settings, message):
     assert message in str(error.value)
 
 
+def test_settings_that_came_later_are_not_written_at_their_default():
+    assert not {"rewrite", "template", "accept"} & set(Generated().model_dump())
+
+
 def test_too_few_prompts_and_texts_without_any_are_refused(model, chats, tmp_path):
     about = {"start": "prompts", "dtype": "float32"}
     few = Generated(**about, corpus=str(chats), sequences=5, length=60)
     with pytest.raises(DataError, match="5 answers asked, 4 of 4 conversations have a question"):
+        generate(model, few, output=tmp_path / "x.parquet")
+    few = Generated(**{**REWRITTEN, "length": 20}, corpus=str(chats))
+    with pytest.raises(DataError, match="have a question with an answer that fit in 20 tokens"):
         generate(model, few, output=tmp_path / "x.parquet")
     text = tmp_path / "t.txt"
     text.write_text("now")

@@ -212,6 +212,12 @@ def test_a_budget_of_tokens_may_end_inside_an_epoch(windows, answered):
     assert rates[:3] == pytest.approx([0.005, 0.01, 0.01]) and rates[2] > rates[3] > rates[4] > 0
 
 
+def test_the_rate_may_stay_at_its_peak(windows, answered):
+    steady = {"warmup_steps": 2, "decay": "constant"}
+    report = finish("lora", pruned(), windows, answered, **steady)
+    assert [row["learning_rate"] for row in report.rows] == [0.005, *[0.01] * 5]
+
+
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_rise_of_the_loss_is_undone(train, windows, answered):
     model = pruned()

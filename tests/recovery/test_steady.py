@@ -35,6 +35,8 @@ def test_rates_rise_along_a_line_and_then_fall_along_a_cosine():
     factors = [schedule.factor(step) for step in range(10)]
     assert factors[:4] == [1 / 3, 2 / 3, 1, 1]
     assert factors[3:] == [cosine_factor(step, 7) for step in range(7)]
+    steady = Schedule(epochs=2, num_batches=5, warmup_steps=2, decay="constant")
+    assert [steady.factor(step) for step in range(10)] == [0.5, *[1.0] * 9]
     plain = Schedule(epochs=2, num_batches=5)
     assert [plain.factor(step) for step in range(10)] == [cosine_factor(s, 10) for s in range(10)]
 

@@ -104,6 +104,12 @@ def test_a_recipe_with_a_finish_reads_back_as_it_was_written(tmp_path):
     assert "finish" not in recipe.steps.to_json() and "chain" not in recipe.steps.to_json()
 
 
+def test_settings_that_came_later_are_not_written_at_their_default():
+    later = {"warmup_steps": 50, "decay": "constant"}
+    assert not set(later) & set(load_recipe("macro_influence_full").to_json()["finish"])
+    assert later.items() <= load_recipe("self_generated").to_json()["finish"].items()
+
+
 def test_settings_of_a_finish_reach_the_recipes_that_have_them():
     over = {"finish": {"epochs": 7, "temperature": 2.0}}
     assert load_recipe("macro_influence_full", over).finish.epochs == 7
@@ -126,6 +132,10 @@ def test_settings_of_a_finish_reach_the_recipes_that_have_them():
         (
             {"finish": {"method": "full", "windows": {"sequences": 7}}},
             "finish.windows.sequences: must fill one batch of 8, got 7",
+        ),
+        (
+            {"finish": {"method": "full", "warmup_steps": 6, "windows": {"sequences": 16}}},
+            "finish.warmup_steps: must be below the 6 optimiser steps, got 6",
         ),
         ({"finish": {"method": "full", "windows": {"length": 1}}}, "must be at least 2, got 1"),
         ({"finish": {"method": "full", "windows": {"lenth": 1}}}, "unknown setting 'lenth'"),

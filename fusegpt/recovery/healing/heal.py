@@ -61,7 +61,16 @@ def heal(
             f"finish: must have one batch of {settings.batch_size} windows and one optimiser step,"
             f" got {data.sequences} windows and {steps} steps; sample more, or raise tokens"
         )
-    schedule = Schedule(1, batches, settings.shuffle, seed, settings.warmup, total=steps)
+    schedule = Schedule(
+        1,
+        batches,
+        settings.shuffle,
+        seed,
+        settings.warmup,
+        total=steps,
+        warmup_steps=settings.warmup_steps,
+        decay=settings.decay,
+    )
     loss_of = batch_losses(model, data, settings, objective)
     judged = [number * batches // JUDGED for number in range(min(JUDGED, batches))]
     with trained(model, settings, seed) as training, checkpointed(model, settings.checkpointing):

@@ -6,7 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from fusegpt.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from fusegpt.config import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    added_later,
+)
 from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike, Settings, WindowsLike
 from fusegpt.recovery.settings.types import BatchSize, Epochs, PeakRate, Shuffle
@@ -55,6 +61,16 @@ class FinishSettings(Settings):
     warmup: Fraction = Field(
         default=0.05, description="Fraction of the steps in which the learning rate rises."
     )
+    warmup_steps: Annotated[
+        PositiveInt | None, added_later(None, "Number of those steps, in place of the fraction.")
+    ] = None
+    decay: Annotated[
+        Literal["cosine", "constant"],
+        added_later(
+            "cosine",
+            "What the learning rate does after its rise: fall along a cosine to zero, or stay.",
+        ),
+    ] = "cosine"
     clip_norm: NonNegativeFloat = Field(
         default=1.0, description="Largest norm of the gradient; 0 sets no limit."
     )
@@ -108,6 +124,12 @@ class FinishSettings(Settings):
             raise ConfigError(
                 f"{where}.finish.tokens: must be at least {step}, one optimiser step, got"
                 f" {self.tokens}"
+            )
+        steps = self.steps(spec.sequences, spec.length)
+        if spec.rows is None and self.warmup_steps is not None and self.warmup_steps >= steps:
+            raise ConfigError(
+                f"{where}.finish.warmup_steps: must be below the {steps} optimiser steps, got"
+                f" {self.warmup_steps}"
             )
 
     def work(self, stage: Stage) -> Work:

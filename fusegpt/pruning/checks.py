@@ -174,7 +174,7 @@ def _check_rerank(recipe: Recipe, where: str) -> None:
             f"{where}.rerank: tries one unit at a time; with it the selection must be 'iterative'"
             " or 'one_shot', got 'contiguous'"
         )
-    able = _recoveries_that(lambda settings: settings.needs_windows and settings.when == "step")
+    able = _recoveries_that(lambda settings: settings.acts and settings.when == "step")
     if recipe.method not in able:
         raise ConfigError(
             f"{where}.rerank: tries the recovery of each step, which {recipe.method} has not; the"

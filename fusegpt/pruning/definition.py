@@ -113,8 +113,9 @@ class Recipe:
 
     @property
     def needs_windows(self) -> bool:
-        """Whether recovery needs the fine-tuning windows."""
-        return self.recovery.needs_windows
+        """Whether recovery, or judging trials of it, needs the fine-tuning windows."""
+        tries = self.rerank is not None and self.rerank.candidates > 1
+        return self.recovery.needs_windows or tries
 
     @property
     def recovers_at_end(self) -> bool:

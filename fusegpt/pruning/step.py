@@ -164,9 +164,9 @@ def fuse_step(
     units, later = scores.chosen, recipe.recovers_at_end
     recover = RECOVERIES["none" if later else recipe.method].load()
     settings = NoRecovery() if later else recipe.recovery
-    if settings.needs_windows and windows is None:
-        raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
-    if settings.needs_windows:
+    if recipe.needs_windows and not later:
+        if windows is None:
+            raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
         check_masks(recipe, windows)
     tried = None
     with Timer() as timer:

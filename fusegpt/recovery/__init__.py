@@ -59,6 +59,10 @@ RECOVERIES: dict[str, Recovery] = {
         "fusegpt.recovery.streamline:streamline", f"{_SETTINGS}.whole:Streamline"
     ),
     "lora": Recovery("fusegpt.recovery.lora:lora", f"{_SETTINGS}.whole:Lora"),
+    "laco": Recovery("fusegpt.recovery.laco:laco", f"{_SETTINGS}.merges:Laco"),
+    "weighted_sum": Recovery(
+        "fusegpt.recovery.weighted_sum:weighted_sum", f"{_SETTINGS}.merges:WeightedSum"
+    ),
 }
 
 _NEXT_TOKEN = "fusegpt.recovery.healing.next_token:next_token"

@@ -16,6 +16,7 @@ class RecoverySettings(Settings):
     Attributes:
         when: ``step``: it works after each removal. ``end``: once, after the last one.
         needs_windows: Whether it needs windows of text.
+        acts: Whether it changes what remains, so that trials of candidates tell it from others.
         runs: Whether it also takes a run of neighbouring blocks that are removed at once.
         sublayers: Whether it also works for attentions and mlps.
         masks: Whether padding has no share in what it does, and predictions that do not count.
@@ -24,6 +25,7 @@ class RecoverySettings(Settings):
 
     when: ClassVar[Literal["step", "end"]] = "step"
     needs_windows: ClassVar[bool] = True
+    acts: ClassVar[bool] = True
     runs: ClassVar[bool] = False
     sublayers: ClassVar[bool] = False
     masks: ClassVar[bool] = False

@@ -31,6 +31,7 @@ class NoRecovery(RecoverySettings):
     """Remove the unit and do nothing else."""
 
     needs_windows: ClassVar[bool] = False
+    acts: ClassVar[bool] = False
     runs: ClassVar[bool] = True
     sublayers: ClassVar[bool] = True
     masks: ClassVar[bool] = True

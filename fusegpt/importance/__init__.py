@@ -10,6 +10,7 @@ from fusegpt.methods import Method
 __all__ = ["METRICS"]
 
 _SETTINGS = "fusegpt.importance.settings"
+_DRAWN = "fusegpt.importance.drawn"
 
 METRICS: dict[str, Method[MetricSettings]] = {
     "macro_influence": Method(
@@ -20,13 +21,14 @@ METRICS: dict[str, Method[MetricSettings]] = {
     ),
     "relative_l1": Method("fusegpt.importance.relative_l1:relative_l1", f"{_SETTINGS}:RelativeL1"),
     "relative_l2": Method("fusegpt.importance.relative_l2:relative_l2", f"{_SETTINGS}:RelativeL2"),
+    "llm_bip": Method("fusegpt.importance.llm_bip:llm_bip", f"{_SETTINGS}:LlmBip"),
     "angular_distance": Method(
         "fusegpt.importance.angular_distance:angular_distance", f"{_SETTINGS}:AngularDistance"
     ),
     "sleb": Method("fusegpt.importance.sleb:sleb", f"{_SETTINGS}:Sleb"),
     "perplexity": Method("fusegpt.importance.perplexity:perplexity", f"{_SETTINGS}:Perplexity"),
     "taylor": Method("fusegpt.importance.taylor:taylor", f"{_SETTINGS}:Taylor"),
-    "shapley": Method("fusegpt.importance.shapley:shapley", f"{_SETTINGS}:Shapley"),
+    "shapley": Method("fusegpt.importance.shapley:shapley", f"{_DRAWN}:Shapley"),
     "last_blocks": Method("fusegpt.importance.last_blocks:last_blocks", f"{_SETTINGS}:LastBlocks"),
     "given": Method("fusegpt.importance.given:given", f"{_SETTINGS}:Given"),
     "random": Method("fusegpt.importance.random:random", f"{_SETTINGS}:Random"),

@@ -10,8 +10,8 @@ from torch import Tensor
 from fusegpt.errors import ConfigError
 from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
+from fusegpt.importance.drawn import Shapley
 from fusegpt.importance.losses import sequence_loss
-from fusegpt.importance.settings import Shapley
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits
 from fusegpt.models.structure.visits import recordings

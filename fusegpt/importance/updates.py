@@ -10,12 +10,14 @@ from torch import Tensor
 from fusegpt.importance.checks import finite
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import around
+from fusegpt.models.structure.replay import Call
 from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
 __all__ = ["mean_update"]
 
 Measure = Callable[[Tensor, Tensor], Tensor]
+Around = Callable[[Model, Unit, Call, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -26,6 +28,8 @@ def mean_update(
     units: Sequence[Unit],
     measure: Measure,
     run: int = 1,
+    *,
+    sublayer: Around = around,
 ) -> Tensor:
     """Average a distance between the states before and after each run of units.
 
@@ -37,6 +41,7 @@ def mean_update(
         measure: From the states before and after, ``[batch, seq, hidden]``, to any number of
             distances in float32 or float64; they all count alike.
         run: Units in a run, at most ``len(units)``.
+        sublayer: What to compare for an attention or an mlp, from what enters and leaves its block.
 
     Returns:
         ``[units - run + 1]`` float64 on the CPU: entry i is of the run that starts at ``units[i]``.
@@ -55,7 +60,7 @@ def mean_update(
         for place, (unit, start) in enumerate(zip(units, starts, strict=False)):
             before, after = states[start], states[start + run]
             if unit.kind != "block":
-                before, after = around(model, unit, recording.calls[start], before, after)
+                before, after = sublayer(model, unit, recording.calls[start], before, after)
             distances = measure(before, after)
             total[place] += distances.sum(dtype=torch.float64).cpu()
         count += distances.numel()

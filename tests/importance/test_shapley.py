@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusegpt.errors import ConfigError
-from fusegpt.importance.settings import Shapley
+from fusegpt.importance.drawn import Shapley
 from fusegpt.importance.shapley import shapley
 from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.units import Unit

@@ -8,6 +8,7 @@ import torch
 from fusegpt.errors import NumericsError
 from fusegpt.importance.angular_distance import angular_distance
 from fusegpt.importance.block_influence import block_influence
+from fusegpt.importance.llm_bip import llm_bip
 from fusegpt.importance.relative_l1 import relative_l1
 from fusegpt.importance.relative_l2 import relative_l2
 from fusegpt.models.surgery.removal import remove
@@ -101,3 +102,26 @@ def test_a_nan_names_metric_and_unit(model, metric):
     model.block(2).mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(NumericsError, match=f"{metric.__name__} of block 2: score is nan"):
         metric(model, [tiny.ids()], model.units())
+
+
+def test_llm_bip_of_a_block_is_its_update_relative_to_its_output(model):
+    tokens = tiny.ids(3, 12)
+    h = states(model, tokens)
+    expected = [((h[i + 1] - h[i]).norm(dim=-1) / h[i + 1].norm(dim=-1)).mean() for i in range(6)]
+    scores = llm_bip(model, [tokens], model.units())
+    torch.testing.assert_close(scores, torch.stack(expected), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+def test_llm_bip_of_a_sublayer_is_what_the_block_gives_with_a_matrix_of_zeros(model, kind):
+    tokens = tiny.ids(3, 12)
+    scores = llm_bip(model, [tokens], model.units(kind))
+    whole = states(model, tokens)
+    for index in (0, 3):
+        lacking = tiny.model("llama")
+        block = lacking.block(index)
+        last = block.self_attn.o_proj if kind == "attention" else block.mlp.down_proj
+        last.weight.data.zero_()
+        other = states(lacking, tokens)[index + 1]
+        moved = (whole[index + 1] - other).norm(dim=-1) / whole[index + 1].norm(dim=-1)
+        assert scores[index].item() == pytest.approx(moved.mean().item(), rel=1e-5)

@@ -11,8 +11,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from fusegpt.errors import ArchitectureError
 from fusegpt.evaluation.perplexity import window_losses
 from fusegpt.importance.block_influence import block_influence
+from fusegpt.importance.drawn import Shapley
 from fusegpt.importance.macro_influence import macro_influence
-from fusegpt.importance.settings import Shapley
 from fusegpt.importance.shapley import shapley
 from fusegpt.importance.sleb import sleb
 from fusegpt.models.checkpoints.load import load

@@ -29,17 +29,19 @@ def angular_distance(
 
     d(h_l, h_{l+n}) = mean over sequences of arccos(cos(h_l, h_{l+n})) / pi, at the last token.
     Paper: The Unreasonable Ineffectiveness of the Deeper Layers, arXiv 2403.17887, Eq. 7
-    (decision D31).
+    (decision D31). In pairs, each unit is scored across the block before it and itself, which is
+    how CoMe, arXiv 2510.15304, chooses what it merges (decision D53).
 
     Args:
         model: The model as pruned so far, in eval mode. Unchanged on return.
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present; neighbours when ``run`` is more than 1.
-        settings: Not used; what they protect is not among ``units``.
+        settings: Whether in pairs; what they protect is not among ``units``.
         run: n, the units of a run; each run is scored at its first unit.
 
     Returns:
-        ``[units - run + 1]`` float64 on the CPU, in [0, 1]: half turns.
+        ``[units - run + 1]`` float64 on the CPU, in [0, 1]: half turns. In pairs, 1 more where one
+        of both took a block in already, and 2 for the first block, which has none before it.
 
     Raises:
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
@@ -50,4 +52,21 @@ def angular_distance(
         cosine = functional.cosine_similarity(before[:, -1].double(), after[:, -1].double(), dim=-1)
         return torch.arccos(cosine.clamp(-1, 1)) / math.pi  # [batch]
 
-    return mean_update("angular_distance", model, batches, units, angle, run)
+    if not settings.pairs:
+        return mean_update("angular_distance", model, batches, units, angle, run)
+    places = [model.position(unit.index) for unit in units]
+    spanned = [Unit("block", i) for i in model.kept[max(places[0] - 1, 0) : places[-1] + 1]]
+    scores = torch.full((len(units),), 2.0, dtype=torch.float64)
+    if len(spanned) > 1:
+        across = mean_update("angular_distance", model, batches, spanned, angle, 2)
+        for number, place in enumerate(places):
+            if place > 0:
+                pair = model.kept[place - 1 : place + 1]
+                found = across[place - max(places[0], 1)]
+                scores[number] = found + any(_took_in(model, index) for index in pair)
+    return scores
+
+
+def _took_in(model: Model, index: int) -> bool:
+    """Whether the block behind a remaining one was removed, and so merged into it."""
+    return index + 1 < model.num_blocks and index + 1 not in model.kept

@@ -8,10 +8,11 @@ when ``reference`` is ``original``; ``details``, a table for further numbers of 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fusegpt.config import added_later
 from fusegpt.errors import ConfigError
 from fusegpt.importance.base import Listed, MetricSettings, block_of, check_numbers
 from fusegpt.methods import RecipeLike
@@ -106,6 +107,23 @@ class AngularDistance(_OnePass):
         "The Unreasonable Ineffectiveness of the Deeper Layers, arXiv 2403.17887, Eq. 7"
     )
     takes: ClassVar[frozenset[str]] = frozenset({"run"})
+
+    pairs: Annotated[
+        bool,
+        added_later(
+            False,
+            "Measure across a block and the one before it, which a merge would make one; pairs in"
+            " which a block took another in already come after all others.",
+        ),
+    ] = False
+
+    def check(self, recipe: RecipeLike, where: str) -> None:
+        """Refuse pairs of sublayers, and pairs in runs."""
+        if self.pairs and (recipe.granularity != "block" or recipe.selection == "contiguous"):
+            raise ConfigError(
+                f"{where}.importance.pairs: is for whole blocks that go one by one, got granularity"
+                f" {recipe.granularity!r} and selection {recipe.selection!r}"
+            )
 
 
 class Sleb(_LossWithoutEach):

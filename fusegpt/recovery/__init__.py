@@ -55,6 +55,11 @@ RECOVERIES: dict[str, Recovery] = {
         f"{_SETTINGS}.maps:Magnitude",
         suits="fusegpt.recovery.magnitude:suits",
     ),
+    "concatenation": Recovery(
+        "fusegpt.recovery.concatenation:concatenation",
+        f"{_SETTINGS}.whole:Concatenation",
+        suits="fusegpt.recovery.concatenation:suits",
+    ),
     "streamline": Recovery(
         "fusegpt.recovery.streamline:streamline", f"{_SETTINGS}.whole:Streamline"
     ),

@@ -97,7 +97,7 @@ def test_padding_changes_no_weight(model, recovery):
     (short, losses, tokens), (long, others, more) = found
     assert tokens == more <= sum(LENGTHS)
     assert torch.allclose(torch.tensor(losses), torch.tensor(others), atol=1e-5)
-    assert losses[0] != losses[-1]
+    assert recovery == "concatenation" or losses[0] != losses[-1]  # a merge has no loss
     assert all(torch.allclose(short[name], long[name], atol=1e-6) for name in short)
 
 

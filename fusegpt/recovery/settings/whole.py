@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.config import PositiveFloat, PositiveInt
+from fusegpt.config import NonNegativeInt, PositiveFloat, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.methods import RecipeLike
 from fusegpt.recovery.settings.base import RecoverySettings
@@ -24,7 +24,7 @@ from fusegpt.recovery.settings.types import (
 )
 from fusegpt.work import Stage, Work
 
-__all__ = ["Lora", "NoRecovery", "Streamline"]
+__all__ = ["Concatenation", "Lora", "NoRecovery", "Streamline"]
 
 
 class NoRecovery(RecoverySettings):
@@ -44,6 +44,36 @@ class NoRecovery(RecoverySettings):
     def work(self, stage: Stage) -> Work:
         """Return no work."""
         return Work()
+
+
+class Concatenation(RecoverySettings):
+    """Give the block before a removed one the most sensitive heads and channels of both."""
+
+    paper: ClassVar[str] = "CoMe, arXiv 2510.15304"
+    masks: ClassVar[bool] = True
+
+    search: NonNegativeInt = Field(
+        default=0,
+        description="Number of steps from 0 to 1 in which the first block's share is tried by the"
+        " loss of the next token; 0: shares follow the Block Influence of both.",
+    )
+
+    @property
+    def needs_before(self) -> bool:
+        """Whether it changes the block before the removed one; it does."""
+        return True
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether it is judged by the loss of the next token; a search is."""
+        return self.search > 0
+
+    def work(self, stage: Stage) -> Work:
+        """Return the work of one pass, and of one for each share that is tried."""
+        passes = self.search + 1 if self.search else 0
+        flops = stage.forward(stage.blocks, stage.sequences)
+        flops += passes * stage.forward(stage.left, stage.sequences)
+        return Work(0, stage.sequences * stage.length, 0, 0, flops)
 
 
 class Streamline(TunedByLoop):

@@ -1,4 +1,4 @@
-"""Which GPU a process may use: one each, for as long as the process lives.
+"""Which GPUs a job may use: its own, for as long as its process lives.
 
 Snakemake's ``gpu=1`` limits how many jobs run, and says to none of them which device is its own.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +20,7 @@ from pathlib import Path
 from fusegpt.errors import BusyError, ConfigError
 from fusegpt.locks import try_lock
 
-__all__ = ["candidates", "device_lock"]
+__all__ = ["candidates", "device_lock", "kind_and_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,55 +51,90 @@ def candidates() -> list[str]:
 
 
 @contextlib.contextmanager
-def device_lock(name: str, *, wait_seconds: float | None = None) -> Iterator[str | None]:
-    """Take one GPU for this process alone, and make it the only one that CUDA sees.
+def device_lock(
+    name: str, count: int = 1, *, wait_seconds: float | None = None
+) -> Iterator[str | None]:
+    """Take GPUs for this process alone, and make them the only ones that CUDA sees.
 
     The lock is a file lock: the kernel frees it when the process dies, however it dies.
 
     Args:
-        name: ``cuda`` locks a free device and waits if there is none. ``cpu`` and ``cuda:N``
+        name: ``cuda`` locks free devices and waits if there are too few. ``cpu`` and ``cuda:N``
             lock nothing: the second names its device already.
-        wait_seconds: The timeout; None: wait until a device is free.
+        count: How many devices; either all of them are taken or none.
+        wait_seconds: The timeout; None: wait until devices are free.
 
     Yields:
-        The device as CUDA_VISIBLE_DEVICES names it now; None if none was taken.
+        The devices as CUDA_VISIBLE_DEVICES names them now; None if none was taken.
 
     Raises:
-        ConfigError: There is no device at all.
-        BusyError: All are taken, and were for ``wait_seconds``.
+        ConfigError: There are not so many devices.
+        BusyError: Too few were free for ``wait_seconds``.
     """
     if name != "cuda":
         yield None
         return
-    device, descriptor = _take(candidates(), wait_seconds)
+    taken = _take(candidates(), count, wait_seconds)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = device
-    logger.info("locked GPU %s", device)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+    logger.info("locked GPU %s", ", ".join(taken))
     try:
-        yield device
+        yield ",".join(taken)
     finally:
-        os.close(descriptor)
+        for descriptor in taken.values():
+            os.close(descriptor)
         os.environ.pop("CUDA_VISIBLE_DEVICES")
         if before is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def _take(devices: list[str], wait_seconds: float | None) -> tuple[str, int]:
+def kind_and_count(name: str) -> tuple[str, int]:
+    """Return a device's name and for how many processes: ``cudax2`` is two GPUs, one for each.
+
+    Raises:
+        ConfigError: It asks for no process.
+    """
+    several = re.fullmatch(r"(cpu|cuda)x(\d{1,4})", name, re.ASCII)
+    if several is None:
+        return name, 1
+    if int(several[2]) < 1:
+        raise ConfigError(f"device: must have at least one process, got {name!r}")
+    return several[1], int(several[2])
+
+
+def _take(devices: list[str], count: int, wait_seconds: float | None) -> dict[str, int]:
+    """Lock devices; their names, and the open files that hold the locks."""
+    names = ", ".join(devices)
+    if count > len(devices):
+        raise ConfigError(f"device: must have {count} GPUs, has {len(devices)} ({names})")
     began, told = time.monotonic(), False
     while True:
+        taken: dict[str, int] = {}
         for device in devices:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(_lock_file(device), flags, 0o600)
-            if try_lock(descriptor):
-                return device, descriptor
+            descriptor = _locked(device) if len(taken) < count else None
+            if descriptor is not None:
+                taken[device] = descriptor
+        if len(taken) == count:
+            return taken
+        for descriptor in taken.values():
             os.close(descriptor)
-        names = ", ".join(devices)
+        busy = "every GPU is locked" if count == 1 else f"fewer than {count} GPUs are free"
         if wait_seconds is not None and time.monotonic() - began >= wait_seconds:
-            raise BusyError(f"device: every GPU is locked ({names}); try again later")
+            raise BusyError(f"device: {busy} ({names}); try again later")
         if not told:
-            logger.info("waiting for a GPU: every one is locked (%s)", names)
+            logger.info("waiting: %s (%s)", busy, names)
             told = True
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # two may want the same two
+
+
+def _locked(device: str) -> int | None:
+    """The open file that locks a device; None: another process has it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(_lock_file(device), flags, 0o600)
+    if try_lock(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _lock_file(device: str) -> Path:

@@ -1,5 +1,7 @@
 """Every error a user can cause, with the exit code the command line ends with."""
 
+from __future__ import annotations
+
 __all__ = [
     "ArchitectureError",
     "ArtifactError",
@@ -78,6 +80,9 @@ class Stopped(BaseException):
         super().__init__(f"stopped by {name}{'; ' if saved else ''}{saved}")
         self.number, self.saved = number, saved
         self.exit_code = 128 + number
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, str]]:
+        return Stopped, (self.number, self.saved)
 
 
 def first_line(error: BaseException) -> str:

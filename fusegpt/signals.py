@@ -10,9 +10,12 @@ from types import FrameType
 
 from fusegpt.errors import Stopped
 
-__all__ = ["asked_to_stop", "saving_first", "stoppable"]
+__all__ = ["RELAYED", "asked_to_stop", "relayed", "saving_first", "stoppable"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+RELAYED = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR2}
+"""How whoever started several processes passes a signal on: a batch system, or a terminal, may have
+sent it to each of them already, and a second one does not wait for anything."""
 
 _asked: int | None = None
 _saves = False
@@ -36,6 +39,14 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def relayed() -> None:
+    """Let this process hear of signals only through the one that started it."""
+    for number, other in RELAYED.items():
+        signal.signal(number, signal.SIG_IGN)
+        signal.signal(other, _on_relayed)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -62,3 +73,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _asked = number
         return
     raise Stopped(number)
+
+
+def _on_relayed(number: int, frame: FrameType | None) -> None:
+    _on_signal(next(heard for heard, other in RELAYED.items() if other == number), frame)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fusegpt.devices import candidates, device_lock
+from fusegpt.devices import candidates, device_lock, kind_and_count
 from fusegpt.errors import BusyError, ConfigError
 
 TAKE = """
@@ -109,3 +109,24 @@ def test_devices_may_have_names(monkeypatch):
     monkeypatch.setenv("FUSEGPT_GPUS", "GPU-8f2a/1")
     with device_lock("cuda") as taken:
         assert taken == "GPU-8f2a/1"
+
+
+def test_several_devices_are_locked_at_once_or_none():
+    with device_lock("cuda", 2) as taken:
+        assert taken == os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    with start() as (_, one):
+        with pytest.raises(BusyError, match=r"fewer than 2 GPUs are free \(0, 1\)"):
+            with device_lock("cuda", 2, wait_seconds=0):
+                pass
+        with device_lock("cuda", wait_seconds=0) as other:
+            assert {one, other} == {"0", "1"}
+    with pytest.raises(ConfigError, match=r"must have 3 GPUs, has 2 \(0, 1\)"):
+        with device_lock("cuda", 3):
+            pass
+
+
+def test_a_name_says_for_how_many_processes():
+    assert kind_and_count("cudax16") == ("cuda", 16) and kind_and_count("cpux2") == ("cpu", 2)
+    assert kind_and_count("cuda:1") == ("cuda:1", 1) and kind_and_count("cudax") == ("cudax", 1)
+    with pytest.raises(ConfigError, match="device: must have at least one process, got 'cpux0'"):
+        kind_and_count("cpux0")

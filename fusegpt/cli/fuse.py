@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import device_option, finite, input_file, output_path, weights_option
+from fusegpt.cli.options import devices_option, finite, input_file, output_path, weights_option
 from fusegpt.config import Weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     " twice, keep does neither, auto looks at what is free. The result is the same.",
 )
 @weights_option
-@device_option
+@devices_option
 def fuse(
     model: Path,
     recipe: str,

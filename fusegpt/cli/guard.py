@@ -20,7 +20,8 @@ import click
 import fusegpt
 from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.cli.places import FILES, FOLDERS, tried
-from fusegpt.devices import device_lock
+from fusegpt.cli.ranks import run_ranks, splits
+from fusegpt.devices import device_lock, kind_and_count
 from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
 from fusegpt.locks import sole_writer
 from fusegpt.pace import heartbeat
@@ -75,10 +76,15 @@ def guarded(verb: str, command: click.Command) -> click.Command:
             for output in outputs:
                 _remove_leftovers(verb, output)
             try:
-                _check_device(str(given.get("device", "cpu")))
-                device = device_lock(str(given.get("device", "cpu")))
-                with stoppable(), device, heartbeat(verb):
-                    return inner(**given)
+                kind, count = kind_and_count(str(given.get("device", "cpu")))
+                _check_device(kind)
+                count = count if count > 1 and splits(verb, given) else 1
+                given |= {"device": kind} if "device" in given else {}
+                with stoppable(), device_lock(kind, count) as devices:
+                    if count > 1:
+                        return run_ranks(verb, given, count, devices)
+                    with heartbeat(verb):
+                        return inner(**given)
             except (RuntimeError, MemoryError) as error:
                 known = in_words(verb, error, given.get("recipe"))
                 if known is None:

@@ -24,6 +24,7 @@ __all__ = [
     "JsonObject",
     "Place",
     "device_option",
+    "devices_option",
     "dtype_option",
     "finite",
     "input_file",
@@ -194,4 +195,10 @@ weights_option = click.option(
 )
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."
+)
+devices_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda or cuda:N; cudax2: on two GPUs, a process on each.",
 )

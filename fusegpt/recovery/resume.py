@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError, first_line
+from fusegpt.parallel import leads
 from fusegpt.results.digests import KEY
 from fusegpt.results.unfinished import FINGERPRINT, ROWS, STEPS, check_unfinished, state_digest
 
@@ -118,7 +119,9 @@ class Checkpoint:
     def save(
         self, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]], steps: int
     ) -> None:
-        """Write the state beside the file and rename it into place."""
+        """Write the state beside the file and rename it into place; of several, the leader does."""
+        if not leads():
+            return
         tensors: dict[str, Tensor] = {}
         for number, parameter in enumerate(parameters_of(optimizer)):
             tensors[f"{number}.value"] = parameter.detach().cpu().contiguous()

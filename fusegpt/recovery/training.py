@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusegpt import parallel
 from fusegpt.errors import NumericsError, Stopped
 from fusegpt.pace import Pace
 from fusegpt.recovery.resume import Checkpoint, parameters_of
@@ -93,6 +94,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Minimise a loss with Adam, each learning rate at every step as the schedule has it.
 
+    Several processes average their gradients (``fusegpt.parallel``); the leader keeps the state.
     Paper: Section IV-A (decision D13).
 
     Args:
@@ -118,6 +120,7 @@ def train(
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     rows = checkpoint.resume(optimizer) if checkpoint else []
+    parallel.alike(parameters_of(optimizer))
     hooks = _Hooks(before, after, after_epoch)
     pace = Pace(label, schedule.steps, "optimiser step", done=len(rows))
     with pace, saving_first() if checkpoint else nullcontext():
@@ -129,7 +132,7 @@ def train(
 @torch.no_grad()
 def total_loss(loss_of: Callable[[int], Tensor], numbers: Iterable[int]) -> float:
     """Return the sum of the losses of some batches."""
-    return math.fsum(loss_of(number).item() for number in numbers)
+    return parallel.agreed(math.fsum(loss_of(number).item() for number in numbers))
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def _run(
         rows.append(_row(step, schedule, loss, optimizer, rows, pace.label))
         loss.backward()
         hooks.after()
+        parallel.average(parameters_of(optimizer))
         if clip_norm:
             nn.utils.clip_grad_norm_(parameters_of(optimizer), clip_norm)
         optimizer.step()
@@ -168,8 +172,9 @@ def _run(
         pace.advance(note=f"loss {rows[-1]['loss']:.4g}")
         if checkpoint and step + 1 < schedule.steps:
             checkpoint.save_when_due(optimizer, rows, schedule.steps, time.monotonic())
-        if checkpoint and (number := asked_to_stop()) is not None:
+        if checkpoint and (number := parallel.largest(asked_to_stop() or 0)):
             checkpoint.save(optimizer, rows, schedule.steps)
+            parallel.meet()
             place = f"after optimiser step {len(rows)} of {schedule.steps}"
             raise Stopped(number, f"saved {place} in {checkpoint.path}; run again to go on")
 
@@ -182,7 +187,7 @@ def _row(
     rows: list[dict[str, Any]],
     label: str,
 ) -> dict[str, Any]:
-    value, rate = loss.item(), optimizer.param_groups[0]["lr"]
+    value, rate = parallel.agreed(loss.item()), optimizer.param_groups[0]["lr"]
     if not math.isfinite(value):
         last = f"{rows[-1]['loss']:.4g}" if rows else "none"
         raise NumericsError(

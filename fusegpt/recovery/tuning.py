@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fusegpt import parallel
 from fusegpt.data.masked import mask_of, tokens_in
 from fusegpt.data.windows import batches as split
 from fusegpt.errors import ArchitectureError, DataError
@@ -40,14 +41,16 @@ class Example:
     """One batch as the group sees it.
 
     Attributes:
-        calls: Call arguments of the student's blocks, in order.
+        calls: Call arguments of the student's blocks, in order, for this process's sequences.
         mask: ``[batch, seq]`` bool, False for padding; None: there is none.
         tokens: Number of tokens.
+        sequences: Number of sequences, those of other processes included.
     """
 
     calls: list[Call]
     mask: Tensor | None
     tokens: int
+    sequences: int
 
 
 Build = Callable[[Sequence[int]], Mapping[str, FusedWeight]]
@@ -135,7 +138,11 @@ def _examples(
     tuning: Tuning,
     directory: Path | None,
 ) -> tuple[list[Example], States]:
-    """Record what enters the span and what should leave it, ``[batch, seq, hidden]`` each."""
+    """Record what enters the span and what should leave it, ``[batch, seq, hidden]`` each.
+
+    Several processes record their own sequences of each batch.
+    """
+    parallel.check_batch(tuning.batch_size, "recovery.batch_size")
     if len(windows) < tuning.batch_size:
         raise DataError(
             f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
@@ -143,7 +150,8 @@ def _examples(
     first, last = model.position(span[0]), model.position(span[-1])
     original = None if tuning.teacher == "current" else load_original(model)
     found: list[Example] = []
-    pieces = split(windows, tuning.batch_size, drop_last=True)
+    whole = split(windows, tuning.batch_size, drop_last=True)
+    pieces = [batch[parallel.own(len(batch))] for batch in whole]
     width, size = model.text_config.hidden_size, model.dtype.itemsize
     total = 2 * sum(piece.numel() for piece in pieces) * width * size
     states = States(total, model.device, directory)
@@ -152,14 +160,14 @@ def _examples(
     if original is not None:
         others = recordings(original, pieces, 0, original.position(span[-1]))
     with Pace("recording", len(pieces), "batch") as pace:
-        for batch, recording in zip(pieces, seen, strict=True):
+        for batch, recording in zip(whole, seen, strict=True):
             target = (recording if original is None else next(others)).hidden_out
             pairs = zip(span, recording.calls, strict=True)
             calls = [call for index, call in pairs if index in student]
             if found:
                 calls = share_calls(calls, found[-1].calls)
             states.add(recording.hidden_in, target)
-            found.append(Example(calls, mask_of(batch), tokens_in(batch)))
+            found.append(Example(calls, mask_of(batch), tokens_in(batch), len(batch)))
             pace.advance()
     return found, states
 
@@ -183,13 +191,18 @@ def _loss(
     name: str,
     label: str,
 ) -> Callable[[int], Tensor]:
-    """Return the loss of a batch: of the hidden states that leave the group."""
+    """Return the loss of a batch: of the hidden states that leave the group, in all processes.
+
+    A loss may couple the sequences of a batch, so it is taken of all of them at once.
+    """
     run = runner([model.block(index) for index in student], model.device, label)
     measure = masked(name)
 
     def loss_of(number: int) -> Tensor:
         example = found[number]
         hidden, target = states.get(number)
-        return measure(run(example.calls, hidden), target, example.mask)
+        states_out = (run(example.calls, hidden), target)
+        student_out, wanted = (parallel.gathered(x, example.sequences) for x in states_out)
+        return measure(student_out, wanted, example.mask)
 
     return loss_of

@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fusegpt.devices import kind_and_count
 from fusegpt.errors import ConfigError
 
 __all__ = ["check_devices", "resources_like", "threads_like"]
 
-DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
+DEVICE = re.compile(r"cpu|cuda(:\d+)?|(cpu|cuda)x\d{1,4}", re.ASCII)
+SHARED = re.compile(r"fuse")
+"""Rules whose work several processes can share."""
 
 
 def check_devices(said: Mapping[str, Mapping[str, Any]]) -> None:
@@ -21,7 +24,8 @@ def check_devices(said: Mapping[str, Mapping[str, Any]]) -> None:
             computed for each job, with brackets or blanks, is left to the job.
 
     Raises:
-        ConfigError: A rule's device is neither cpu, cuda nor cuda:N.
+        ConfigError: A rule's device is neither cpu, cuda nor cuda:N, nor several of the first two
+            (cudax2) where the rule can share its work and reserves as many GPUs.
     """
     for rule, given in said.items():
         if "device" not in given:
@@ -32,6 +36,24 @@ def check_devices(said: Mapping[str, Mapping[str, Any]]) -> None:
             raise ConfigError(
                 f"profile: device of rule {rule} must be cpu, cuda or cuda:N, got {text!r}"
             )
+        if isinstance(text, str) and DEVICE.fullmatch(text):
+            _check_count(rule, text, given["gpu"] if "gpu" in given else 1)
+
+
+def _check_count(rule: str, device: str, reserved: Any) -> None:
+    """Refuse several processes where a rule has work for one, or no GPU for each of them."""
+    kind, count = kind_and_count(device)
+    if count > 1 and not SHARED.fullmatch(rule):
+        raise ConfigError(
+            f"profile: device of rule {rule} must be one, as it works in one process, got"
+            f" {device!r}; give {kind}"
+        )
+    number = str(getattr(reserved, "raw", reserved))
+    if kind == "cuda" and count > 1 and number.isdecimal() and int(number) != count:
+        raise ConfigError(
+            f"profile: rule {rule} works on {count} GPUs (device {device}) and must reserve as"
+            f" many, got {number}; set gpu={count}"
+        )
 
 
 def threads_like(said: Mapping[str, Any], rule: str, default: int) -> Any:

@@ -206,3 +206,35 @@ def test_another_runtime_error_is_one_line_and_keeps_its_trace_in_a_report(
         f"fusegpt: unforeseen RuntimeError: shapes differ; a report for the authors is in {report}"
     )
     assert 'raise RuntimeError("shapes differ")' in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "recipe", "outcome"),
+    [
+        ("score", "fusegpt", "device: score works in one process, got 'cpux2'; leave out the num"),
+        ("fuse", "macro_influence", ["cpu"]),
+        ("fuse", "fusegpt", ["cpu", 2]),
+    ],
+)
+def test_what_cannot_be_shared_is_done_by_one_process(
+    verb, recipe, outcome, tmp_path, monkeypatch, capsys
+):
+    done = []
+
+    @click.command()
+    @click.option("--output", type=output_path)
+    @click.option("--device")
+    @click.option("--recipe")
+    def command(output, device, recipe):
+        done.append(device)
+
+    def ranks(verb, given, count, devices):
+        done.extend([given["device"], count])
+
+    monkeypatch.setattr("fusegpt.cli.guard.run_ranks", ranks)
+    given = ["--device", "cpux2", "--recipe", recipe, "--output", str(place(tmp_path, verb))]
+    code = run(guarded(verb, command), given)
+    if isinstance(outcome, str):
+        assert code == 2 and outcome in capsys.readouterr().err and not done
+    else:
+        assert code == 0 and done == outcome

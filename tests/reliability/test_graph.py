@@ -31,6 +31,17 @@ def test_devices_that_are_known_or_computed_are_taken(device):
     check_devices({"score": {"device": device}})
 
 
+def test_several_devices_are_for_rules_that_share_work_and_reserve_as_many():
+    check_devices({"fuse": {"device": "cudax2", "gpu": 2}})
+    check_devices({"fuse": {"device": "cpux2"}})
+    with pytest.raises(ConfigError, match=r"rule fuse works on 2 GPUs .* got 1; set gpu=2"):
+        check_devices({"fuse": {"device": "cudax2"}})
+    with pytest.raises(ConfigError, match=r"works in one process, got 'cudax2'; give cuda"):
+        check_devices({"score": {"device": "cudax2", "gpu": 2}})
+    with pytest.raises(ConfigError, match=r"at least one process, got 'cudax0'"):
+        check_devices({"fuse": {"device": "cudax0", "gpu": 0}})
+
+
 def test_snakemake_refuses_a_device_of_the_command_line_and_a_key_that_stands_twice(tmp_path):
     demo = str(ROOT / "config" / "demo.yaml")
     asked = ("-n", "--cores", "1", "--configfile", demo)
@@ -42,8 +53,10 @@ def test_snakemake_refuses_a_device_of_the_command_line_and_a_key_that_stands_tw
     assert done.returncode and "key 'study' stands twice" in "\n".join(said(done))
     assert "Traceback" not in done.stderr
 
-    done = snakemake(tmp_path, *asked, "--set-resources", "score:device=cuda")
+    more = ["score:device=cuda", "fuse:device=cudax2", "fuse:gpu=2"]
+    done = snakemake(tmp_path, *asked, "-p", "--resources", "gpu=2", "--set-resources", *more)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "--device cudax2" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("place", ["/nope", "nope", "../nope", "./a/b", "zen.txt"])

@@ -20,6 +20,7 @@ class RecoverySettings(Settings):
         runs: Whether it also takes a run of neighbouring blocks that are removed at once.
         sublayers: Whether it also works for attentions and mlps.
         masks: Whether padding has no share in what it does, and predictions that do not count.
+        splits: Whether several processes can share its work.
         lowers_memory: Names of the settings that a user can turn down when memory runs out.
     """
 
@@ -29,6 +30,7 @@ class RecoverySettings(Settings):
     runs: ClassVar[bool] = False
     sublayers: ClassVar[bool] = False
     masks: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
     lowers_memory: ClassVar[tuple[str, ...]] = ()
 
     @property

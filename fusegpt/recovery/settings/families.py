@@ -99,6 +99,7 @@ class GroupTuned(TunedByLoop):
 
     masks: ClassVar[bool] = True
     sublayers: ClassVar[bool] = True
+    splits: ClassVar[bool] = True
     lowers_memory: ClassVar[tuple[str, ...]] = ("group_size", "lora_rank", "batch_size")
 
     if TYPE_CHECKING:

@@ -14,6 +14,8 @@ STAMP := $(VENV)/installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 SNAKEMAKE := $(BIN)/python -m snakemake --profile config/profiles/default
 
+# Each of the many processes of the tests would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

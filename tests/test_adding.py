@@ -83,6 +83,7 @@ def python(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_every_verb_of_the_page_runs_as_it_stands(copy):
     verbs = [small(line) for line in COMMANDS if line.startswith("fusegpt ")]
     assert {line.split()[1] for line in verbs} == {
@@ -101,6 +102,7 @@ def test_every_verb_of_the_page_runs_as_it_stands(copy):
     assert "quantile" in done.stdout and "Quantile over the tokens" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_experiment_and_the_workflow_that_imports_ours_are_planned(copy):
     lines = [line for line in COMMANDS if line.startswith(("fusegpt run", "snakemake"))]
     assert len(lines) == 2

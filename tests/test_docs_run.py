@@ -16,6 +16,7 @@ from fusegpt.data.window_files import read_windows
 from fusegpt.workflow.files import plan_of
 from tests import forked
 from tests.planned import passed_on
+from tests.quick import each
 from tests.test_docs import FENCE, ROOT, commands
 
 ELSEWHERE = {
@@ -168,6 +169,7 @@ def starts_snakemake(words: list[str]) -> bool:
 
 
 PLANNED = sorted({tuple(words) for _, words in commands() if starts_snakemake(words)})
+README = {tuple(words) for name, words in commands() if name == "README.md"}
 
 
 def together(lines) -> list[list[str]]:
@@ -193,7 +195,11 @@ def test_lines_that_differ_by_cores_or_targets_are_planned_at_once():
     ]
 
 
-@pytest.mark.parametrize("words", together(PLANNED), ids=lambda words: " ".join(words)[-60:])
+@pytest.mark.parametrize(
+    "words",
+    each(together(PLANNED), quick=together(README.intersection(PLANNED))),
+    ids=lambda words: " ".join(words)[-60:],
+)
 def test_a_line_that_starts_the_workflow_can_be_planned(words, tmp_path, monkeypatch):
     if "slurm" in " ".join(words) and not importlib.util.find_spec(
         "snakemake_executor_plugin_slurm"

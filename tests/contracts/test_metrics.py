@@ -7,6 +7,7 @@ from fusegpt.importance import METRICS
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import KINDS, Unit
 from tests import required, tiny
+from tests.quick import each, slow
 
 DATA_FREE = {"last_blocks", "random", "given"}
 """Metrics that do not look at the model, and so cannot know that a unit adds nothing."""
@@ -23,7 +24,7 @@ def metric(request):
     return request.param
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=each(KINDS, quick=("block", "mixed")))  # mixed has both others
 def granularity(request):
     return request.param
 
@@ -59,8 +60,10 @@ def test_a_block_that_adds_nothing_scores_lowest(metric):
     assert measure(metric, model, [tiny.own_words(model, 4, 12)]).argmin() == 3
 
 
-@pytest.mark.parametrize("kind", ["attention", "mlp"])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(
+    "kind, together",
+    [("attention", True), ("mlp", False), slow("attention", False), slow("mlp", True)],
+)
 def test_a_sublayer_that_adds_nothing_scores_lowest(metric, kind, together):
     if metric in DATA_FREE:
         pytest.skip("does not look at the data")
@@ -75,7 +78,7 @@ def test_a_sublayer_that_adds_nothing_scores_lowest(metric, kind, together):
     assert model.units(granularity)[lowest] == Unit(kind, 3)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", [slow("llama"), "gpt_neox"])
 def test_what_is_left_of_a_halved_model_is_scored(metric, family):
     model = tiny.model(family)
     remove(model, Unit("attention", 0), Unit("mlp", 2), Unit("mlp", 5))

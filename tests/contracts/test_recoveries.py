@@ -11,6 +11,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import RECOVERIES
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 UNIT = Unit("block", 2)
 SMALL = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 3, "batch_size": 4}
@@ -114,7 +115,7 @@ def test_a_run_of_blocks_goes_at_once(recovery):
 
 
 @sublayers
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", [slow("llama"), "gpt_neox"])
 def test_a_sublayer_goes_and_what_is_named_is_all_that_changed(name, unit, family):
     model = tiny.model(family)
     before = {i: dict(copy.deepcopy(model.block(i)).named_parameters()) for i in model.kept}

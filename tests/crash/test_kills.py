@@ -62,7 +62,7 @@ def is_whole(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"), [(2, 1), pytest.param(20, 0, marks=pytest.mark.slow)], ids=["2", "20"]
+    ("kills", "seed"), [(1, 1), pytest.param(20, 0, marks=pytest.mark.slow)], ids=["1", "20"]
 )
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     uninterrupted, project, kills, seed
@@ -83,6 +83,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert resumed or kills < 20
 
 
+@pytest.mark.slow
 def test_an_orphan_and_its_successor_never_write_the_same_step(uninterrupted, project):
     run = project(prepared=True)
     until_step = f"results/runs/tiny/{uninterrupted.step(2).parent.name}/step-002/manifest.json"
@@ -112,6 +113,7 @@ def test_an_orphan_and_its_successor_never_write_the_same_step(uninterrupted, pr
     assert (run.step(2) / name).read_bytes() == (uninterrupted.step(2) / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_trusted(uninterrupted, tmp_path):
     step, room = uninterrupted.step(1), tmp_path / "small"
     room.mkdir()

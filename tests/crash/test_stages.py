@@ -22,10 +22,8 @@ from tests.waiting import wait_until
 
 STAGES = ("fetch", "sample", "score", "score_dense", "fuse", "merge", "evaluate")
 VICTIMS = ("job", "scheduler", "group")
-QUICK = {("merge", "job")}
 CASES = [
-    pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow], id="-".join(case))
-    for case in ((stage, victim) for stage in STAGES for victim in VICTIMS)
+    pytest.param(stage, victim, id=f"{stage}-{victim}") for stage in STAGES for victim in VICTIMS
 ]
 MEASURED = ("seconds", "memory_gib", "digest", "provenance", "parent")
 
@@ -95,6 +93,7 @@ def kill(running: Running, lock: Path, victim: str) -> None:
     running.wait()
 
 
+@pytest.mark.slow  # test_kills.py kills a whole run in make test
 @pytest.mark.parametrize(("stage", "victim"), CASES)
 def test_a_stage_killed_in_the_middle_is_made_again_as_it_was(
     stage, victim, without, uninterrupted

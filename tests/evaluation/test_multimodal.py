@@ -86,6 +86,7 @@ def test_the_batch_size_changes_no_answer(tiny_llava_dir, pictures):
     assert one[0]["protocol"]["generation"]["max_gen_toks"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_real_questions_with_their_images_run_to_the_end(tiny_llava_dir, shared_data):
     file = str(shared_data("mmmu_pro_tool/sample.parquet"))

@@ -99,6 +99,7 @@ def test_a_dense_model_has_no_ratios(tiny_llama_dir, no_child):
     assert found["model", "parameters"]["value"] * 4 / 2**20 == found["model", "file_size"]["value"]
 
 
+@pytest.mark.slow
 def test_the_verb_measures_memory_in_a_process_of_its_own(tiny_llama_dir, pruned_dir, tmp_path):
     arguments = ["evaluate", "--model", str(pruned_dir), "--eval", "speed", "--dtype", "float32"]
     arguments += ["--dense", str(tiny_llama_dir), "--output", str(tmp_path / "e.json")]

@@ -63,6 +63,7 @@ def checkpoint(tokenizer, tmp_path_factory) -> Path:
     return pruned(directory / "dense", directory / "pruned")
 
 
+@pytest.mark.slow
 def test_plain_transformers_continues_as_we_do_where_fusegpt_cannot_be_imported(
     tiny_llama_dir, tmp_path
 ):

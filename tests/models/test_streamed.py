@@ -23,6 +23,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.runtime import quiet
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 CONVERTED = {"deepseek_v3", "qwen3_next"}
 """Families whose experts transformers stacks while it loads them."""
@@ -61,8 +62,14 @@ def block_bytes(directory):
     return sum(place.nbytes for name, place in stored.items() if ".layers." in name)
 
 
-@pytest.mark.parametrize("family", tiny.each())
-@pytest.mark.parametrize("states", [0, 20])
+@pytest.mark.parametrize(
+    "family, states",
+    [
+        ("llama", 0),
+        *((name, 20) if name in tiny.REPRESENTATIVES else slow(name, 20) for name in tiny.FAMILIES),
+        *(slow(name, 0) for name in tiny.FAMILIES if name != "llama"),
+    ],
+)
 def test_scores_are_those_of_resident_weights_to_the_last_bit(family, states, both):
     if family in CONVERTED or family.endswith("moe"):
         with pytest.raises(ArchitectureError, match="give --weights resident"):

@@ -114,6 +114,7 @@ for dtype in ("bfloat16", "float32"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak")
 def test_a_process_holds_a_model_once(large):
     command = [sys.executable, "-c", PEAK, str(large)]

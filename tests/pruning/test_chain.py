@@ -18,6 +18,7 @@ from fusegpt.results.history import fused_map, read_history
 from fusegpt.results.records import Removal
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 RECOVERY = {"group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 2, "batch_size": 4}
 RATES = {"learning_rate": 1e-2, "coefficient_learning_rate": 3e-2}
@@ -32,16 +33,21 @@ def weights(directory):
 
 
 @pytest.mark.parametrize(
-    "dtype, source",
-    [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")],
+    "dtype, source, fold, donor",
+    [
+        ("float32", "float32", "each_step", "self"),
+        ("float32", "bfloat16", "at_end", "removed"),
+        slow("float32", "float32", "each_step", "removed"),
+        slow("float32", "float32", "at_end", "removed"),
+        slow("float32", "float32", "at_end", "self"),
+        slow("float32", "bfloat16", "each_step", "removed"),
+        slow("bfloat16", "float32", "each_step", "removed"),
+        slow("bfloat16", "float32", "at_end", "removed"),
+    ],
 )
-@pytest.mark.parametrize("fold", ["each_step", "at_end"])
-@pytest.mark.parametrize("donor", ["removed", "self"])
 def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
     strong_llama_dir, windows_file, tmp_path, fold, dtype, source, donor
 ):
-    if donor == "self" and "bfloat16" in (dtype, source):
-        pytest.skip("covered by float32")
     store_in(strong_llama_dir, source)
     recovery = {"method": "fusion", **RECOVERY, **RATES, "fold": fold, "donor": donor}
     settings = {

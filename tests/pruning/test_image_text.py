@@ -13,6 +13,7 @@ from fusegpt.pruning.loop import prune
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import resolve
 from tests import tiny
+from tests.quick import slow
 
 RECOVERY = {"method": "fusion", "rank": 2, "lora_rank": 2, "epochs": 2, "batch_size": 4}
 RECIPE = resolve(
@@ -32,7 +33,7 @@ def questions(tiny_llava_dir):
     return sample_questions(tiny_llava_dir, file, 8, 40, seed=0)[0]
 
 
-@pytest.mark.parametrize("calibration", ["text", "image_text"])
+@pytest.mark.parametrize("calibration", [slow("text"), "image_text"])
 def test_vision_tower_and_projector_stay_and_the_whole_model_reloads(
     tiny_llava_dir, questions, tmp_path, calibration
 ):

@@ -17,6 +17,7 @@ from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.settings import RecoverySettings
 from tests import required, tiny
+from tests.quick import slow
 
 LENGTHS = [9, 6, 9, 4, 7, 9, 5, 8]
 BUDGET = {"group_size": 2, "lora_rank": 2, "rank": 2, "epochs": 1, "batch_size": 4}
@@ -70,7 +71,7 @@ def scores_of(model, recipe, windows):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("answers", [slow(False), True])
 def test_padding_changes_no_score(model, metric, answers):
     recipe = recipe_of("none", metric, **required.METRICS.get(metric, {}))
     short, long = (scores_of(model, recipe, padded(length, answers)) for length in (9, 18))

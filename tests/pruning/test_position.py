@@ -13,6 +13,7 @@ from fusegpt.pruning.jobs import prune_model
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery import training
 from fusegpt.signals import stoppable
+from tests.quick import each
 
 SMALL = {"epochs": 2, "batch_size": 4, "group_size": 2, "rank": 2, "lora_rank": 2}
 FUSION = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "fusion", **SMALL}}
@@ -59,7 +60,7 @@ def stop_at(monkeypatch, number):
     return calls
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", each(RECIPES, quick=("each_step", "one_shot")))
 def test_finished_steps_are_taken_over(name, pruned, tmp_path, monkeypatch):
     whole = pruned(name, "whole")
     kept = tmp_path / "out.unfinished"

@@ -22,6 +22,7 @@ from fusegpt.pruning.step import score_step
 from fusegpt.units import Unit
 from fusegpt.workflow.describe import as_text, describe
 from tests import tiny
+from tests.quick import slow
 
 FUSION = {"method": "fusion", "group_size": 3, "rank": 4, "lora_rank": 4, "epochs": 2}
 FUSION |= {"batch_size": 4, "learning_rate": 1e-2, "coefficient_learning_rate": 3e-2}
@@ -66,9 +67,9 @@ def chain(strong_llama_dir, windows_file, tmp_path, recipe, steps):
 @pytest.mark.parametrize(
     "granularity, recovery, more",
     [
-        ("attention", FUSION, {}),
+        slow("attention", FUSION, {}),
         ("mixed", {**FUSION, "fold": "at_end"}, {}),
-        ("mixed", BIAS, {}),
+        slow("mixed", BIAS, {}),
         ("mlp", {"method": "none"}, {"selection": "one_shot"}),
     ],
 )
@@ -130,6 +131,7 @@ def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistak
         "except ValueError as error: print('refused', 'fusegpt_sublayers' in str(error))\n"
         "import fusegpt.models.sublayers\n"
         "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__)\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('fusegpt')))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "cut")],
@@ -137,7 +139,11 @@ def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistak
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["refused True", "SublayersLlamaForCausalLM"]
+    assert done.stdout.splitlines() == [
+        "refused True",
+        "SublayersLlamaForCausalLM",
+        "fusegpt fusegpt.models fusegpt.models.sublayers",  # it needs nothing else of the package
+    ]
 
 
 def test_there_is_nothing_to_zero_in_a_plain_checkpoint(

@@ -12,6 +12,7 @@ from fusegpt.data.window_files import write_windows
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from tests import tiny
+from tests.quick import each
 
 RECOVERIES = {
     "least_squares": {"ridge": 1.0},
@@ -66,7 +67,7 @@ def chain(dense, recipe, windows_file, folder):
     return manifest, folder / "merged"
 
 
-@pytest.mark.parametrize("method", RECOVERIES)
+@pytest.mark.parametrize("method", each(RECOVERIES, quick=("least_squares", "streamline", "lora")))
 def test_one_process_and_the_verbs_leave_the_same_bits(method, dense, windows_file, tmp_path):
     settings = {
         "importance": {"metric": "macro_influence", "protect_first": 1},

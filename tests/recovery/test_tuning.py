@@ -18,6 +18,7 @@ from fusegpt.results.unfinished import read_unfinished
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 UNIT = Unit("block", 2)
 BUDGET = {"group_size": 3, "lora_rank": 4, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
@@ -184,8 +185,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(windows):
     assert not all(torch.equal(runs[0][n], runs[2][n]) for n in runs[0])
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2, 5])
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "stop, shuffle",
+    [
+        (2, False),
+        (5, True),
+        *(slow(n, False) for n in (0, 1, 5)),
+        *(slow(n, True) for n in (0, 1, 2)),
+    ],
+)
 def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     settings = {**FUSION, "epochs": 4, "shuffle": shuffle}
     whole = tiny.model("llama")
@@ -237,8 +245,14 @@ def test_too_few_windows_for_a_batch_are_refused(windows):
         fusion(tiny.model("llama"), UNIT, windows[:3], Fusion(**FUSION), seed=0)
 
 
-@pytest.mark.parametrize("donor", ["removed", "self", "shuffled", "random"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "donor, loss",
+    [
+        (donor, loss) if donor == "removed" or loss == "mse" else slow(donor, loss)
+        for donor in ("removed", "self", "shuffled", "random")
+        for loss in LOSSES
+    ],
+)
 def test_every_donor_and_loss_trains(donor, loss, windows):
     model = tiny.model("llama")
     report = fusion(

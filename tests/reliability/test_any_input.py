@@ -24,7 +24,7 @@ from tests.results.test_records import EXAMPLES
 from tests.workflow.conftest import configuration
 
 QUICK = settings(
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,

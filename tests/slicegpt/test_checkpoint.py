@@ -59,6 +59,7 @@ def test_what_was_sliced_loads_to_the_last_bit(dtype, sliced_dirs, tiny_llama_di
     assert notes["parameters"] == loaded.module.num_parameters()
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_after_one_import(sliced_dirs, calibration):
     code = f"""
 import fusegpt.slicegpt.modeling, torch

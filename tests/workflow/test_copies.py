@@ -35,6 +35,7 @@ def test_a_copy_of_results_runs_nothing_again_and_changes_are_seen(copied):
     assert "evaluate_docs_short" in planned and "Params have changed" in planned
 
 
+@pytest.mark.slow
 def test_a_corpus_that_was_written_again_with_equal_contents_reruns_nothing(project):
     text = project.directory / "mine.txt"
     text.write_text("a b c\n" * 300_000)  # above the limit of plain Snakemake

@@ -19,6 +19,7 @@ from fusegpt.recovery.group import group_of
 from fusegpt.units import Unit
 from fusegpt.workflow.cost import Cost
 from tests import required
+from tests.quick import slow
 from tests.tiny import build
 
 BLOCKS, LENGTH = 6, 8
@@ -62,9 +63,9 @@ SCORED = [
     *({"metric": metric, **required.METRICS.get(metric, {})} for metric in METRICS),
     {"metric": "macro_influence", "reference": "original"},
     {"metric": "macro_influence", "protect_first": 1, "protect_last": 2},
-    {"metric": "sleb", "protect_last": 2},
+    slow({"metric": "sleb", "protect_last": 2}),
     {"metric": "taylor", "protect_first": 2},
-    {"metric": "shapley", "target": "logits"},
+    slow({"metric": "shapley", "target": "logits"}),
     {"metric": "shapley", "target": "logits", "reference": "original"},
 ]
 
@@ -92,7 +93,7 @@ def test_block_passes_are_those_that_hooks_count(importance, tiny_llama_dir, sha
         assert flops == work.flops + attention
 
 
-@pytest.mark.parametrize("more", [{}, {"protect_first": 1}])
+@pytest.mark.parametrize("more", [slow({}), {"protect_first": 1}])
 def test_drawn_sub_networks_take_as_many_passes_on_average(more, tiny_llama_dir, shape):
     drawn = {"metric": "shapley", "subnetworks": "sampled", "samples": 60, **more}
     chosen = recipe(drawn)
@@ -133,19 +134,19 @@ SMALL = {"epochs": 2, "batch_size": 2}
 RANKS = {"rank": 2, "lora_rank": 3, "group_size": 3}
 TRAINED = [
     {"method": "fusion", **SMALL, **RANKS},
-    {"method": "fusion", **SMALL, **RANKS, "train_norms": True},
+    slow({"method": "fusion", **SMALL, **RANKS, "train_norms": True}),
     {"method": "fusion", **SMALL, **RANKS, "lora_rank": 0, "group_size": 9},
-    {"method": "finetune", **SMALL, "group_size": 3, "lora_rank": 3},
+    slow({"method": "finetune", **SMALL, "group_size": 3, "lora_rank": 3}),
     {"method": "finetune", **SMALL, "group_size": 9, "lora_rank": 3, "fold": "at_end"},
     {"method": "streamline", **SMALL},
     {"method": "low_rank", "fit": "learned", "rank": 3, **SMALL},
-    {"method": "low_rank", "rank": 3, "batch_size": 2},
-    {"method": "additive_bias", "batch_size": 2},
+    slow({"method": "low_rank", "rank": 3, "batch_size": 2}),
+    slow({"method": "additive_bias", "batch_size": 2}),
     {"method": "additive_bias", "fit": "learned", **SMALL},
     {"method": "least_squares"},
-    {"method": "least_squares", "teacher": "original"},
+    slow({"method": "least_squares", "teacher": "original"}),
     {"method": "least_squares", "fit": "cosine", "cosine_epochs": 2, "cosine_batch_size": 3},
-    {"method": "magnitude"},
+    slow({"method": "magnitude"}),
     {"method": "magnitude", "scale": "channel"},
     {"method": "none"},
 ]

@@ -51,6 +51,7 @@ def test_a_sparsity_that_names_a_known_step_runs_no_step(finished):
     assert verbs(finished.started()) == {"table": 1, "figure": 1, "report": 1}
 
 
+@pytest.mark.slow
 def test_recipes_of_one_importance_score_the_dense_model_once(project):
     importance = {"metric": "sleb"}
     project.config["recipes"] = {
@@ -85,6 +86,7 @@ def test_seeds_share_scores_that_nothing_is_drawn_for(project):
     assert len(re.findall("^rule score_dense:", planned, re.M)) == 1 + 2
 
 
+@pytest.mark.slow
 def test_another_seed_leaves_the_first_alone(finished):
     before = recipe_ids(finished)
     finished.study["seeds"] = [0, 1]
@@ -117,6 +119,7 @@ def test_another_evaluation_measures_this_one_alone(finished):
     assert all(line.endswith("long.json") for line in started if line.startswith("evaluate"))
 
 
+@pytest.mark.slow
 def test_one_evaluation_less_measures_nothing(finished):
     finished.study["evaluations"].remove("short")
 
@@ -127,6 +130,7 @@ def test_one_evaluation_less_measures_nothing(finished):
     assert verbs(finished.started()) == AFTER_EVALUATION
 
 
+@pytest.mark.slow
 def test_a_deleted_result_is_read_back_and_a_dry_run_names_the_change(finished):
     (finished.directory / "results/evaluations/tiny/dense/step-000/docs.json").unlink()
     finished.config["evaluations"]["short"]["windows"] = 3
@@ -208,6 +212,7 @@ def test_a_raised_version_of_scoring_reruns_scoring_and_what_follows(finished):
     assert not {"fetch", "sample", "start"} & set(verbs(started))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_written_only_where_an_experiment_keeps_them(project):
     project.study["keep_checkpoints"] = False
     assert not {"merge", "card"} & set(verbs(project.started()))
@@ -232,6 +237,7 @@ def test_an_edit_of_the_package_reruns_nothing(finished, tmp_path):
     assert finished.started() == []
 
 
+@pytest.mark.slow
 def test_two_experiments_share_what_they_have_in_common(finished):
     finished.config["experiments"]["other"] = {**finished.study, "recipes": ["dense", "fusegpt"]}
 
@@ -266,6 +272,7 @@ def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
     assert project.started() == []
 
 
+@pytest.mark.slow
 def test_evaluations_killed_in_the_middle_lose_the_one_that_was_measured(project):
     killed = kill_where_it_hangs(project, "short")
     assert any(x.startswith("evaluate") for x in killed)

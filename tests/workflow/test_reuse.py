@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests import forked
 from tests.workflow.conftest import ROOT, verbs
 
@@ -75,6 +77,7 @@ rule mine:
 """
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_other_workflow_makes_a_model_without_a_source(project):
     project.config["models"]["tiny"]["source"] = "made:"
     project.study["recipes"] = ["dense"]

@@ -32,6 +32,7 @@ def study(project, monkeypatch):
 
 
 def test_an_experiment_runs_to_its_page_where_one_stands(project, study):
+    project.study.update(recipes=["dense"], evaluations=["docs"])
     line = [sys.executable, "-c", MAIN, "run", study()]
     done = subprocess.run(line, env=project.environment, capture_output=True, text=True)
 

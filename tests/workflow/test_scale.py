@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_large_sweep_is_planned_within_its_limit(tmp_path):
     output = tmp_path / "graph.json"
     command = [sys.executable, str(ROOT / "benchmarks/graph.py"), "--models", "1"]

@@ -118,6 +118,7 @@ def test_a_table_reads_one_file_per_sparsity_and_the_dense_model():
     assert files == dense + wanted
 
 
+@pytest.mark.slow
 def test_another_sparsity_is_sliced_alone_and_nothing_else_runs_again(project):
     project.config = width_study()
     assert set(verbs(project.started("checkpoints"))) == {"fetch", "sample", "slice"}

@@ -106,12 +106,14 @@ def test_a_wrong_name_is_one_line_without_a_trace(project):
     assert not any("Traceback" in line or ".smk" in line for line in said(done))
 
 
+@pytest.mark.slow
 def test_the_workflow_passes_snakemakes_lint(project):
     done = project.snakemake("--lint")
 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_rules_are_formatted():
     if shutil.which("snakefmt") is None:
         pytest.skip("snakefmt is not installed")

@@ -21,6 +21,7 @@ wildcard_constraints:
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),
     k=r"\d{3}",
+    shard=r"\d+-of-\d+",
 
 
 include: "rules/data.smk"

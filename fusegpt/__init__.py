@@ -25,8 +25,8 @@ _FUNCTIONS = {
     "read_windows": "fusegpt.data.window_files",
     "removals": "fusegpt.pruning.budget",
     "sample": "fusegpt.data.sampling",
-    "score_model": "fusegpt.pruning.jobs",
-    "score_step": "fusegpt.pruning.step",
+    "score_model": "fusegpt.pruning.score_jobs",
+    "score_step": "fusegpt.pruning.scoring",
     "slice_model": "fusegpt.pruning.slicing",
     "write_windows": "fusegpt.data.window_files",
 }

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.io import IOFile
 from snakemake.logging import logger
 from snakemake.settings.types import SharedFSUsage
 
@@ -18,13 +19,14 @@ from fusegpt.workflow.flags import (
     Flags,
     answers_flag,
     dense_flag,
+    dense_model_flags,
     directory_of,
     finetune_flag,
     model_directory,
     selection_flags,
     with_each,
 )
-from fusegpt.workflow.inputs import Inputs
+from fusegpt.workflow.inputs import Inputs, in_one_job
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.patterns import check_patterns
 from fusegpt.workflow.together import together
@@ -55,17 +57,38 @@ def checked_plan():
         refuse(str(error))
 
 
+def asked_shards():
+    """The profile's set-scatter of score; metrics that cannot share their windows are named."""
+    said = workflow.resource_settings.overwrite_scatter
+    if unknown := set(said) - {"score"}:
+        refuse(f"set-scatter: must name score, got {sorted(unknown)[0]!r}")
+    if said and workflow.is_main_process and (whole := in_one_job(PLAN)):
+        names = ", ".join(whole)
+        logger.info(f"set-scatter: {names}: not shared out, one job sees all windows")
+    return said.get("score", 1)
+
+
+def recorded_inputs(file):
+    """What Snakemake noted of the inputs that a file was made from; None: nothing."""
+    return workflow.persistence.input(IOFile(file))
+
+
 CHOSEN = bool(config.get("experiments"))
 """Whether the configuration says which experiments; if not, a target has to: table4-small."""
 
 PLAN = checked_plan()
 TOGETHER = together(PLAN)
 
+SHARDS = asked_shards()
+"""How many jobs share the calibration windows of new scores: --set-scatter score=4."""
+
 at = layout.patterns()
 """Where every file lies: ``at.manifest``."""
 ask = Inputs(
     PLAN,
     shared=SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage,
+    shards=SHARDS,
+    recorded=recorded_inputs,
 )
 """What files are read: ``ask.calibration_windows``."""
 say = Flags(PLAN, ask.dense_scores)

@@ -32,6 +32,7 @@ rule score_dense:
     input:
         model=at.source,
         calibration=ask.dense_windows,
+        parts=ask.parts_of_dense_scores,
     output:
         scores=at.dense_scores,
     log:
@@ -47,7 +48,7 @@ rule score_dense:
         **resources_of("score", gpu=1, device="cpu"),
     params:
         trust=say.trust,
-        model=model_directory,
+        model=dense_model_flags,
         recipe=say.dense_recipe,
         blocks=say.dense_count,
         version=STAGE_VERSION["score"],
@@ -89,6 +90,7 @@ rule score:
         chain=ask.chain_before,
         calibration=ask.calibration_windows,
         first=ask.first_scores,
+        parts=ask.parts_of_scores,
     output:
         scores=at.scores,
     log:
@@ -112,6 +114,66 @@ rule score:
         "fusegpt {params.trust:q} score --model {input.model:q} --recipe {input.recipe:q}"
         " --calibration {input.calibration:q} {params.selection:q} --device {resources.device:q}"
         " --output {output.scores:q} >{log:q} 2>&1"
+
+
+rule score_dense_part:
+    """What one of several jobs adds to the scores of the dense model: --set-scatter score=4."""
+    input:
+        model=at.source,
+        calibration=ask.dense_windows,
+    output:
+        part=temp(at.dense_scores_part),
+    log:
+        "logs/score_dense_part/{model}/{scores}/{shard}.log",
+    benchmark:
+        "benchmarks/runs/score_dense_part/{model}/{scores}/{shard}.tsv"
+    wildcard_constraints:
+        scores=one_of(ask.dense_scores),
+    conda:
+        "../environment.yml"
+    threads: threads_of("score", 2)
+    resources:
+        **resources_of("score", gpu=1, device="cpu"),
+    params:
+        trust=say.trust,
+        model=model_directory,
+        recipe=say.dense_recipe,
+        blocks=say.dense_count,
+        version=STAGE_VERSION["score"],
+    shell:
+        "fusegpt {params.trust:q} score --model {params.model:q} --recipe-settings {params.recipe:q}"
+        " --calibration {input.calibration:q} --count {params.blocks:q} --shard {wildcards.shard:q}"
+        " --device {resources.device:q} --output {output.part:q} >{log:q} 2>&1"
+
+
+rule score_part:
+    """What one of several jobs adds to the scores before step k > 1."""
+    input:
+        model=ask.previous_manifest,
+        recipe=at.recipe,
+        chain=ask.chain_before,
+        calibration=ask.calibration_windows,
+    output:
+        part=temp(at.scores_part),
+    log:
+        "logs/score_part/{model}/{recipe}/step-{k}/{shard}.log",
+    benchmark:
+        "benchmarks/runs/score_part/{model}/{recipe}/step-{k}/{shard}.tsv"
+    wildcard_constraints:
+        recipe=chains(contiguous=False),
+        k=r"(?!000|001)\d{3}",
+    conda:
+        "../environment.yml"
+    threads: threads_of("score", 2)
+    resources:
+        **resources_of("score", gpu=1, device="cpu"),
+    params:
+        trust=say.trust,
+        version=STAGE_VERSION["score"],
+    shell:
+        "fusegpt {params.trust:q} score --model {input.model:q} --recipe {input.recipe:q}"
+        " --calibration {input.calibration:q} --shard {wildcards.shard:q}"
+        " --device {resources.device:q} --output {output.part:q} >{log:q} 2>&1"
 
 
 rule fuse:

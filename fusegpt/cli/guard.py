@@ -76,6 +76,8 @@ def guarded(verb: str, command: click.Command) -> click.Command:
             for output in outputs:
                 _remove_leftovers(verb, output)
             try:
+                if given.get("parts"):  # adding them up computes nothing on a device
+                    given |= {"device": "cpu"}
                 kind, count = kind_and_count(str(given.get("device", "cpu")))
                 _check_device(kind)
                 count = count if count > 1 and splits(verb, given) else 1

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     type=input_file,
     help="A workflow that imports the project's rules under their names and adds its own.",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many jobs share the calibration windows, as with --set-scatter score=N.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def plan(
     experiments: tuple[str, ...],
@@ -42,6 +49,7 @@ def plan(
     device: str,
     tflops: float | None,
     snakefile: Path | None,
+    shards: int,
     as_json: bool,
 ) -> None:
     """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
@@ -54,7 +62,7 @@ def plan(
 
     config = merged(experiment_files(experiments))
     made = make_plan(config, builtin_config_dir() / "recipes")
-    notes = outlook(made, config, directory, device, tflops, snakefile)
+    notes = outlook(made, config, directory, device, tflops, snakefile, shards)
     if as_json:
         click.echo(json.dumps(notes, indent=1))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,29 @@ from fusegpt.cli.options import (
     weights_option,
 )
 from fusegpt.config import Weights
+from fusegpt.results.shards import Shard
 
 if TYPE_CHECKING:
     from fusegpt.pruning.recipe import Recipe
+
+
+class ShardOf(click.ParamType):  # type: ignore[type-arg]
+    """Which part of the calibration windows: ``2-of-4``."""
+
+    name = "shard"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Shard:
+        """Read both numbers; the first is at most the second."""
+        if isinstance(value, Shard):
+            return value
+        found = re.fullmatch(r"([1-9]\d{0,5})-of-([1-9]\d{0,5})", value, re.ASCII)
+        if found is None or int(found[1]) > int(found[2]):
+            self.fail(
+                f"must be I-of-N with I from 1 to N, such as 2-of-4, got {value!r}", param, ctx
+            )
+        return Shard(int(found[1]), int(found[2]))
 
 
 @click.command()
@@ -47,6 +68,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Blocks that a contiguous selection takes at once.",
 )
+@click.option(
+    "--shard",
+    type=ShardOf(),
+    metavar="I-of-N",
+    help="Score on this part of the windows alone, and write a part of the scores.",
+)
+@click.option(
+    "--part",
+    "parts",
+    type=input_file,
+    multiple=True,
+    help="A part of the scores, once for each shard: add them up. No model is loaded.",
+)
 @click.option("--output", required=True, type=output_path, help="JSON to write.")
 @weights_option
 @device_option
@@ -61,6 +95,8 @@ def score(
     dense_scores: Path | None,
     first_scores: Path | None,
     count: int,
+    shard: Shard | None,
+    parts: tuple[Path, ...],
     output: Path,
     weights: Weights,
     device: str,
@@ -75,15 +111,20 @@ def score(
         return
     if calibration is None:
         raise click.UsageError("Missing option '--calibration' (or '--dense-scores').")
-    from fusegpt.pruning.jobs import score_model
+    if shard is not None and parts:
+        raise click.UsageError("--shard scores on a part, --part adds parts up; give one of them.")
+    if first_scores is not None and (shard is not None or parts):
+        raise click.UsageError("--first-scores scores nothing; leave --shard and --part out.")
+    from fusegpt.pruning.score_jobs import add_scores, score_model, score_part
 
-    score_model(
-        *(model, chosen, calibration, output),
-        first_scores=first_scores,
-        count=count,
-        device=device,
-        weights=weights,
-    )
+    if parts:
+        add_scores(model, chosen, calibration, parts, output)
+        return
+    how: dict[str, Any] = {"count": count, "device": device, "weights": weights}
+    if shard is None:
+        score_model(model, chosen, calibration, output, first_scores=first_scores, **how)
+    else:
+        score_part(model, chosen, calibration, shard, output, **how)
 
 
 def _recipe(

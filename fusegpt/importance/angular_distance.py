@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fusegpt.importance.settings import AngularDistance
+from fusegpt.importance.sums import Sums
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -24,6 +25,7 @@ def angular_distance(
     settings: AngularDistance = AngularDistance(),
     *,
     run: int = 1,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each run of units by the angle between the states that enter and leave it.
 
@@ -38,6 +40,8 @@ def angular_distance(
         units: The units still present; neighbours when ``run`` is more than 1.
         settings: Whether in pairs; what they protect is not among ``units``.
         run: n, the units of a run; each run is scored at its first unit.
+        sums: Gets what each batch adds, for scores whose windows several jobs share; not used in
+            pairs.
 
     Returns:
         ``[units - run + 1]`` float64 on the CPU, in [0, 1]: half turns. In pairs, 1 more where one
@@ -53,7 +57,7 @@ def angular_distance(
         return torch.arccos(cosine.clamp(-1, 1)) / math.pi  # [batch]
 
     if not settings.pairs:
-        return mean_update("angular_distance", model, batches, units, angle, run)
+        return mean_update("angular_distance", model, batches, units, angle, run, sums=sums)
     places = [model.position(unit.index) for unit in units]
     spanned = [Unit("block", i) for i in model.kept[max(places[0] - 1, 0) : places[-1] + 1]]
     scores = torch.full((len(units),), 2.0, dtype=torch.float64)

@@ -65,6 +65,11 @@ class MetricSettings(Settings):
         return False
 
     @property
+    def adds_up(self) -> bool:
+        """Whether these settings let several jobs share the windows of a metric that can."""
+        return True
+
+    @property
     def spares_first(self) -> bool:
         """Whether the first block stays, whatever happens."""
         return self.protect_first > 0 or 0 in self.protect

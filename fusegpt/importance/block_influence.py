@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fusegpt.importance.settings import BlockInfluence
+from fusegpt.importance.sums import Sums
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -22,6 +23,7 @@ def block_influence(
     settings: BlockInfluence = BlockInfluence(),
     *,
     run: int = 1,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by the angle between the states that enter and leave it.
 
@@ -35,6 +37,7 @@ def block_influence(
         units: The units still present; neighbours when ``run`` is more than 1.
         settings: Not used; what they protect is not among ``units``.
         run: Score runs of so many units, each at its first unit.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units - run + 1]`` float64 on the CPU, dimensionless, in [0, 2] up to rounding.
@@ -46,4 +49,4 @@ def block_influence(
     def change(before: Tensor, after: Tensor) -> Tensor:
         return 1 - functional.cosine_similarity(before.float(), after.float(), dim=-1)
 
-    return mean_update("block_influence", model, batches, units, change, run)
+    return mean_update("block_influence", model, batches, units, change, run, sums=sums)

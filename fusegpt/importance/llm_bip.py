@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from fusegpt.importance.settings import LlmBip
+from fusegpt.importance.sums import Sums
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass
@@ -23,6 +24,8 @@ def llm_bip(
     batches: Sequence[Tensor],
     units: Sequence[Unit],
     settings: LlmBip = LlmBip(),
+    *,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by how far its block's output moves without it, relative to that output.
 
@@ -35,6 +38,7 @@ def llm_bip(
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, 0 or more.
@@ -48,7 +52,7 @@ def llm_bip(
         moved: Tensor = vector_norm(whole - without, 2, dim=-1) / vector_norm(whole, 2, dim=-1)
         return moved
 
-    return mean_update("llm_bip", model, batches, units, loss, sublayer=_without)
+    return mean_update("llm_bip", model, batches, units, loss, sublayer=_without, sums=sums)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fusegpt.data.masked import IGNORED, next_tokens
 from fusegpt.importance.ablation import states_without
+from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits
 from fusegpt.units import Unit
@@ -32,7 +33,9 @@ def sequence_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
+def losses_without(
+    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], sums: Sums | None = None
+) -> Tensor:
     """Mean loss over all sequences, without each unit.
 
     Logits are formed for one sequence at a time: for a whole batch they would be far larger than
@@ -42,15 +45,22 @@ def losses_without(model: Model, batches: Sequence[Tensor], units: Sequence[Unit
         model: In eval mode. Unchanged.
         batches: Token ids, each ``[batch, seq]``.
         units: Remaining units.
+        sums: Gets what each sequence adds.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.
     """
-    total = [torch.zeros((), dtype=torch.float64) for _ in units]
+    sums = Sums() if sums is None else sums
     ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
     for batch, (_, lacking) in zip(batches, ablations, strict=True):
-        for place, hidden_states in enumerate(lacking):
-            for tokens, states in zip(batch.split(1), hidden_states.split(1), strict=True):
-                loss = sequence_loss(head_logits(model, tokens, states), tokens)
-                total[place] += loss.double().cpu()
-    return torch.stack(total) / sum(len(batch) for batch in batches)
+        rows = batch.split(1)
+        losses = [
+            [
+                sequence_loss(head_logits(model, tokens, states), tokens).double()
+                for tokens, states in zip(rows, hidden_states.split(1), strict=True)
+            ]
+            for hidden_states in lacking
+        ]  # [units][sequences]
+        for of_sequence in zip(*losses, strict=True):
+            sums.add(of_sequence, 1)
+    return sums.mean()

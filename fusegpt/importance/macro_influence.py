@@ -11,11 +11,12 @@ from torch.nn import functional
 from fusegpt.importance.ablation import states_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.settings import MacroInfluence
+from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
-__all__ = ["macro_influence"]
+__all__ = ["from_sums", "macro_influence"]
 
 
 @torch.no_grad()
@@ -26,6 +27,7 @@ def macro_influence(
     settings: MacroInfluence = MacroInfluence(),
     *,
     original: Model | None = None,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by what the model's last hidden states lose without it.
 
@@ -38,6 +40,7 @@ def macro_influence(
         units: The units still present.
         settings: Not used; ``reference`` is what decides about ``original``.
         original: The model whose states h are, in place of ``model``'s own.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, in [0, 2] up to rounding. 0: no effect.
@@ -45,18 +48,22 @@ def macro_influence(
     Raises:
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
     """
-    total = [torch.zeros((), dtype=torch.float64) for _ in units]
-    tokens = 0
+    sums = Sums() if sums is None else sums
     ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
     others = None if original is None else recordings(original, batches)
     for reference, states in ablations:
         if others is not None:
             reference = next(others).hidden_out
-        tokens += reference[..., 0].numel()
-        for place, hidden_states in enumerate(states):
+        found = []
+        for hidden_states in states:
             similarity = functional.cosine_similarity(
                 hidden_states.float(), reference.float(), dim=-1
             )  # [batch, seq]
-            total[place] += similarity.sum(dtype=torch.float64).cpu()
-    scores = torch.stack([1 - one / tokens for one in total])
-    return finite("macro_influence", units, scores)
+            found.append(similarity.sum(dtype=torch.float64))
+        sums.add(found, reference[..., 0].numel())
+    return finite("macro_influence", units, from_sums(sums))
+
+
+def from_sums(sums: Sums) -> Tensor:
+    """Return the scores that sums of cosines over tokens make."""
+    return 1 - sums.mean()

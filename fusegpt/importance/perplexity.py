@@ -9,10 +9,11 @@ from torch import Tensor
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import losses_without
 from fusegpt.importance.settings import Perplexity
+from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
 
-__all__ = ["perplexity"]
+__all__ = ["from_sums", "perplexity"]
 
 
 def perplexity(
@@ -20,6 +21,8 @@ def perplexity(
     batches: Sequence[Tensor],
     units: Sequence[Unit],
     settings: Perplexity = Perplexity(),
+    *,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by the model's perplexity without it.
 
@@ -32,6 +35,7 @@ def perplexity(
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units]`` float64 on the CPU, at least 1.
@@ -39,4 +43,11 @@ def perplexity(
     Raises:
         NumericsError: A perplexity is NaN or infinite. The message names the unit.
     """
-    return finite("perplexity", units, losses_without(model, batches, units).exp())
+    sums = Sums() if sums is None else sums
+    losses_without(model, batches, units, sums)
+    return finite("perplexity", units, from_sums(sums))
+
+
+def from_sums(sums: Sums) -> Tensor:
+    """Return the perplexities that sums of losses make."""
+    return sums.mean().exp()

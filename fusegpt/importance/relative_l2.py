@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from fusegpt.importance.settings import RelativeL2
+from fusegpt.importance.sums import Sums
 from fusegpt.importance.updates import mean_update
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
@@ -20,6 +21,8 @@ def relative_l2(
     batches: Sequence[Tensor],
     units: Sequence[Unit],
     settings: RelativeL2 = RelativeL2(),
+    *,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by the Euclidean length of its update, relative to its input's.
 
@@ -31,6 +34,7 @@ def relative_l2(
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, 0 or more.
@@ -44,4 +48,4 @@ def relative_l2(
         change: Tensor = vector_norm(after - before, 2, dim=-1) / vector_norm(before, 2, dim=-1)
         return change
 
-    return mean_update("relative_l2", model, batches, units, size)
+    return mean_update("relative_l2", model, batches, units, size, sums=sums)

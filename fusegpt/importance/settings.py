@@ -117,6 +117,11 @@ class AngularDistance(_OnePass):
         ),
     ] = False
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether several jobs can share the windows; pairs are more than sums."""
+        return not self.pairs
+
     def check(self, recipe: RecipeLike, where: str) -> None:
         """Refuse pairs of sublayers, and pairs in runs."""
         if self.pairs and (recipe.granularity != "block" or recipe.selection == "contiguous"):

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusegpt.importance.checks import finite
 from fusegpt.importance.losses import losses_without
 from fusegpt.importance.settings import Sleb
+from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
 
@@ -20,6 +21,8 @@ def sleb(
     batches: Sequence[Tensor],
     units: Sequence[Unit],
     settings: Sleb = Sleb(),
+    *,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Score each unit by the model's loss without it.
 
@@ -32,6 +35,7 @@ def sleb(
         batches: Calibration token ids, each ``[batch, seq]`` int64, without padding.
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
+        sums: Gets what each batch adds, for scores whose windows several jobs share.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.
@@ -39,4 +43,4 @@ def sleb(
     Raises:
         NumericsError: A loss is NaN or infinite. The message names the unit.
     """
-    return finite("sleb", units, losses_without(model, batches, units))
+    return finite("sleb", units, losses_without(model, batches, units, sums))

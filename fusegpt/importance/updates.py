@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.importance.checks import finite
+from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import around
 from fusegpt.models.structure.replay import Call
@@ -30,6 +31,7 @@ def mean_update(
     run: int = 1,
     *,
     sublayer: Around = around,
+    sums: Sums | None = None,
 ) -> Tensor:
     """Average a distance between the states before and after each run of units.
 
@@ -42,6 +44,7 @@ def mean_update(
             distances in float32 or float64; they all count alike.
         run: Units in a run, at most ``len(units)``.
         sublayer: What to compare for an attention or an mlp, from what enters and leaves its block.
+        sums: Gets what each batch adds.
 
     Returns:
         ``[units - run + 1]`` float64 on the CPU: entry i is of the run that starts at ``units[i]``.
@@ -53,15 +56,15 @@ def mean_update(
     if run > 1:
         places = [model.position(unit.index) for unit in units]
         assert places == list(range(places[0], places[0] + len(units))), places
-    total = torch.zeros(len(starts), dtype=torch.float64)
-    count = 0
+    sums = Sums() if sums is None else sums
     for recording in recordings(model, batches, keep_states=True):
         states = [*recording.states, recording.hidden_out]
-        for place, (unit, start) in enumerate(zip(units, starts, strict=False)):
+        found = []
+        for unit, start in zip(units, starts, strict=False):
             before, after = states[start], states[start + run]
             if unit.kind != "block":
                 before, after = sublayer(model, unit, recording.calls[start], before, after)
             distances = measure(before, after)
-            total[place] += distances.sum(dtype=torch.float64).cpu()
-        count += distances.numel()
-    return finite(metric, units[: len(starts)], total / count)
+            found.append(distances.sum(dtype=torch.float64))
+        sums.add(found, distances.numel())
+    return finite(metric, units[: len(starts)], sums.mean())

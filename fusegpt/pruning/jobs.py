@@ -6,12 +6,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, sha256
+from fusegpt.artifacts import check_free, sha256
 from fusegpt.config import Weights
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
-from fusegpt.errors import ConfigError, DataError, Stopped
+from fusegpt.errors import DataError, Stopped
 from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.structure.branches import plain_ids
 from fusegpt.parallel import leads
@@ -25,73 +25,21 @@ from fusegpt.pruning.position import Position
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import forget
-from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.score_jobs import scores_streamed
+from fusegpt.pruning.step import fuse_step
 from fusegpt.pruning.target import Target
 from fusegpt.pruning.trajectory import fingerprint, load_step, write_step
-from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.resume import Checkpoint as Resume
 from fusegpt.recovery.room import Memory, using
 from fusegpt.results import layout
-from fusegpt.results.base import read, write
+from fusegpt.results.base import read
 from fusegpt.results.files import Parent
 from fusegpt.results.history import read_history
 from fusegpt.results.models import Checkpoint
 from fusegpt.results.records import Removal, Scores
 from fusegpt.runtime import Timer, peak_memory_gib
 
-__all__ = ["fuse_model", "merge_model", "prune_model", "score_model"]
-
-
-def score_model(
-    path: Path,
-    recipe: Recipe,
-    calibration: Path,
-    output: Path,
-    *,
-    first_scores: Path | None = None,
-    count: int = 1,
-    device: str = "cpu",
-    weights: Weights = "auto",
-) -> Scores:
-    """Score the remaining units of a model and write the scores.
-
-    Args:
-        path: A step's manifest, or the directory of a model.
-        recipe: The run's.
-        calibration: Windows file to score on.
-        output: The JSON file to write.
-        first_scores: The scores of step 1, which a ``one_shot`` selection keeps.
-        count: How many blocks a ``contiguous`` selection takes at once.
-        device: Where to work.
-        weights: All in memory, or read block by block; scores are the same.
-
-    Returns:
-        What the file says.
-
-    Raises:
-        ArtifactError: A file is missing or corrupt.
-        ConfigError: A ``one_shot`` recipe scores a pruned step anew; or too many units are
-            protected.
-    """
-    earlier = read(first_scores, Scores) if first_scores else None
-    windows = windows_for(path, calibration)
-    able = _scores_streamed(recipe)
-    weights = streamed_where(weights, able, f"scoring with recipe {recipe.name!r}")
-    model = load_step(path, recipe, device, weights)
-    later = model.removed and path.suffix == ".json"
-    if recipe.selection == "one_shot" and later and earlier is None:
-        raise ConfigError(f"recipe {recipe.name!r} scores once: give step 1's with --first-scores")
-    inputs = {"calibration": calibration} | ({"first_scores": first_scores} if first_scores else {})
-    record = score_step(model, recipe, windows, earlier, count).plus(
-        recipe=recipe.id,
-        seed=recipe.seed,
-        stage_version=STAGE_VERSION["score"],
-        parent=Parent.of(path, output.parent),
-        inputs={role: sha256(file) for role, file in inputs.items()},
-        provenance=provenance(model.device),
-    )
-    write(output, record)
-    return record
+__all__ = ["fuse_model", "merge_model", "prune_model"]
 
 
 def fuse_model(
@@ -253,7 +201,7 @@ def prune_model(
         files["finish"] = _needed(recipe, finish or finetune)
     check_free(output)
     windows = {role: windows_for(path, file) for role, file in files.items() if role != "finish"}
-    able = _scores_streamed(recipe) and _fuses_streamed(recipe) and _is_whole_before(recipe)
+    able = scores_streamed(recipe) and _fuses_streamed(recipe) and _is_whole_before(recipe)
     weights = streamed_where(weights, able, f"pruning with recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
     count = removals_from(model, recipe, sparsity)
@@ -274,12 +222,6 @@ def prune_model(
         raise position.told(stopped) from None
     position.remove()
     return written
-
-
-def _scores_streamed(recipe: Recipe) -> bool:
-    """Whether scoring works on weights that are read block by block."""
-    asked_before = RECOVERIES[recipe.method].suits  # whether the model suits the recovery
-    return recipe.importance.streams and (asked_before is None or recipe.recovery.streams)
 
 
 def _fuses_streamed(recipe: Recipe) -> bool:

@@ -9,7 +9,8 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.finish import finish
 from fusegpt.pruning.position import Position, PrunedStep
 from fusegpt.pruning.recipe import Recipe
-from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.scoring import score_step
+from fusegpt.pruning.step import fuse_step
 from fusegpt.pruning.whole_periods import check_count
 from fusegpt.recovery.healing.answers import AnswersFile
 

@@ -18,7 +18,7 @@ from fusegpt.models.surgery.sublayer_removal import (
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.units import Unit
 
-__all__ = ["candidates", "check_run", "select", "select_run"]
+__all__ = ["able_runs", "candidates", "check_run", "select", "select_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def candidates(model: Model, recipe: Recipe, windows: Tensor) -> list[Unit]:
     """Units that are not protected and that the data run through (decisions D4, D24).
 
     A unit without which none of its kind would be left is none of them; which run of neighbours
-    may go is ``select_run``'s to say.
+    may go is ``able_runs``'s to say.
 
     Raises:
         ArchitectureError: The model's blocks have no attentions and mlps that can be told apart.
@@ -96,11 +96,30 @@ def select(units: Sequence[Unit], scores: Sequence[float]) -> Unit:
     return min(zip(scores, units, strict=True))[1]
 
 
+def able_runs(model: Model, runs: Sequence[Sequence[Unit]], starts: Sequence[int]) -> list[int]:
+    """Return the places of the runs after which every kind of block is still there.
+
+    Args:
+        model: As pruned so far.
+        runs: All runs of neighbours.
+        starts: Places of those to choose from.
+
+    Raises:
+        ArchitectureError: There are none.
+    """
+    able = [start for start in starts if not last_blocks_of_their_kind(model, runs[start])]
+    if not able:
+        raise ArchitectureError(
+            f"every run of {len(runs[0])} blocks holds the last one of its kind, which must stay;"
+            " lower the sparsity, or use selection 'iterative'"
+        )
+    return able
+
+
 def select_run(
     units: Sequence[Unit],
     scores: Sequence[float],
     count: int,
-    model: Model | None = None,
     starts: Sequence[int] | None = None,
 ) -> list[Unit]:
     """Return the run of ``count`` neighbours with the lowest score; among equals the first.
@@ -108,23 +127,13 @@ def select_run(
     Args:
         units: All that may go, in order.
         scores: ``[units - count + 1]``, each of the run that starts at the unit of its place.
-        count: Units in a run.
-        model: If given, runs without which a kind of block would be gone are passed over.
+        count: Number of units in a run.
         starts: Places of the runs to choose from; None: all.
 
     Raises:
-        ArchitectureError: Every run would leave a kind of block without one.
         NumericsError: A score is NaN; the message names the first unit of the run.
     """
     able = list(range(len(scores)) if starts is None else starts)
-    if model is not None:
-        runs = {start: units[start : start + count] for start in able}
-        able = [start for start in able if not last_blocks_of_their_kind(model, runs[start])]
-    if not able:
-        raise ArchitectureError(
-            f"every run of {count} blocks holds the last one of its kind, which must stay;"
-            " lower the sparsity, or use selection 'iterative'"
-        )
     chosen = select([units[start] for start in able], [scores[start] for start in able])
     start = units.index(chosen)
     return list(units[start : start + count])

@@ -1,139 +1,29 @@
-"""One step of Algorithm 1: score every remaining unit, take out the least important, recover."""
+"""One step of Algorithm 1 after the scoring: take out the least important unit, and recover."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from fusegpt.data.masked import unpadded
 from fusegpt.errors import DataError
-from fusegpt.importance import METRICS
-from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
-from fusegpt.models.structure.passes import counting_passes
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import rerank
-from fusegpt.pruning.select import candidates, check_run, select, select_run
-from fusegpt.pruning.suits import check_masks, check_suits
-from fusegpt.pruning.whole_periods import runs_that_fit, units_that_fit
+from fusegpt.pruning.suits import check_masks
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import NoRecovery
-from fusegpt.results.records import SPENT, Removal, ScoredUnit, Scores, Training
+from fusegpt.results.records import SPENT, Removal, Scores, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
-from fusegpt.work import Scoring
 
-__all__ = ["fuse_step", "score_step"]
+__all__ = ["fuse_step"]
 
 logger = logging.getLogger(__name__)
-
-
-def score_step(
-    model: Model,
-    recipe: Recipe,
-    windows: Tensor,
-    earlier: Scores | None = None,
-    count: int = 1,
-) -> Scores:
-    """Score every remaining unit that may go.
-
-    Args:
-        model: As pruned so far. Unchanged.
-        recipe: Names the metric, its settings, the selection and the protected units.
-        windows: Calibration token ids ``[sequences, length]`` int64.
-        earlier: What this function returned for the first step; a ``one_shot`` selection scores
-            only once and keeps those scores.
-        count: Units that a ``contiguous`` selection takes at once; every other takes one.
-
-    Returns:
-        A record: metric, settings, ``units`` (granularity, index, score, high = keep) and the
-        ``selected`` unit, seconds and peak memory. With a contiguous selection, each score is that
-        of the run that starts at its unit, and ``selected_units`` are the whole chosen run.
-
-    Raises:
-        ArchitectureError: A contiguous selection, and the units are no neighbours; or, before the
-            first step, the recovery cannot work on this model.
-        ConfigError: Too many units are protected.
-        NumericsError: A score is NaN or infinite.
-    """
-    if not model.removed:
-        check_suits(model, recipe, windows)
-    units = candidates(model, recipe, windows)
-    contiguous = recipe.selection == "contiguous"
-    run = count if contiguous else 1
-    if contiguous:
-        check_run(model, recipe, units, run)
-        runs = [units[start : start + run] for start in range(len(units) - run + 1)]
-        starts = runs_that_fit(model, recipe, runs)
-    else:
-        fitting = units_that_fit(model, recipe, units)
-    with Timer() as timer:
-        if recipe.selection == "one_shot" and earlier is not None:
-            known = {row.unit: row for row in earlier.units}
-            rows = [known[unit] for unit in units if unit in known]
-        else:
-            rows = _rows(model, recipe, windows, units, run)
-    if contiguous:
-        chosen = select_run(units, [row.score for row in rows], run, model, starts)
-    else:
-        rows = [row for row in rows if row.unit in fitting]
-        chosen = [select([row.unit for row in rows], [row.score for row in rows])]
-    return Scores.model_validate(
-        {
-            "kind": "scores",
-            "step": len(model.removed) + run,
-            "metric": recipe.metric,
-            "settings": recipe.importance.own(),
-            "units": rows,
-            "selected": chosen[0],
-            **({"selected_units": chosen} if contiguous else {}),
-            "seconds": round(timer.seconds, 3),
-            "memory_gib": round(peak_memory_gib(), 3),
-        }
-    )
-
-
-def _rows(
-    model: Model, recipe: Recipe, windows: Tensor, units: Sequence[Unit], run: int
-) -> list[ScoredUnit]:
-    """Score now: one row a unit, or a run of them, with what else the metric says about it."""
-    metric = METRICS[recipe.metric]
-    details: dict[str, Tensor] = {}
-    known: dict[str, Any] = {"seed": recipe.seed, "run": run, "details": details}
-    if recipe.importance.reference == "original":
-        known["original"] = load_original(model)
-    given = {name: value for name, value in known.items() if name in recipe.importance.takes}
-    pieces = unpadded(windows, recipe.calibration.batch_size)
-    total = _passes(model, recipe, units, len(windows))
-    with counting_passes(model, recipe.metric, total):
-        scores = metric.load()(model, pieces, units, recipe.importance, **given).tolist()
-    more = {
-        name: [value if math.isfinite(value) else None for value in values.tolist()]
-        for name, values in details.items()
-    }
-    return [
-        ScoredUnit.model_validate(
-            {**unit.to_json(), "score": score, **{name: of[place] for name, of in more.items()}}
-        )
-        for place, (unit, score) in enumerate(zip(units[: len(scores)], scores, strict=True))
-    ]
-
-
-def _passes(model: Model, recipe: Recipe, units: Sequence[Unit], windows: int) -> int | None:
-    """How many block forward passes the metric makes of all windows; None: it does not say."""
-    blocks, sublayers = len(model.kept), recipe.granularity != "block"
-    places = [model.position(unit.index) for unit in units]
-    without_each = blocks + sum(blocks - place - (not sublayers) for place in places)
-    counts = (model.num_blocks, blocks, len(units), places[0], without_each, sublayers)
-    passes = recipe.importance.passes(Scoring(*counts))
-    return None if passes is None else round(passes.forward * windows)
 
 
 def fuse_step(

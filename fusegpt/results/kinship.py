@@ -11,10 +11,11 @@ from fusegpt.results.base import Record
 from fusegpt.results.files import Parent
 from fusegpt.results.models import Checkpoint
 from fusegpt.results.records import Scores, Start, Step
+from fusegpt.results.shards import PartialScores
 
 __all__ = ["misplaced", "parents_of"]
 
-FROM_BEFORE = (at.scores, at.manifest)
+FROM_BEFORE = (at.scores, at.scores_part, at.manifest)
 """Records of a step, whose parent is a step before it."""
 
 
@@ -35,7 +36,7 @@ def misplaced(found: at.Found, record: Record, results: Path) -> Iterator[str]:
     """
     recipe = found.names.get("recipe")
     said = getattr(record, "recipe_id", None) if isinstance(record, Checkpoint) else None
-    said = record.recipe if isinstance(record, Scores | Start | Step) else said
+    said = record.recipe if isinstance(record, Scores | PartialScores | Start | Step) else said
     if None not in (recipe, said) and said != recipe:
         yield f"{found.path}: must be of recipe {recipe}, is of {said}"
     step = getattr(record, "step", None)

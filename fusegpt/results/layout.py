@@ -44,6 +44,7 @@ __all__ = [
     "checkpoint_directory",
     "delta",
     "dense_scores",
+    "dense_scores_part",
     "evaluation",
     "figure",
     "generated",
@@ -53,6 +54,7 @@ __all__ = [
     "measured",
     "model_directory",
     "parse",
+    "parts",
     "patterns",
     "published",
     "recipe",
@@ -61,6 +63,7 @@ __all__ = [
     "resume",
     "run_directory",
     "scores",
+    "scores_part",
     "slice_card",
     "slice_directory",
     "sliced",
@@ -107,6 +110,12 @@ generated = _below("generated/{model}/{generated}.parquet")
 """Texts that a dense model wrote itself, as token ids."""
 dense_scores = _below("scores/{model}/{scores}.json")
 """The importance of each unit of a dense model, for all recipes that score it alike."""
+parts = _below("parts")
+"""Everything below it is there only until it is added up."""
+dense_scores_part = _below("parts/{model}/{scores}/{shard}.json")
+"""What a part of the windows adds to the scores of a dense model."""
+scores_part = _below("parts/{model}/{recipe}/step-{k}/{shard}.json")
+"""What a part of the windows adds to the scores before a step."""
 
 answers_directory = _below("answers/{model}/{answers}")
 answers = _below(f"answers/{{model}}/{{answers}}/{ANSWERS}")
@@ -148,6 +157,7 @@ report = _below("report.html")
 
 PATTERNS = (
     *(source, model_directory, windows, generated, dense_scores, answers, answers_directory),
+    *(scores_part, dense_scores_part, parts),
     *(recipe, scores, manifest, delta, training, resume, trials, step_directory, run_directory),
     *(checkpoint, checkpoint_card, checkpoint_directory),
     *(sliced, slice_card, slice_directory),

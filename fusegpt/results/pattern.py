@@ -13,7 +13,7 @@ __all__ = ["FOLDER", "Found", "Pattern", "is_leftover", "leftovers"]
 
 FOLDER = "results"
 WILDCARD = re.compile(r"\{(\w+)\}")
-FORMS = {"k": r"\d{3,}", "place": r"(?:step-\d{3,}|sparsity-[^/]+)"}
+FORMS = {"k": r"\d{3,}", "shard": r"\d+-of-\d+", "place": r"(?:step-\d{3,}|sparsity-[^/]+)"}
 LEFTOVER = re.compile(r".+\.tmp-[0-9a-f]{32}")
 
 

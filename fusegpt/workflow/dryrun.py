@@ -41,7 +41,11 @@ class Job:
 
 
 def jobs(
-    plan: Plan, config: Mapping[str, Any], directory: Path, workflow: Path | None = None
+    plan: Plan,
+    config: Mapping[str, Any],
+    directory: Path,
+    workflow: Path | None = None,
+    shards: int = 1,
 ) -> list[Job]:
     """Every job of the workflow, from Snakemake's summary of the files that it makes.
 
@@ -50,6 +54,7 @@ def jobs(
         config: The merged configuration.
         directory: Where results lie; made if it is not there.
         workflow: A Snakefile that imports this project's rules under their names; None: ours.
+        shards: How many jobs share the calibration windows.
 
     Raises:
         ConfigError: Snakemake refuses; its last line says why.
@@ -62,6 +67,7 @@ def jobs(
             *(sys.executable, "-m", "snakemake", "--summary", "--nocolor", "--cores", "1"),
             *("--snakefile", str(workflow or snakefile()), "--directory", str(directory)),
             *("--configfile", str(file), "--nolock"),
+            *(("--set-scatter", f"score={shards}") if shards > 1 else ()),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -78,6 +84,8 @@ def _of_runs(plan: Plan, found: Iterable[Job]) -> Iterator[Job]:
             _, recipe, step = shared[job.wildcards["scores"]]
             run = {"model": job.wildcards["model"], "recipe": recipe, "k": f"{step:03d}"}
             yield Job("score", run, job.waits)
+        elif job.rule == "score_dense_part":
+            yield Job("score_part", job.wildcards, job.waits)
         else:
             yield job
 

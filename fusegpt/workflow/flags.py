@@ -17,6 +17,7 @@ __all__ = [
     "Flags",
     "answers_flag",
     "dense_flag",
+    "dense_model_flags",
     "directory_of",
     "finetune_flag",
     "selection_flags",
@@ -127,8 +128,17 @@ def _as_it_is(value: str, wildcards: Any) -> str:
 
 
 def selection_flags(wildcards: Any, input: Any) -> list[str]:
-    """``--first-scores FILE``, or nothing."""
-    return ["--first-scores", *input.first] if input.first else []
+    """``--first-scores FILE``, or ``--part FILE`` for each part of the scores, or nothing."""
+    return ["--first-scores", *input.first] if input.first else _parts(input)
+
+
+def dense_model_flags(wildcards: Any, input: Any) -> list[str]:
+    """The directory of the model that is scored, and ``--part FILE`` for each part."""
+    return [model_directory(wildcards, input), *_parts(input)]
+
+
+def _parts(input: Any) -> list[str]:
+    return [word for file in input.parts for word in ("--part", file)]
 
 
 def finetune_flag(wildcards: Any, input: Any) -> list[str]:

@@ -24,6 +24,7 @@ QUIET_SECONDS = 3600.0
 
 KINDS = (
     *(at.model_directory, at.windows, at.generated, at.answers_directory, at.dense_scores),
+    *(at.scores_part, at.dense_scores_part),
     *(at.run_directory, at.step_directory),
     *(at.checkpoint_directory, at.slice_directory, at.card, at.evaluation),
     *(at.table, at.table_record, at.figure),

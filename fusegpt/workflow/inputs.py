@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fusegpt.importance import METRICS
+from fusegpt.pruning.definition import Recipe
 from fusegpt.results import layout as at
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
@@ -13,7 +15,7 @@ from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together
 
-__all__ = ["Inputs", "point_of"]
+__all__ = ["Inputs", "in_one_job", "point_of", "shards_of"]
 
 
 def point_of(wildcards: Any) -> Point:
@@ -33,13 +35,24 @@ class Inputs:
     Attributes:
         plan: Everything that is to be computed.
         shared: Whether jobs see each other's files; if not, each gets only its declared inputs.
+        shards: How many jobs share the windows of new scores.
+        recorded: Says which inputs a file was made from; None: it was not made yet.
         dense_scores: Scores of dense models by id, each with the first recipe and step that need
             them.
     """
 
-    def __init__(self, plan: Plan, *, shared: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        shared: bool = True,
+        shards: int = 1,
+        recorded: Callable[[str], Sequence[str] | None] = lambda file: None,
+    ) -> None:
         self.plan = plan
         self.shared = shared
+        self.shards = shards
+        self.recorded = recorded
         self.dense_scores = all_dense_scores(plan)
         self._dense_scores_of = functools.cache(functools.partial(dense_scores, plan))
 
@@ -88,6 +101,31 @@ class Inputs:
         """What importance, or the signal of a width, is measured on."""
         windows = self.plan.windows_of(wildcards.recipe, "calibration")
         return at.windows(model=wildcards.model, windows=windows.id)
+
+    def parts_of_scores(self, wildcards: Any) -> list[str]:
+        """What the scores before a step are added up from; nothing where one job scores."""
+        names = {"model": wildcards.model, "recipe": wildcards.recipe, "k": wildcards.k}
+        recipe = self.plan.recipes[wildcards.recipe]
+        if recipe.selection == "one_shot":  # which keeps the first scores
+            return []
+        return self._parts(at.scores(**names), at.scores_part, names, recipe)
+
+    def parts_of_dense_scores(self, wildcards: Any) -> list[str]:
+        """What the scores of a dense model are added up from; nothing where one job scores."""
+        names = {"model": wildcards.model, "scores": wildcards.scores}
+        recipe = self.dense_scores[wildcards.scores][0].recipe
+        return self._parts(at.dense_scores(**names), at.dense_scores_part, names, recipe)
+
+    def _parts(
+        self, scores: str, part: at.Pattern, names: Mapping[str, str], recipe: Recipe
+    ) -> list[str]:
+        """The parts that scores were made from, or are to be: that number is no reason to rerun."""
+        before = self.recorded(scores)
+        if before is not None:
+            return [file for file in before if file.startswith(f"{at.parts}/")]
+        number = shards_of(recipe, self.shards)
+        shards = [f"{shard}-of-{number}" for shard in range(1, number + 1)]
+        return [part(shard=shard, **names) for shard in shards] if number > 1 else []
 
     def finetune_windows(self, wildcards: Any) -> list[str]:
         """What a step tunes on; nothing for a recovery that does not train, or not yet."""
@@ -182,6 +220,21 @@ class Inputs:
 
     def _dense_model(self, wildcards: Any) -> list[str]:
         return [] if wildcards.recipe == DENSE else [at.source(model=wildcards.model)]
+
+
+def shards_of(recipe: Recipe, asked: int) -> int:
+    """Return how many jobs share a recipe's calibration windows: no more than it has batches."""
+    if not METRICS[recipe.metric].adds_up(recipe.importance):
+        return 1
+    spec = recipe.calibration
+    return asked if spec.rows is not None else min(asked, -(-spec.sequences // spec.batch_size))
+
+
+def in_one_job(plan: Plan) -> list[str]:
+    """Return the metrics of a plan that must see all windows in one job."""
+    recipes = [recipe for recipe in plan.recipes.values() if not recipe.slices]
+    reading = [(recipe.metric, recipe.importance) for recipe in recipes if recipe.importance.reads]
+    return sorted({name for name, chosen in reading if not METRICS[name].adds_up(chosen)})
 
 
 def _files(entries: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:

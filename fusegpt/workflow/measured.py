@@ -47,6 +47,8 @@ class Measured:
     def seconds(self, job: Job) -> float | None:
         """How long a job will take; ``None``: nothing like it was measured here."""
         model = job.wildcards.get("model", "")
+        if job.rule == "score_part":  # its seconds are those of the scores
+            return 0.0
         if job.rule not in ("score", "fuse"):
             return self._median_of_others(job)
         recipe = self.plan.recipes[job.wildcards["recipe"]]

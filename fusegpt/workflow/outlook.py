@@ -30,6 +30,7 @@ def outlook(
     device: str,
     tflops: float | None = None,
     workflow: Path | None = None,
+    shards: int = 1,
 ) -> dict[str, Any]:
     """What an experiment needs, as a table of plain values.
 
@@ -40,8 +41,9 @@ def outlook(
         device: Whose past seconds count: ``cpu`` or ``cuda``.
         tflops: A rate to turn counted FLOPs into hours by, in 10^12 per second.
         workflow: A Snakefile that imports this project's rules under their names; None: ours.
+        shards: How many jobs share the calibration windows.
     """
-    every = jobs(plan, config, directory, workflow)
+    every = jobs(plan, config, directory, workflow, shards)
     measured = Measured(directory, plan, device)
     seconds = [(job, measured.seconds(job)) for job in every if job.waits]
     waiting, known = Counter(job.rule for job, _ in seconds), Counter(job.rule for job in every)
@@ -77,8 +79,8 @@ def _position(rule: str) -> tuple[int, str]:
 
 
 RULES = (
-    *("fetch", "generate", "sample", "start", "score", "take_scores", "fuse", "merge"),
-    *("answers", "finish", "slice"),
+    *("fetch", "generate", "sample", "start", "score_part", "score", "take_scores", "fuse"),
+    *("merge", "answers", "finish", "slice"),
     *("evaluate", "card", "table", "figure", "report"),
 )
 """The order in which jobs are listed; rules that a workflow adds come last."""

@@ -20,6 +20,7 @@ from fusegpt.results.kinship import misplaced, parents_of
 from fusegpt.results.models import Evaluation, Stored, Table, read_checkpoint
 from fusegpt.results.point import Place
 from fusegpt.results.records import AnswersRecord, Scores, Training, Trials, read_manifest
+from fusegpt.results.shards import PartialScores
 from fusegpt.results.unfinished import check_unfinished
 
 __all__ = ["Verified", "verify"]
@@ -30,6 +31,8 @@ READERS: dict[at.Pattern, Callable[[Path], Record]] = {
     at.source: functools.partial(read, model=Source),
     at.dense_scores: functools.partial(read, model=Scores),
     at.scores: functools.partial(read, model=Scores),
+    at.scores_part: functools.partial(read, model=PartialScores),
+    at.dense_scores_part: functools.partial(read, model=PartialScores),
     at.answers: functools.partial(read, model=AnswersRecord),
     at.manifest: read_manifest,
     at.checkpoint: read_checkpoint,

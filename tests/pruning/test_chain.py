@@ -10,10 +10,11 @@ from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.models.checkpoints.load import load
-from fusegpt.pruning.jobs import fuse_model, merge_model, score_model
+from fusegpt.pruning.jobs import fuse_model, merge_model
 from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.score_jobs import score_model
+from fusegpt.pruning.scoring import score_step
 from fusegpt.pruning.start import write_start
-from fusegpt.pruning.step import score_step
 from fusegpt.results.history import fused_map, read_history
 from fusegpt.results.records import Removal
 from fusegpt.units import Unit

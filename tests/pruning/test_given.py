@@ -14,7 +14,7 @@ from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import recipe_of_blocks, resolve
-from fusegpt.pruning.step import score_step
+from fusegpt.pruning.scoring import score_step
 from fusegpt.units import Unit, listed_units
 from fusegpt.workflow.json_schema import recipe_schema
 from tests import tiny

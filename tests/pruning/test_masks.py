@@ -11,7 +11,7 @@ from fusegpt.errors import DataError
 from fusegpt.importance import METRICS
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
-from fusegpt.pruning.step import score_step
+from fusegpt.pruning.scoring import score_step
 from fusegpt.pruning.suits import check_masks
 from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.causal import batch_losses

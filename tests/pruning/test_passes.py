@@ -4,7 +4,7 @@ import pytest
 
 from fusegpt.importance import METRICS
 from fusegpt.models.structure.passes import counting_passes
-from fusegpt.pruning import step
+from fusegpt.pruning import scoring
 from fusegpt.pruning.recipe import resolve
 from tests import tiny
 
@@ -27,10 +27,10 @@ def test_every_metric_makes_as_many_passes_as_it_says(metric, granularity, monke
         def __exit__(self, *error):
             return self.context.__exit__(*error)
 
-    monkeypatch.setattr(step, "counting_passes", Kept)
+    monkeypatch.setattr(scoring, "counting_passes", Kept)
     settings = {"importance": {"metric": metric}, "recovery": {"method": "none"}}
     recipe = resolve("by_hand", settings | {"granularity": granularity, "dtype": "float32"})
     model = tiny.model("llama")
-    step.score_step(model, recipe, WINDOWS)
+    scoring.score_step(model, recipe, WINDOWS)
     (pace,) = paces
     assert pace.total is None or pace.done == pace.total, (pace.done, pace.total)

@@ -10,7 +10,7 @@ from fusegpt.models.model import Model
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.reach import check_reach
 from fusegpt.pruning.recipe import resolve
-from fusegpt.pruning.step import score_step
+from fusegpt.pruning.scoring import score_step
 from tests import tiny
 
 

@@ -8,7 +8,8 @@ from fusegpt.errors import ConfigError, DataError
 from fusegpt.pruning import rerank as rerank_module
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import load_recipe, resolve
-from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.scoring import score_step
+from fusegpt.pruning.step import fuse_step
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.units import Unit
 from tests import tiny

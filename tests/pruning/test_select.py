@@ -11,8 +11,9 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.scoring import score_step
 from fusegpt.pruning.select import check_run, select, select_run
-from fusegpt.pruning.step import fuse_step, score_step
+from fusegpt.pruning.step import fuse_step
 from fusegpt.units import Unit
 from tests import tiny
 

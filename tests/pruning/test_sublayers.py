@@ -17,8 +17,8 @@ from fusegpt.models.model import Model
 from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
+from fusegpt.pruning.scoring import score_step
 from fusegpt.pruning.select import candidates
-from fusegpt.pruning.step import score_step
 from fusegpt.units import Unit
 from fusegpt.workflow.describe import as_text, describe
 from tests import tiny

@@ -11,7 +11,7 @@ from fusegpt.models.structure.kinds import off_formula
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import load_recipe, resolve
-from fusegpt.pruning.step import score_step
+from fusegpt.pruning.scoring import score_step
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.patterns import check_patterns
 from tests import tiny

@@ -13,6 +13,7 @@ NAMES = {
     "model": "tiny",
     "recipe": "fusegpt-01234567",
     "k": "007",
+    "shard": "2-of-4",
     "sparsity": "0.25",
     "part": "0123456789abcdef",
     "place": "step-007",

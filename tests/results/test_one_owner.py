@@ -16,7 +16,9 @@ FILES = [
     *ROOT.glob("rules/*.smk"),
     ROOT / "Snakefile",
 ]
-FOLDERS = "models|data|scores|runs|answers|checkpoints|slices|cards|evaluations|tables|figures"
+FOLDERS = (
+    "models|data|scores|parts|runs|answers|checkpoints|slices|cards|evaluations|tables|figures"
+)
 NAMES = (
     *(layout.SOURCE, layout.MANIFEST, layout.CHECKPOINT, layout.SCORES, layout.DELTA),
     *(layout.TRAINING, layout.RESUME, layout.TRIALS, layout.RECIPE),

@@ -208,6 +208,16 @@ def test_the_plan_of_a_longer_sweep_tells_new_from_there(finished):
     }
 
 
+def test_the_plan_counts_the_jobs_that_share_windows(finished):
+    finished.study["sparsities"] = [0.25, 0.5]
+    finished.study["settings"]["calibration"]["batch_size"] = 1
+
+    notes = outlook(finished, "--json", "--shards", "2")
+
+    shared = notes["jobs"]["score_part"]["to_run"]
+    assert shared == 2 * notes["jobs"]["score"]["to_run"] > 0
+
+
 def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
     text = outlook(finished)
 

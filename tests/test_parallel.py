@@ -54,6 +54,7 @@ def test_parts_follow_each_other_and_values_are_the_same_everywhere(computed):
     assert [found["agreed"] for found in computed] == ["of 0"] * 2
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path, capfd):
     with pytest.raises(NumericsError, match="loss is nan at step 3"):
         run("fail", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ def convert(
 
     try:
         # de-quantise in float32: half-precision arithmetic would round scale times code twice
-        with _quiet():
+        with _quiet(), _read_once():
             loaded = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32
             )
@@ -100,6 +101,22 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
     backend = tokenizer.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers share one header among config, tokenizer and weights.
+
+    It would read the header for each, and make the table of tensor names for each module.
+    """
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    vars(gguf).update({name: functools.cache(function) for name, function in own.items()})
+    try:
+        yield
+    finally:
+        vars(gguf).update(own)
 
 
 @contextmanager

@@ -139,6 +139,20 @@ def test_converting_twice_gives_the_same_bytes(file, tmp_path):
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
 
 
+def test_the_header_is_read_once_and_the_reader_is_left_as_it_was(file, tmp_path, monkeypatch):
+    made = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path, mode="r"):
+            made.append(path)
+            super().__init__(path, mode)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    converted(file, tmp_path / "m")
+    assert made == [str(file)]
+    assert gguf.GGUFReader is Reader
+
+
 def test_the_entry_overrides_the_configuration(file, tmp_path):
     directory = converted(file, tmp_path / "m", config={"rms_norm_eps": 1e-6})
     assert json.loads((directory / "config.json").read_text())["rms_norm_eps"] == 1e-6

@@ -180,6 +180,7 @@ def test_from_nothing_the_language_model_is_fetched_and_the_other_built_once(tmp
     assert (planned["fetch"], planned["build_llava"], planned["fuse"]) == (1, 1, 27)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_jobs_of_a_workflow_that_imports_ours(tmp_path):
     files = [str(EXAMPLE / "experiments.yaml"), "--snakefile", str(EXAMPLE / "Snakefile")]
     done = CliRunner().invoke(fusegpt_command, ["plan", *files, "--directory", str(tmp_path)])

@@ -11,6 +11,7 @@ from fusegpt.importance.shapley import shapley
 from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 LOGITS = Shapley(target="logits")
 
@@ -67,7 +68,7 @@ def test_leave_one_out_is_exact(model, target):
     torch.testing.assert_close(scores, enumerated(model, tokens, 1, target), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["loss", "logits"])
+@pytest.mark.parametrize("target", ["loss", slow("logits")])
 def test_sampled_sub_networks_approach_the_enumeration_of_all(model, target):
     tokens = tiny.ids(2, 10)
     exact = enumerated(model, tokens, 2, target)

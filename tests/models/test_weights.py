@@ -16,6 +16,7 @@ from fusegpt.models.stored import Stored, stored_in
 from fusegpt.runtime import quiet
 from tests import tiny
 from tests.models.test_chain import link
+from tests.quick import slow
 
 MIB = 2**20
 
@@ -34,8 +35,17 @@ def reads(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("family", tiny.each())
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "family, dtype",
+    [
+        ("llama", "float32"),
+        *(
+            (name, "bfloat16") if name in tiny.REPRESENTATIVES else slow(name, "bfloat16")
+            for name in tiny.FAMILIES
+        ),
+        *(slow(name, "float32") for name in tiny.FAMILIES if name != "llama"),
+    ],
+)
 def test_a_model_is_loaded_as_transformers_loads_it(family, dtype, tmp_path):
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # transformers' own, e.g. about slow kernels

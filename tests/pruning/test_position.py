@@ -13,7 +13,7 @@ from fusegpt.pruning.jobs import prune_model
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery import training
 from fusegpt.signals import stoppable
-from tests.quick import each
+from tests.quick import each, slow
 
 SMALL = {"epochs": 2, "batch_size": 4, "group_size": 2, "rank": 2, "lora_rank": 2}
 FUSION = {"importance": {"metric": "macro_influence"}, "recovery": {"method": "fusion", **SMALL}}
@@ -99,7 +99,7 @@ def test_a_signal_inside_a_tuning_loses_no_optimiser_step(pruned, tmp_path, monk
     assert pruned("each_step", "out") == whole
 
 
-@pytest.mark.parametrize("change", ["recipe", "model", "windows", "bit", "record"])
+@pytest.mark.parametrize("change", ["recipe", slow("model"), "windows", "bit", slow("record")])
 def test_what_belongs_to_something_else_is_not_taken_over(
     change, pruned, strong_llama_dir, windows_file, tmp_path, monkeypatch, caplog
 ):

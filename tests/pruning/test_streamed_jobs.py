@@ -16,6 +16,7 @@ from fusegpt.cli import run
 from fusegpt.models.stored import stored_in
 from fusegpt.results.history import read_history
 from tests import tiny
+from tests.quick import slow
 
 FUSION = {"method": "fusion", "group_size": 2, "rank": 2, "lora_rank": 2, "epochs": 1}
 FUSION |= {"batch_size": 2, "learning_rate": 1e-2}
@@ -67,7 +68,7 @@ def units(manifest):
     return json.loads(manifest.with_name("scores.json").read_text())["units"]
 
 
-@pytest.mark.parametrize("teacher", ["current", "original"])
+@pytest.mark.parametrize("teacher", [slow("current"), "original"])
 def test_a_chain_of_streamed_steps_leaves_the_same_bytes(
     strong_llama_dir, windows_file, tmp_path, teacher
 ):

@@ -16,6 +16,7 @@ from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.finish import Distill, Full, LoraFinish
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import each
 
 FAST = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2}
 ALL = {"full": Full, "lora": LoraFinish, "distill": Distill}
@@ -92,7 +93,7 @@ def test_gaps_are_the_blocks_beside_removed_ones(windows, answered):
         assert torch.equal(before[key], value) != ("layers" in key and block in "12"), key
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", each(ALL, quick=("full", "distill")))
 def test_chunks_and_micro_batches_change_rounding_only(name, windows, answered):
     models = [pruned() for _ in range(2)]
     for model, (chunk, size) in zip(models, ((256, 4), (2, 1)), strict=True):
@@ -110,7 +111,7 @@ def test_computing_states_again_changes_no_bit(windows, answered):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", each(ALL, quick=("full", "distill")))
 def test_a_killed_finish_ends_with_the_same_bits(name, windows, answered, tmp_path):
     class Killed(Exception):
         pass

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
+from tests.quick import slow
 from tests.reports.conftest import EXPERIMENT, RECIPES, SLICED, make_results, write_checkpoint
 
 RUN = f"runs/tiny/{RECIPES['fusegpt']}/step-004"
@@ -37,7 +38,7 @@ def page(folder):
     return ["report", *asked, "--output", str(folder / "report.html")]
 
 
-@pytest.mark.parametrize("damage", ["[]", "without", "wrong"])
+@pytest.mark.parametrize("damage", [slow("[]"), "without", "wrong"])
 @pytest.mark.parametrize(
     ("verb", "file", "field"),
     [

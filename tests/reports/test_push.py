@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from fusegpt.artifacts import file_record, write_json
 from fusegpt.cli import fusegpt_command, run
+from tests.quick import slow
 from tests.reports.hub import fake_hub
 from tests.reports.test_card import INFO, ROW, card_of
 
@@ -127,9 +128,11 @@ def test_what_may_not_be_published_is_refused_in_one_line_and_nothing_is_sent(
 @pytest.mark.parametrize(
     ("refused", "status", "message"),
     [
-        ("/api/repos/create", 401, "401, not allowed; log in with hf auth login, or set HF_TOKEN"),
+        slow(
+            "/api/repos/create", 401, "401, not allowed; log in with hf auth login, or set HF_TOKEN"
+        ),
         ("/commit/", 400, "someone/pruned: the hub did not take it: "),
-        ("/store/", 403, "403, not allowed"),
+        slow("/store/", 403, "403, not allowed"),
     ],
 )
 def test_a_refusal_of_the_hub_is_one_line(hub, checkpoint, refused, status, message):

@@ -22,7 +22,8 @@ def remote(tmp_path):
     config = {
         "model_type": "marked",
         "architectures": ["MarkedForCausalLM"],
-        "num_hidden_layers": 2,
+        **{"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 8, "vocab_size": 8},
+        **{"num_attention_heads": 1, "num_key_value_heads": 1},
         "auto_map": {
             "AutoConfig": "marked.MarkedConfig",
             "AutoModelForCausalLM": "marked.MarkedForCausalLM",

@@ -172,6 +172,7 @@ def test_evaluations_share_a_process_only_where_that_changes_nothing(project):
     ]
 
 
+@pytest.mark.slow
 def test_a_recipes_setting_computes_beside_the_old_result(finished):
     before = recipe_ids(finished)
     finished.study["settings"]["recovery"] = {"epochs": 3}

@@ -23,6 +23,7 @@ from fusegpt.recovery import RECOVERIES
 from fusegpt.slicegpt import WIDTHS
 from fusegpt.workflow.json_schema import experiment_schema, recipe_schema
 from fusegpt.workflow.manual import explained, settings_document, settings_of
+from tests.quick import each
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(ROOT.glob("config/recipes/*.yaml"))
@@ -158,7 +159,7 @@ def test_every_setting_has_a_meaning_and_what_it_may_be(method):
         assert setting.allowed and setting.default, setting
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", each(recipe_names(), quick=recipe_names()[::8]))
 def test_a_recipe_is_explained_whole(name):
     recipe = load_recipe(name)
     text = explained(recipe)

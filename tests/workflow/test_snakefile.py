@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
+from tests.quick import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [
@@ -53,9 +54,9 @@ def test_experiments_can_be_planned_from_elsewhere(file, tmp_path):
     ("target", "made", "not_made"),
     [
         ("scores", "take_scores", "merge"),
-        ("checkpoints", "merge", "evaluate"),
+        slow("checkpoints", "merge", "evaluate"),
         ("tables", "table", "figure"),
-        ("report", "report", "card"),
+        slow("report", "report", "card"),
     ],
 )
 def test_named_targets_stop_where_they_say(project, target, made, not_made):

@@ -139,7 +139,7 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
 
     evaluation = lookup(EVALS, entry["eval"], "evaluation")
     bound = bind(evaluation, entry["settings"], f"evaluations.{entry['eval']}")
-    reads = {**entry, "models": models}[bound.reads]
+    reads = {**entry, "models": models, "nothing": {}}[bound.reads]
     return Asked(entry["eval"], bound, reads, output)
 
 

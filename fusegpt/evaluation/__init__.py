@@ -65,6 +65,11 @@ EVALS: dict[str, Evaluation] = {
         measure="fusegpt.evaluation.classification:classification",
         in_parts=True,
     ),
+    "generation": Evaluation(
+        "fusegpt.evaluation.generation:plan",
+        f"{_SETTINGS}:Generation",
+        measure="fusegpt.evaluation.generation:generation",
+    ),
     "speed": Evaluation(
         "fusegpt.evaluation.speed:plan",
         f"{_SETTINGS}:Speed",

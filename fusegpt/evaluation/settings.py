@@ -18,6 +18,7 @@ from fusegpt.registry import suggestion
 __all__ = [
     "Classification",
     "EvaluationSettings",
+    "Generation",
     "Multimodal",
     "Perplexity",
     "Speed",
@@ -54,12 +55,13 @@ class EvaluationSettings(Settings):
 
     Attributes:
         reads: Second argument of the planning function: the configuration's ``corpora``, its
-            ``tasks``, or the places of the model and of the dense model (``models``). An evaluation
-            that reads ``models`` is alone in its process and is measured anew whenever asked for.
+            ``tasks``, the places of the model and of the dense model (``models``), or an empty
+            table (``nothing``). An evaluation that reads ``models`` is alone in its process and is
+            measured anew whenever asked for.
         streams: Whether it also works where weights are read block by block.
     """
 
-    reads: ClassVar[Literal["corpora", "tasks", "models"]] = "corpora"
+    reads: ClassVar[Literal["corpora", "tasks", "models", "nothing"]] = "corpora"
     streams: ClassVar[bool] = False
 
     def corpus_read(self) -> tuple[str, str] | None:
@@ -144,6 +146,24 @@ class ZeroShot(EvaluationSettings):
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ConfigError(f"{where}.tasks: lm-eval has no task {name!r:.80}{hint}")
+
+
+class Generation(EvaluationSettings):
+    """Greedy answers to small questions that are made up: copying, looking up, sums, brackets."""
+
+    reads: ClassVar[Literal["nothing"]] = "nothing"
+
+    tasks: list[Literal["copying", "looking_up", "adding", "closing"]] = Field(
+        default=["copying", "looking_up", "adding", "closing"],
+        min_length=1,
+        description="What is asked: eight words again; which of four numbers a word was given; sums"
+        " of two digits; the brackets that close three open ones.",
+    )
+    items: PositiveInt = Field(default=200, description="Number of questions of each task.")
+    shots: NonNegativeInt = Field(
+        default=3, description="Number of solved examples before each question."
+    )
+    seed: NonNegativeInt = Field(default=0, description="Seed of all questions.")
 
 
 class Multimodal(EvaluationSettings):

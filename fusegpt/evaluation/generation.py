@@ -1,0 +1,139 @@
+"""Generation: whether a model writes the one right answer to small made-up questions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusegpt.data.cutting import PADDING
+from fusegpt.data.tokens import adds_bos, load_tokenizer
+from fusegpt.data.tokens import fingerprint as tokenizer_fingerprint
+from fusegpt.data.window_files import check_ids
+from fusegpt.errors import ConfigError
+from fusegpt.evaluation.items import fingerprint, pack
+from fusegpt.evaluation.made_up import questions
+from fusegpt.evaluation.settings import Generation
+from fusegpt.models.model import Model
+from fusegpt.pace import Pace
+
+__all__ = ["Asked", "generation", "plan"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One task's questions as token ids.
+
+    Attributes:
+        name: Name of the task.
+        rows: Token ids of each question and its answer.
+        answers: Number of the last tokens of each row that are the answer.
+        protocol: All that decides the result besides the model.
+    """
+
+    name: str
+    rows: list[list[int]]
+    answers: list[int]
+    protocol: Mapping[str, Any]
+
+
+def plan(directory: Path, nothing: Mapping[str, Any], settings: Generation) -> list[Asked]:
+    """Make the questions up, before any weight is loaded.
+
+    Args:
+        directory: The model's directory: config and tokenizer.
+        nothing: Empty; no data are read.
+        settings: Which tasks, and how many questions.
+
+    Raises:
+        ArtifactError: No tokenizer in the directory.
+        ConfigError: A task is named twice.
+        DataError: A question is longer than the model's positions.
+    """
+    tokenizer = load_tokenizer(directory)
+    twice = [name for name in settings.tasks if settings.tasks.count(name) > 1]
+    if twice:
+        raise ConfigError(f"tasks: {twice[0]!r} is there twice")
+    opening = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
+    asked = []
+    for name in settings.tasks:
+        made = questions(name, settings.items, settings.shots, settings.seed)
+        prompts, wholes = (
+            [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+            for texts in ([one.prompt for one in made], ["".join(one) for one in made])
+        )
+        rows = [[*opening, *whole] for whole in wholes]
+        sizes = [len(whole) - len(prompt) for whole, prompt in zip(wholes, prompts, strict=True)]
+        longest = max(rows, key=len)
+        check_ids(directory, torch.tensor([longest]), f"{name} for {directory}")
+        protocol = {
+            "harness": "greedy answers to made-up questions",
+            "shots": settings.shots,
+            "seed": settings.seed,
+            "items": fingerprint(one.prompt + one.answer for one in made),
+            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+        }
+        asked.append(Asked(name, rows, sizes, protocol))
+    return asked
+
+
+def generation(model: Model, plan: Sequence[Asked], *, batch_size: int = 8) -> list[dict[str, Any]]:
+    """Measure how often the answer that a model writes greedily is the right one, to its end.
+
+    A greedy answer is right exactly if each of its tokens is the likeliest behind the question and
+    the right tokens before it, so one forward pass tells, and nothing is written token by token.
+
+    Args:
+        model: In eval mode; unchanged on return.
+        plan: From ``plan``.
+        batch_size: Questions at once.
+
+    Returns:
+        A row for each task: task, metric, value, unit, higher_is_better, num_samples, protocol,
+        items (1 for a right answer).
+    """
+    dtype = str(model.dtype).removeprefix("torch.")
+    found = []
+    for asked in plan:
+        right = _right(model, asked, batch_size)
+        value = sum(right) / len(right)
+        found.append(
+            {
+                "task": asked.name,
+                "metric": "exact_match",
+                "value": value,
+                "unit": "fraction",
+                "higher_is_better": True,
+                "num_samples": len(right),
+                "protocol": {**asked.protocol, "dtype": dtype},
+                "items": pack(right, asked.protocol["items"]),
+            }
+        )
+        logger.info("%s: exact_match %.4f on %d questions", asked.name, value, len(right))
+    return found
+
+
+@torch.no_grad()
+def _right(model: Model, asked: Asked, batch_size: int) -> list[float]:
+    """1 for each question that is answered rightly, 0 for the others."""
+    right: list[float] = []
+    with Pace(asked.name, len(asked.rows), "question") as pace:
+        for start in range(0, len(asked.rows), batch_size):
+            rows = asked.rows[start : start + batch_size]
+            ids = torch.full((len(rows), max(map(len, rows))), PADDING)
+            for number, row in enumerate(rows):
+                ids[number, : len(row)] = torch.tensor(row)
+            logits = model.module(**model.inputs(ids), use_cache=False).logits
+            likeliest = logits.argmax(dim=-1).cpu()  # [batch, seq]
+            for number, (row, size) in enumerate(zip(rows, asked.answers[start:], strict=False)):
+                answer = slice(len(row) - size - 1, len(row) - 1)
+                wanted = ids[number, len(row) - size : len(row)]
+                right.append(float(torch.equal(likeliest[number, answer], wanted)))
+            pace.advance(len(rows))
+    return right

@@ -35,6 +35,7 @@ SINGLE = "model.safetensors"
 MOST_BLOCKS = 10_000
 OWN_TYPES: dict[str, Entry] = {
     "fusegpt_sliced": Entry("fusegpt.slicegpt.modeling:SlicedForCausalLM"),
+    "fusegpt_shared": Entry("fusegpt.sharing.modeling:SharedForCausalLM"),
 }
 """Model types of ours: importing the module makes the auto classes of transformers know them."""
 

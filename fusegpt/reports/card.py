@@ -93,8 +93,30 @@ def _undone(record: Checkpoint) -> list[str]:
     return [f"- tunings undone because their loss rose: {undone} of {len(trained)}"] * bool(undone)
 
 
+def _shared(record: Slice) -> list[str]:
+    """Title and facts of a model some of whose blocks compute with other blocks' weights."""
+    count, of = len(record.shared), record.num_blocks
+    opening = (
+        f"Made from {_base(record)}: {count} of {of} blocks compute with the weights of another"
+        " block and small adapters. Every block still runs, so it needs as much arithmetic as the"
+        " dense model."
+    )
+    stored = "once" if record.needs else "for each block anew, so the files are as large as before"
+    pairs = ", ".join(f"{index} with those of {source}" for index, source in record.shared.items())
+    facts = [
+        "## What was shared",
+        f"- blocks: {pairs}",
+        f"- asked for: {record.sparsity} of the blocks",
+        f"- shared matrices are stored {stored}",
+    ]
+    facts += [f"- {escaped(sentence)}" for sentence in record.differs]
+    return [_titled(record, f"{count} of {of} blocks shared", opening), "\n".join(facts)]
+
+
 def _sliced(record: Slice) -> list[str]:
     """Title and facts of a model with a smaller hidden size."""
+    if record.shared:
+        return _shared(record)
     width, hidden = record.width, record.hidden_size
     if width is None or hidden is None:
         title, hidden_states = f"sliced at {record.sparsity}", []

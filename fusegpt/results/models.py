@@ -130,15 +130,16 @@ class Checkpoint(Record):
 
 
 class Slice(Checkpoint):
-    """A directory that transformers loads, of a model whose hidden size was cut.
+    """A directory that transformers loads, of a model whose hidden size was cut, or blocks share.
 
     Attributes:
         needs: What must be imported first; older records leave it out, and all have one form.
-        sparsity: Fraction of the hidden size that was asked to go.
+        sparsity: Fraction of the hidden size that was asked to go, or of the blocks to share.
         hidden_size: Dimensions of the dense model's hidden states; None: the method does not say.
         width: Dimensions that remain between blocks.
         head_width: Dimensions that remain before the head.
         kept_energy: Share of the calibration signal that each cut kept.
+        shared: By the number of a block that computes with another one's weights, that one's.
     """
 
     kind: Literal["slice"]
@@ -148,6 +149,7 @@ class Slice(Checkpoint):
     width: int | None = None
     head_width: int | None = None
     kept_energy: dict[str, float] = Field(default_factory=dict)
+    shared: dict[str, int] = Field(default_factory=dict)
 
 
 class EvaluatedModel(Record):

@@ -1,5 +1,7 @@
 """Width slicing, apart from the depth code: every hidden size becomes smaller, every block stays.
 
+The table also has what shares weights among blocks (``fusegpt.sharing``): blocks stay there, too.
+
 A sliced checkpoint needs one import before plain transformers can load it:
 ``import fusegpt.slicegpt.modeling``.
 """
@@ -33,5 +35,6 @@ WIDTHS: dict[str, Width] = {
         "fusegpt.slicegpt.settings:SliceGpt",
         suits="fusegpt.slicegpt.families:family_of",
     ),
+    "flexigpt": Width("fusegpt.sharing.flexigpt:flexigpt", "fusegpt.sharing.settings:FlexiGpt"),
 }
 """``<name>(model, batches, sparsity, settings, *, seed) -> (Model, record)``."""

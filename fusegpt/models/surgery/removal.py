@@ -71,7 +71,7 @@ def skip(model: Model, units: Sequence[Unit]) -> Iterator[None]:
 
 
 def check_basis(model: Model) -> None:
-    """Refuse a model whose blocks each write another basis than they read.
+    """Refuse a model whose blocks write another basis than they read, or share weights.
 
     Raises:
         ArchitectureError: It is one.
@@ -80,6 +80,11 @@ def check_basis(model: Model) -> None:
         raise ArchitectureError(
             f"{type(model.module).__name__}: each block reads the basis that the one before it"
             " writes, so none can go; remove blocks first, slice then"
+        )
+    if getattr(model.module, "blocks_share_weights", False):
+        raise ArchitectureError(
+            f"{type(model.module).__name__}: blocks compute with each other's weights, so none can"
+            " go; remove blocks first, share then"
         )
 
 

@@ -1,0 +1,188 @@
+"""Blocks that compute with another block's weights: chosen, adapted, stored once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fusegpt.cli import fusegpt_command, run
+from fusegpt.errors import ArchitectureError, ConfigError
+from fusegpt.importance.block_influence import block_influence
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.surgery.removal import remove
+from fusegpt.sharing.flexigpt import closest, flexigpt, left_behind
+from fusegpt.sharing.modeling import SharedLinear, linear_layers
+from fusegpt.sharing.settings import FlexiGpt
+from fusegpt.units import Unit
+from tests import tiny
+
+UNTUNED = FlexiGpt(rank=4, epochs=0)
+EXACT = FlexiGpt(rank=32, epochs=0)
+
+
+@pytest.fixture
+def batches():
+    return [tiny.ids(2, 12, seed=3), tiny.ids(2, 12, seed=4)]
+
+
+def shared_blocks(model):
+    return [i for i, block in enumerate(model.blocks) if "up" in dict(_leaves(block))]
+
+
+def _leaves(block):
+    return ((name.rpartition(".")[2], value) for name, value in block.named_parameters())
+
+
+def test_the_blocks_of_least_influence_are_replaced(batches):
+    scores = block_influence(tiny.model(), batches, tiny.model().units())
+    model, record = flexigpt(tiny.model(), batches, "0.3", UNTUNED, seed=0)
+    assert sorted(map(int, record["shared"])) == sorted(scores.argsort()[:2].tolist())
+    assert not set(record["shared"].values()) & set(map(int, record["shared"]))
+    assert model.kept == [0, 1, 2, 3, 4, 5]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama_tied", "qwen2", "gpt_neox"])
+def test_an_adapter_of_full_rank_gives_the_dense_model(family, batches):
+    dense = tiny.model(family).module(batches[0]).logits
+    model, _ = flexigpt(tiny.model(family), batches, "0.3", EXACT, seed=0)
+    torch.testing.assert_close(model.module(batches[0]).logits, dense, rtol=1e-4, atol=1e-4)
+
+
+def test_the_source_is_the_block_with_the_least_left_behind_the_rank():
+    model = tiny.model()
+    near, far = model.block(1), model.block(3)
+    for name, module in linear_layers(model.block(5)):
+        own = module.weight
+        draw = torch.Generator().manual_seed(len(name))
+        left, right = (torch.randn(n, 3, generator=draw) for n in own.shape)
+        near.get_submodule(name).weight.copy_(own + left @ right.T)  # far, but of rank 3
+        far.get_submodule(name).weight.copy_(own + 0.1 * torch.randn(own.shape, generator=draw))
+    assert closest(model, [5], 3) == {5: 1}
+    assert closest(model, [5], 1) == {5: 3}
+
+
+def test_what_a_rank_leaves_is_what_the_singular_values_behind_it_say():
+    one, other = (torch.randn(40, 60, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    sizes = torch.linalg.svdvals((one - other).double()).square()
+    for rank in (1, 8, 39):
+        assert left_behind(one, other, rank) == pytest.approx(sizes[rank:].sum().item(), rel=0.03)
+    assert left_behind(one, other, 40) == 0
+
+
+@torch.no_grad()
+def test_the_adapter_is_the_best_of_its_rank_and_the_scale_gives_the_spread_back(batches):
+    model, dense = tiny.model(), tiny.model()
+    model, record = flexigpt(model, batches, "0.1", UNTUNED, seed=0)
+    ((index, source),) = ((int(i), j) for i, j in record["shared"].items())
+    own, base = (dense.block(i).mlp.down_proj.weight for i in (index, source))
+    shared = model.block(index).mlp.down_proj
+    assert isinstance(shared, SharedLinear)
+    left, sizes, right = torch.linalg.svd((own - base).double())
+    best = left[:, :4] * sizes[:4] @ right[:4]
+    torch.testing.assert_close((shared.up @ shared.down).double(), best, rtol=1e-4, atol=1e-5)
+    seen = []
+    dense.block(index).mlp.down_proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    for batch in batches:
+        dense.module(batch)
+    inputs = torch.cat([x.flatten(0, 1) for x in seen]).double()
+    spread = (inputs @ own.double().T).std(0), (inputs @ (base.double() + best).T).std(0)
+    torch.testing.assert_close(shared.scale.double(), spread[0] / spread[1], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tuning_brings_the_states_nearer_and_leaves_the_source_alone(batches):
+    dense = tiny.model()
+    wanted, distances = dense.module(batches[0], output_hidden_states=True).hidden_states[-1], []
+    for settings in (UNTUNED, FlexiGpt(rank=4, epochs=8, learning_rate=3e-3)):
+        model, record = flexigpt(tiny.model(), batches, "0.1", settings, seed=0)
+        out = model.module(batches[0], output_hidden_states=True).hidden_states[-1]
+        distances.append((out - wanted).square().mean().item())
+        (source,) = record["shared"].values()
+        for name, value in dense.block(source).named_parameters():
+            assert torch.equal(model.block(source).get_parameter(name), value)
+    assert distances[1] < distances[0]
+
+
+@torch.no_grad()
+def test_expanded_it_is_the_familys_own_model_and_computes_the_same(batches):
+    compact, _ = flexigpt(tiny.model(), batches, "0.3", UNTUNED, seed=0)
+    settings = FlexiGpt(rank=4, epochs=0, stored="expanded")
+    expanded, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
+    assert type(expanded.module).__name__ == "LlamaForCausalLM" and record["needs"] is None
+    assert expanded.module.num_parameters() == tiny.model().module.num_parameters()
+    assert compact.module.num_parameters() < expanded.module.num_parameters()
+    logits = [model.module(batches[0]).logits for model in (compact, expanded)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_no_block_of_a_shared_model_can_go(batches):
+    model, _ = flexigpt(tiny.model(), batches, "0.3", UNTUNED, seed=0)
+    with pytest.raises(ArchitectureError, match="compute with each other's weights"):
+        remove(model, Unit("block", 0))
+
+
+def test_what_cannot_be_shared_is_refused(batches):
+    with pytest.raises(ConfigError, match=r"0\.9 of 6 blocks leaves none"):
+        flexigpt(tiny.model(), batches, "0.9", UNTUNED, seed=0)
+    with pytest.raises(ArchitectureError, match="has no linear layers"):
+        flexigpt(tiny.model("gpt2"), batches, "0.3", UNTUNED, seed=0)
+
+
+@pytest.fixture(scope="module")
+def written(tiny_llama_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    text = folder / "text.parquet"
+    flags = ("--corpus", "python_docs", "--sequences", 4, "--length", 32, "--output", text)
+    assert fusegpt("sample", "--model", tiny_llama_dir, *flags) == 0
+    flags = ("--recipe", "flexigpt", "--dtype", "float32", "--set", "width.rank=4")
+    flags += ("--sparsity", "0.3", "--calibration", text, "--output", folder / "model")
+    assert fusegpt("slice", "--model", tiny_llama_dir, *flags) == 0
+    return folder / "model"
+
+
+def fusegpt(*arguments) -> int:
+    return run(fusegpt_command, [str(argument) for argument in arguments])
+
+
+def test_a_compact_checkpoint_says_what_it_is_and_stores_each_matrix_once(written, tiny_llama_dir):
+    notes = json.loads((written / "fusegpt.json").read_text())
+    model, dense = load(written, dtype="float32"), load(tiny_llama_dir, dtype="float32")
+    assert len(notes["shared"]) == 2 and notes["kept"] == [0, 1, 2, 3, 4, 5]
+    assert shared_blocks(model) == sorted(map(int, notes["shared"]))
+    assert notes["parameters"] == model.module.num_parameters() < dense.module.num_parameters()
+    sizes = [(place / "model.safetensors").stat().st_size for place in (written, tiny_llama_dir)]
+    assert sizes[0] < sizes[1]
+    card = (written / "README.md").read_text()
+    assert "2 of 6 blocks compute with the weights of another" in card
+    assert "import fusegpt.sharing.modeling\nfrom transformers" in card
+
+
+@pytest.mark.slow
+def test_plain_transformers_loads_it_after_one_import(written):
+    code = f"""
+import fusegpt.sharing.modeling, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+path = {str(written)!r}
+model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+ids = AutoTokenizer.from_pretrained(path)("beautiful is better", return_tensors="pt").input_ids
+out = [model.generate(ids, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False)]
+assert torch.equal(*out) and out[0].shape[1] > ids.shape[1]
+print(model(ids).logits.sum().item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = load(written, dtype="float32")
+    ids = model.tokenizer("beautiful is better", return_tensors="pt").input_ids
+    assert float(done.stdout) == pytest.approx(model.module(ids).logits.sum().item(), rel=1e-4)
+
+
+def test_streamed_weights_are_refused_in_one_line(written, tmp_path, capsys):
+    flags = ("--eval", "perplexity", "--set", "corpus=python_docs", "--set", "length=16")
+    flags += ("--set", "windows=1", "--weights", "streamed", "--output", tmp_path / "p.json")
+    assert fusegpt("evaluate", "--model", written, *flags) != 0
+    assert "give --weights resident" in capsys.readouterr().err

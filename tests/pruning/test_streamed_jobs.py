@@ -68,15 +68,24 @@ def units(manifest):
     return json.loads(manifest.with_name("scores.json").read_text())["units"]
 
 
-@pytest.mark.parametrize("teacher", [slow("current"), "original"])
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        slow(settings(teacher="current"), 2),
+        (settings(teacher="original"), 2),
+        slow(settings(method="none") | {"granularity": "mixed"}, 3),
+        (settings() | {"granularity": "attention"}, 2),
+    ],
+    ids=["current", "original", "mixed", "attention"],
+)
 def test_a_chain_of_streamed_steps_leaves_the_same_bytes(
-    strong_llama_dir, windows_file, tmp_path, teacher
+    strong_llama_dir, windows_file, tmp_path, recipe, steps
 ):
     ends = {}
     for weights in ("resident", "streamed"):
         folder = tmp_path / weights
-        manifest = start(strong_llama_dir, folder, settings(teacher=teacher))
-        for number in (1, 2):
+        manifest = start(strong_llama_dir, folder, recipe)
+        for number in range(1, steps + 1):
             manifest = step(manifest, folder, windows_file, number, weights)
         ends[weights] = [link.file for link in read_history(manifest).links]
         merge(manifest, folder, weights)

@@ -17,10 +17,30 @@ from fusegpt.models.weights import Places, fill
 from fusegpt.results.history import History
 from fusegpt.units import Unit
 
-__all__ = ["catch_up", "follow_deltas", "replay_chain", "rest_on"]
+__all__ = ["catch_up", "follow_deltas", "look_ahead", "replay_chain", "rest_on"]
 
 
-def replay_chain(model: Model, history: History, places: Places) -> str | None:
+def look_ahead(model: Model, history: History) -> str | None:
+    """See what decides whether weights can be streamed: fusions that no step has folded.
+
+    Args:
+        model: The dense model; its ``adapter_state`` gains them.
+        history: The chain.
+
+    Returns:
+        The ``checkpoint_dtype`` to ``settle`` the filled model with; None: an older chain, whose
+        weights were not rounded.
+
+    Raises:
+        ArtifactError: A delta is missing or corrupt.
+    """
+    for name, place in stored_in(history.deltas).items():
+        if name.startswith(ADAPTERS):
+            model.adapter_state[name] = place.read()
+    return delta_dtype(history.deltas[-1]) if history.deltas else None
+
+
+def replay_chain(model: Model, history: History, places: Places) -> None:
     """Remove the chain's units from the dense ``model``, and point at what the deltas changed.
 
     Of tensors of equal names the last step's counts; those of removed units are passed over.
@@ -30,10 +50,6 @@ def replay_chain(model: Model, history: History, places: Places) -> str | None:
         history: The chain.
         places: Where tensors are read from; those in the deltas are from now on read there.
 
-    Returns:
-        The ``checkpoint_dtype`` to ``settle`` the filled model with; None: an older chain, whose
-        weights were not rounded.
-
     Raises:
         ArchitectureError: The units cannot be removed from this model.
         ArtifactError: A delta is missing or corrupt, or does not fit the model.
@@ -41,7 +57,6 @@ def replay_chain(model: Model, history: History, places: Places) -> str | None:
     if history.removed:
         remove(model, *history.removed)
     follow_deltas(model, history.deltas, places)
-    return delta_dtype(history.deltas[-1]) if history.deltas else None
 
 
 def catch_up(model: Model, removed: Sequence[Unit], paths: Sequence[Path]) -> None:

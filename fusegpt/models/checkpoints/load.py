@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -23,7 +23,7 @@ from fusegpt.data.directories import (
 from fusegpt.data.plain import check_plain
 from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError, first_line
 from fusegpt.models.checkpoints.adapters import restore_adapters
-from fusegpt.models.checkpoints.chain import replay_chain
+from fusegpt.models.checkpoints.chain import look_ahead, replay_chain
 from fusegpt.models.checkpoints.skeleton import without_memory
 from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
@@ -95,15 +95,18 @@ def load(
     source = path if history is None else history.source.parent
     model, places = _load_directory(source, dtype, trust_remote_code)
     following: Places = {} if places is None else places
-    if history is not None and any(unit.kind != "block" for unit in history.removed):
-        _fill_to_probe(model, following, device, weights)
-        weights = "resident"
-    rounding = None if history is None else replay_chain(model, history, following)
-    if weights == "streamed" or (weights == "auto" and not _fits(model, places, device, rounding)):
-        _stream(model, places, device, rounding)
-    else:
-        fill(model.module.modules(), following, device)
-        model.module.to(device)
+    rounding = None if history is None else look_ahead(model, history)
+    # which part of a block is its attention shows when it runs, so weights come before the removal
+    probed = history is not None and any(unit.kind != "block" for unit in history.removed)
+    if probed:
+        weights = _place(model, places, following, device, rounding, weights)
+    if history is not None:
+        replay_chain(model, history, following)
+    if not probed:
+        weights = _place(model, places, following, device, rounding, weights)
+    elif weights == "resident":
+        _fill(model, following, device)  # what the steps changed
+    if weights == "resident":
         restore_adapters(model)
         if rounding is not None:
             settle(model, rounding, model.fused)
@@ -120,17 +123,24 @@ def _tell_slow(dtype: str, device: str) -> None:
         logger.warning("%s", said)
 
 
-def _fill_to_probe(model: Model, places: Places, device: torch.device, weights: Weights) -> None:
-    """Read all weights at once: which part of a block is its attention shows when it runs.
+def _place(
+    model: Model,
+    places: Places | None,
+    following: Places,
+    device: torch.device,
+    rounding: str | None,
+    weights: Weights,
+) -> Literal["resident", "streamed"]:
+    """Read all weights, or let blocks read theirs when they run; return which of both."""
+    if weights == "streamed" or (weights == "auto" and not _fits(model, places, device, rounding)):
+        _stream(model, places, device, rounding)
+        return "streamed"
+    _fill(model, following, device)
+    return "resident"
 
-    Raises:
-        ArchitectureError: They were to be streamed.
-    """
-    if weights == "streamed":
-        raise ArchitectureError(
-            f"{model.source}: weights must be resident where attentions or mlps were removed; give"
-            " --weights resident"
-        )
+
+def _fill(model: Model, places: Places, device: torch.device) -> None:
+    """Read all weights that have places, for good."""
     fill(model.module.modules(), places, device)
     model.module.to(device)
     places.clear()

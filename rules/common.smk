@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import IncompleteCheckpointException
 from snakemake.io import IOFile
 from snakemake.logging import logger
 from snakemake.settings.types import SharedFSUsage
@@ -30,6 +31,7 @@ from fusegpt.workflow.inputs import Inputs, in_one_job
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.patterns import check_patterns
 from fusegpt.workflow.together import together
+from fusegpt.workflow.until import Chains
 from fusegpt.yaml_files import read_yaml
 
 
@@ -82,16 +84,46 @@ TOGETHER = together(PLAN)
 SHARDS = asked_shards()
 """How many jobs share the calibration windows of new scores: --set-scatter score=4."""
 
+DECIDING = {
+    (point, SET.evaluations[0]): f"evaluate_{SET.label}"
+    for SET in TOGETHER
+    if SET.decides
+    for point in SET.points
+}
+"""Points and evaluations that say whether a chain goes on, to the rules that measure them."""
+
+
+def pending(point, evaluation):
+    """What makes Snakemake ask again when this result is there; None: it is."""
+    measured = getattr(checkpoints, DECIDING[point, evaluation])
+    try:
+        measured.get(model=point.model, recipe=point.recipe, place=point.place.name)
+    except IncompleteCheckpointException as incomplete:
+        return incomplete.targetfile
+
+
+def as_checkpoint(name):
+    """Make a rule what the keyword ``checkpoint`` would; a condition cannot choose a keyword."""
+    found = workflow.get_rule(workflow.modifier.modify_rulename(name))
+    found.is_checkpoint = True
+    checkpoints.register(found, fallback_name=name)
+
+
 at = layout.patterns()
 """Where every file lies: ``at.manifest``."""
+CHAINS = Chains(PLAN, pending, refuse)
+"""Chains that an evaluation ends."""
 ask = Inputs(
     PLAN,
     shared=SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage,
     shards=SHARDS,
     recorded=recorded_inputs,
+    chains=CHAINS,
 )
 """What files are read: ``ask.calibration_windows``."""
-say = Flags(PLAN, ask.dense_scores)
+if not ask.shared and any(experiment.until for experiment in PLAN.experiments.values()):
+    refuse("experiments: until must have results on a shared disk; give sparsities")
+say = Flags(PLAN, ask.dense_scores, CHAINS)
 """What stands on command lines: ``say.recipe``."""
 
 
@@ -147,12 +179,15 @@ def chosen():
 
 def every_score(wildcards):
     """Scores of every step that an experiment reaches."""
-    return targets.scores(chosen())
+    chosen()
+    return [*targets.waiting(CHAINS), *targets.scores(CHAINS.known())]
 
 
 def every_checkpoint(wildcards):
     """The pruned models of every experiment that keeps them."""
-    return targets.checkpoints(chosen())
+    chosen()
+    waiting = targets.waiting(CHAINS, kept=True)
+    return [*waiting, *targets.checkpoints(CHAINS.known())]
 
 
 def asked_checkpoints(wildcards):
@@ -165,7 +200,7 @@ def asked_checkpoints(wildcards):
 
 def every_card(wildcards):
     """Their model cards, with what was measured."""
-    return targets.cards(PLAN)
+    return targets.cards(CHAINS.known())
 
 
 def every_table(wildcards):

@@ -38,3 +38,6 @@ for SET in TOGETHER:
             "fusegpt {params.trust:q} evaluate --model {params.model:q} {params.flags:q}"
             " {params.dense:q} --store results/.evalcache"
             " --device {resources.device:q} >{log:q} 2>&1"
+
+    if SET.decides:
+        as_checkpoint(f"evaluate_{SET.label}")

@@ -47,16 +47,15 @@ def watch(
     from fusegpt.reports.events import EventLog
     from fusegpt.reports.progress import read_progress
 
-    planned = evaluations = None
+    plan = None
     if experiments:
         from fusegpt.workflow.files import plan_of
-        from fusegpt.workflow.targets import steps_of_runs
 
         plan = plan_of(experiments)
-        planned, evaluations = steps_of_runs(plan), _evaluations(plan, results)
     with closing(EventLog(tensorboard)) if tensorboard else nullcontext() as log:
         shown: list[str] = []
         while True:
+            planned, evaluations = (None, None) if plan is None else _planned(plan, results)
             runs = read_progress(results, planned)
             lines, done = _lines(results, runs, evaluations)
             shown = _show(lines, shown)
@@ -67,15 +66,19 @@ def watch(
             time.sleep(seconds)
 
 
-def _evaluations(plan: Plan, results: Path) -> list[Path]:
-    """Return every result file that is asked for."""
+def _planned(plan: Plan, results: Path) -> tuple[dict[tuple[str, str], list[int]], list[Path]]:
+    """Return the steps and the result files that are asked for, as far as that is known."""
     from fusegpt.results.layout import evaluation
+    from fusegpt.workflow.targets import steps_of_runs
+    from fusegpt.workflow.until import Chains, not_there
 
-    return [
+    known = Chains(plan, not_there(results), results=results).known(ahead="next")
+    files = [
         evaluation.under(results, point, evaluation=name)
-        for point, names in plan.evaluated.items()
+        for point, names in known.evaluated.items()
         for name in names
     ]
+    return steps_of_runs(known), files
 
 
 def _lines(

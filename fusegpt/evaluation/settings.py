@@ -59,10 +59,12 @@ class EvaluationSettings(Settings):
             table (``nothing``). An evaluation that reads ``models`` is alone in its process and is
             measured anew whenever asked for.
         streams: Whether it also works where weights are read block by block.
+        higher_is_better: Whether a higher value is better; None: it measures costs.
     """
 
     reads: ClassVar[Literal["corpora", "tasks", "models", "nothing"]] = "corpora"
     streams: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool | None] = None
 
     def corpus_read(self) -> tuple[str, str] | None:
         """Return the corpus that is read, by name or as a file, and its split; None: no corpus."""
@@ -80,6 +82,7 @@ class Perplexity(EvaluationSettings):
     """Perplexity on windows of a corpus: exp of the mean nats per token."""
 
     streams: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Tables I and II; protocol of SparseGPT"
 
     corpus: str = Field(
@@ -116,6 +119,7 @@ class ZeroShot(EvaluationSettings):
     """Tasks of lm-eval: zero-shot and few-shot choices, knowledge, generation."""
 
     reads: ClassVar[Literal["tasks"]] = "tasks"
+    higher_is_better: ClassVar[bool] = True
     streams: ClassVar[bool] = True
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table II; lm-evaluation-harness"
 
@@ -170,6 +174,7 @@ class Multimodal(EvaluationSettings):
     """Questions about images, answered in words."""
 
     reads: ClassVar[Literal["tasks"]] = "tasks"
+    higher_is_better: ClassVar[bool] = True
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Table III"
 
     tasks: list[str] = Field(
@@ -200,6 +205,7 @@ class Classification(EvaluationSettings):
     """Text classification after prompt-based fine-tuning on a few examples."""
 
     reads: ClassVar[Literal["tasks"]] = "tasks"
+    higher_is_better: ClassVar[bool] = True
     paper: ClassVar[str] = "Why Lift so Heavy?, arXiv 2402.11700"
 
     tasks: list[str] = Field(

@@ -14,7 +14,7 @@ from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.target import Target
 from fusegpt.work import BYTES, Shape
 
-__all__ = ["Resolved", "resolve_target"]
+__all__ = ["Resolved", "most_removals", "resolve_target"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def resolve_target(
     Raises:
         ConfigError: The recipe cannot meet it, or the shape does not say enough.
     """
-    most = _most(recipe, num_blocks) if most is None else most
+    most = most_removals(recipe, num_blocks) if most is None else most
     if target.blocks and recipe.granularity != "block":
         raise ConfigError(
             f"{where}: {target.text} must be for recipes that remove blocks, but {recipe.name!r}"
@@ -173,8 +173,8 @@ def resolve_target(
     )
 
 
-def _most(recipe: Recipe, num_blocks: int) -> int:
-    """How many units of a dense model may go; one stays."""
+def most_removals(recipe: Recipe, num_blocks: int) -> int:
+    """Return how many units of a dense model with so many blocks may go; one stays."""
     chosen = recipe.importance
     named = chosen.order(recipe.all_units(num_blocks))
     able = recipe.num_units(len(chosen.open_blocks(num_blocks))) if named is None else len(named)

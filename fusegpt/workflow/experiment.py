@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
-from fusegpt.pruning.counting import Resolved
+from fusegpt.pruning.counting import Resolved, most_removals
 from fusegpt.pruning.definition import Recipe, Role
 from fusegpt.pruning.reach import check_reach
 from fusegpt.registry import lookup, suggestion
 from fusegpt.results import layout as at
 from fusegpt.results.contents import Contents, ShownModel, ShownRecipe
-from fusegpt.results.point import DENSE, Point
+from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.units import Granularity
+from fusegpt.workflow.bound import Until
 from fusegpt.workflow.generated import Written, all_written, check_generated
 from fusegpt.workflow.members import (
     Member,
@@ -57,6 +58,8 @@ class Plan:
         recipes: Recipes by id, of depth and of width; ``dense`` is not among them.
         members: Experiment to its recipes, ``dense`` included.
         windows: By id.
+        reached: Experiment, model and recipe id to the removals after which ``until`` ends; None:
+            an experiment with ``until`` asks for every step that it may reach.
     """
 
     models: Mapping[str, Model]
@@ -67,6 +70,7 @@ class Plan:
     recipes: Mapping[str, Recipe]
     members: Mapping[str, tuple[Member, ...]]
     windows: Mapping[str, Windows]
+    reached: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None
 
     def windows_of(self, recipe_id: str, role: Role) -> Windows:
         """The windows a recipe reads."""
@@ -134,9 +138,27 @@ class Plan:
 
     def counts(self, experiment: str, model: str, recipe: str) -> list[int]:
         """The numbers of removals that an experiment asks a recipe for; arguments as above."""
+        if recipe != DENSE and self.experiments[experiment].until is not None:
+            return list(range(1, self.most(experiment, model, recipe) + 1))
         resolved = self.resolved(experiment, model, recipe)
         steps = self.steps(experiment, model, recipe)
         return [*steps.values(), *(found.count for found in resolved)]
+
+    def until(self, experiment: str) -> Until:
+        """What ends the chains of an experiment that has no sparsities."""
+        until = self.experiments[experiment].until
+        assert until is not None, experiment
+        return until
+
+    def decides(self, experiment: str, evaluation: str) -> bool:
+        """Whether an evaluation ends the chains of an experiment."""
+        until = self.experiments[experiment].until
+        return until is not None and until.evaluation == evaluation
+
+    def most(self, experiment: str, model: str, recipe: str) -> int:
+        """The removals that ``until`` may come to at most; arguments as above."""
+        able = most_removals(self.recipes[recipe], self.models[model].num_blocks)
+        return min(able, self.until(experiment).steps or able)
 
     def _slices(self, recipe: str) -> bool:
         return recipe in self.recipes and self.recipes[recipe].slices
@@ -166,10 +188,18 @@ class Plan:
     @functools.cached_property
     def points(self) -> dict[str, list[Point]]:
         """What each experiment asks for, each point once; where nothing is gone, ``dense``."""
-        return {
-            name: list(dict.fromkeys(shown.point for shown in self.contents(name).shown()))
-            for name in self.experiments
-        }
+        return {name: list(dict.fromkeys(self._points(name))) for name in self.experiments}
+
+    def _points(self, experiment: str) -> Iterator[Point]:
+        asked = self.experiments[experiment]
+        if asked.until is None or self.reached is not None:
+            yield from (shown.point for shown in self.contents(experiment).shown())
+            return
+        for model in asked.models:
+            yield Point.dense(model)
+            for member in self.members[experiment]:
+                for count in self.counts(experiment, model, member.id):
+                    yield Point.on(model, member.id, Place.step(count))
 
     @functools.cached_property
     def evaluated(self) -> dict[Point, list[str]]:
@@ -196,6 +226,9 @@ class Plan:
 
     def _targets(self, experiment: str, model: str) -> dict[str, dict[str, int]]:
         """Recipe id to the targets, as text, and the steps that meet them."""
+        if self.experiments[experiment].until is not None:
+            counts = (self.reached or {}).get(experiment, {}).get(model, {})
+            return {x: {self.until(experiment).text: count} for x, count in counts.items()}
         found = {
             member.id: {x.target: x.count for x in self.resolved(experiment, model, member.id)}
             for member in self.members[experiment]
@@ -282,13 +315,18 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         windows,
     )
     for name, experiment in checked.experiments.items():
+        if experiment.until is not None:
+            own = {x: evaluations[x].bound(f"evaluations.{x}") for x in experiment.evaluations}
+            chains = [resolved[x.id] for x in members[name] if x.id != DENSE]
+            experiment.until.check(f"experiments.{name}.until", own, chains)
         for used in experiment.models:
             for member in plan.members[name]:
                 if member.id != DENSE:
                     check_teacher(plan.recipes[member.id], used, plan.models)
                 last = max(plan.counts(name, used, member.id), default=0)
                 if last and member.id != DENSE and not plan.recipes[member.id].slices:
-                    blocks, where = plan.models[used].num_blocks, f"experiments.{name}.sparsities"
+                    key = "sparsities" if experiment.until is None else "until"
+                    blocks, where = plan.models[used].num_blocks, f"experiments.{name}.{key}"
                     check_reach(plan.recipes[member.id], blocks, last, where)
     return plan
 

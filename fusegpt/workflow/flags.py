@@ -12,6 +12,7 @@ from fusegpt.workflow.dense_scores import DenseScores
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together, settings_of
+from fusegpt.workflow.until import Chains, not_there
 
 __all__ = [
     "Flags",
@@ -31,11 +32,18 @@ class Flags:
     Attributes:
         plan: Everything that is to be computed.
         dense_scores: Scores of dense models by id, each with a recipe that needs them.
+        chains: Chains that an evaluation ends.
     """
 
-    def __init__(self, plan: Plan, dense_scores: dict[str, tuple[DenseScores, str, int]]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dense_scores: dict[str, tuple[DenseScores, str, int]],
+        chains: Chains | None = None,
+    ) -> None:
         self.plan = plan
         self.dense_scores = dense_scores
+        self.chains = chains or Chains(plan, not_there())
 
     def source(self, wildcards: Any) -> str:
         """Where a model comes from."""
@@ -118,8 +126,10 @@ class Flags:
         return flags
 
     def contents(self, wildcards: Any) -> str:
-        """Models, recipes, sparsities and evaluations of a table."""
-        return json.dumps(self.plan.contents(wildcards.experiment).to_json())
+        """Models, recipes, sparsities and evaluations of a table; nothing while chains go on."""
+        if self.chains.waiting(wildcards.experiment):
+            return "not known yet"
+        return json.dumps(self.chains.known().contents(wildcards.experiment).to_json())
 
 
 def _as_it_is(value: str, wildcards: Any) -> str:

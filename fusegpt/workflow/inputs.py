@@ -14,6 +14,7 @@ from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together
+from fusegpt.workflow.until import Chains, not_there
 
 __all__ = ["Inputs", "in_one_job", "point_of", "shards_of"]
 
@@ -37,6 +38,7 @@ class Inputs:
         shared: Whether jobs see each other's files; if not, each gets only its declared inputs.
         shards: How many jobs share the windows of new scores.
         recorded: Says which inputs a file was made from; None: it was not made yet.
+        chains: Chains that an evaluation ends.
         dense_scores: Scores of dense models by id, each with the first recipe and step that need
             them.
     """
@@ -48,11 +50,13 @@ class Inputs:
         shared: bool = True,
         shards: int = 1,
         recorded: Callable[[str], Sequence[str] | None] = lambda file: None,
+        chains: Chains | None = None,
     ) -> None:
         self.plan = plan
         self.shared = shared
         self.shards = shards
         self.recorded = recorded
+        self.chains = chains or Chains(plan, not_there())
         self.dense_scores = all_dense_scores(plan)
         self._dense_scores_of = functools.cache(functools.partial(dense_scores, plan))
 
@@ -181,19 +185,24 @@ class Inputs:
     def evaluations_of_model(self, wildcards: Any) -> list[str]:
         """Every result that any experiment asks for on a model."""
         point = point_of(wildcards)
-        return [at.evaluation(point, evaluation=name) for name in self.plan.evaluated[point]]
+        names = self.chains.known().evaluated.get(point, [])
+        return [at.evaluation(point, evaluation=name) for name in names]
 
     def dense_evaluations(self, wildcards: Any) -> list[str]:
         """The same of the dense model, as far as any experiment asks for them."""
-        dense, names = Point.dense(wildcards.model), self.plan.evaluated[point_of(wildcards)]
-        known = self.plan.evaluated.get(dense, [])
+        dense, asked = Point.dense(wildcards.model), self.chains.known().evaluated
+        names, known = asked.get(point_of(wildcards), []), asked.get(dense, [])
         return [at.evaluation(dense, evaluation=name) for name in names if name in known]
 
     def evaluations_of_experiment(self, wildcards: Any) -> list[str]:
-        """Every result that a table reads."""
-        names = self.plan.experiments[wildcards.experiment].evaluations
-        points = self.plan.points[wildcards.experiment]
-        return [at.evaluation(point, evaluation=name) for point in points for name in names]
+        """Every result that a table reads; while chains go on, the ones that they wait for."""
+        experiment = wildcards.experiment
+        if waiting := self.chains.waiting(experiment):
+            return waiting
+        names = self.plan.experiments[experiment].evaluations
+        points = self.chains.known().points[experiment]
+        read = [at.evaluation(point, evaluation=name) for point in points for name in names]
+        return list(dict.fromkeys([*read, *self.chains.measured(experiment)]))
 
     def corpus_files(self, wildcards: Any) -> list[str]:
         """The files that windows are cut from, where a corpus is one, or the model writes it."""

@@ -19,6 +19,7 @@ from fusegpt.workflow.cost import COUNTED, Cost
 from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
+from fusegpt.workflow.until import Chains, not_there
 
 __all__ = ["outlook"]
 
@@ -43,6 +44,8 @@ def outlook(
         workflow: A Snakefile that imports this project's rules under their names; None: ours.
         shards: How many jobs share the calibration windows.
     """
+    results = directory / at.FOLDER
+    chains = Chains(plan, not_there(results), results=results)
     every = jobs(plan, config, directory, workflow, shards)
     measured = Measured(directory, plan, device)
     seconds = [(job, measured.seconds(job)) for job in every if job.waits]
@@ -55,9 +58,9 @@ def outlook(
         },
         "runs": [
             {**row, "peak_memory_gib": measured.peaks.get((row["model"], row["recipe"]))}
-            for row in _runs(plan, directory, seconds)
+            for row in _runs(chains, directory, every, seconds)
         ],
-        "targets": list(_targets(plan)),
+        "targets": [*_targets(plan), *_bounds(chains)],
         "device": device,
         **_time(seconds),
     }
@@ -71,6 +74,22 @@ def _targets(plan: Plan) -> Iterator[dict[str, Any]]:
             for member in plan.members[name]:
                 for found in plan.resolved(name, model, member.id):
                     yield {"experiment": name, "model": model, "recipe": member.id, **vars(found)}
+
+
+def _bounds(chains: Chains) -> Iterator[dict[str, Any]]:
+    """One row per experiment with ``until``, model and recipe: how far it is known to go."""
+    for name in chains.plan.experiments:
+        for (model, recipe), chain in chains.of(name).items():
+            until, most = chains.plan.until(name), chains.plan.most(name, model, recipe)
+            units = chains.plan.recipes[recipe].num_units(chains.plan.models[model].num_blocks)
+            said = [f"{value:.4g} after {step}" for step, value in enumerate(chain.values)]
+            yield {
+                **{"experiment": name, "model": model, "recipe": recipe, "target": until.text},
+                "at_most": chain.waits_for is not None,
+                "count": chain.count if chain.waits_for is None else most,
+                "units": units,
+                "left": f"measured: {', '.join(said[-3:]) or 'nothing yet'}",
+            }
 
 
 def _position(rule: str) -> tuple[int, str]:
@@ -101,9 +120,16 @@ def _hours(notes: Mapping[str, Any], tflops: float) -> dict[str, Any]:
 
 
 def _runs(
-    plan: Plan, directory: Path, waiting: Sequence[tuple[Job, float | None]]
+    chains: Chains,
+    directory: Path,
+    every: Sequence[Job],
+    waiting: Sequence[tuple[Job, float | None]],
 ) -> Iterator[dict[str, Any]]:
-    """One row per model and recipe: the work of all its jobs, and of those still to run."""
+    """One row per model and recipe: the work of all its jobs, and of those still to run.
+
+    Of chains that are not at their end it is the most that they may come to.
+    """
+    plan, ahead = chains.known(ahead="most"), _reached(chains.known(ahead="next"))
     for (model, recipe), places in _reached(plan).items():
         mine = [
             (job, seconds)
@@ -113,12 +139,16 @@ def _runs(
         left = {(job.rule, _place(job)) for job, _ in mine if job.rule in COUNTED}
         cost = _cost(plan, model, recipe, directory)
         row: dict[str, Any] = {"model": model, "recipe": recipe}
+        last = max(ahead.get((model, recipe), []), default=Place.step(0))
+        row["at_most"] = last < places[-1]
         row["places"] = [place.name for place in places]
         for rule in COUNTED:
             works = {x: cost.work(rule, x.number) for x in _needed(cost.recipe, rule, places)}
             row[f"all_{rule}"] = vars(total(works.values()))
             row[f"to_run_{rule}"] = vars(
-                total(work for place, work in works.items() if (rule, place) in left)
+                total(
+                    work for place, work in works.items() if (rule, place) in left or place > last
+                )
             )
         memory = cost.memory()
         row["least_memory_gib"] = None if memory is None else vars(memory)

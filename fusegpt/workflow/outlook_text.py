@@ -42,9 +42,14 @@ def as_text(notes: Mapping[str, Any]) -> str:
         lines += ["targets:", *map(_target_line, notes["targets"]), ""]
     lines.append("work of each recipe, all of it / still to run:")
     for row in notes["runs"]:
-        lines += [f"{row['model']}  {row['recipe']}  {_extent(row['places'])}", *_row_lines(row)]
+        lines += [f"{row['model']}  {row['recipe']}  {_extent(row)}", *_row_lines(row)]
     if "hours" in notes:
         lines += ["", *_hour_lines(notes["hours"])]
+    if any(row["at_most"] for row in notes["runs"]):
+        lines += [
+            "",
+            "jobs and time are those known by now; a step more is known when one is measured",
+        ]
     if not sums[0]:
         return "\n".join([*lines, "", "time: nothing to do"])
     time = f"time, one job after another on {notes['device']}, from earlier runs here: "
@@ -52,18 +57,19 @@ def as_text(notes: Mapping[str, Any]) -> str:
 
 
 def _target_line(row: Mapping[str, Any]) -> str:
+    bound = "at most " if row.get("at_most") else ""
     return (
-        f"{row['model']}  {row['recipe']}  {row['target']}: {row['count']} of {row['units']} units"
-        f" go, {row['left']}"
+        f"{row['model']}  {row['recipe']}  {row['target']}: {bound}{row['count']} of"
+        f" {row['units']} units go, {row['left']}"
     )
 
 
-def _extent(names: list[str]) -> str:
+def _extent(row: Mapping[str, Any]) -> str:
     """How far a recipe goes."""
-    places = [Place.parse(name) for name in names]
+    places = [Place.parse(name) for name in row["places"]]
     if places[-1].slices:
         return f"sparsities {', '.join(place.text for place in places)}"
-    return f"{places[-1].number} steps"
+    return f"{'at most ' * row['at_most']}{places[-1].number} steps"
 
 
 def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from fusegpt.methods import bind
 from fusegpt.pruning.target import Target
 from fusegpt.registry import lookup
 from fusegpt.work import Shape
+from fusegpt.workflow.bound import Until
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
 
@@ -181,9 +182,15 @@ class Experiment(Strict):
     models: Names = Field(description="Names of models.")
     recipes: Names = Field(description="Names of recipes; dense is the unpruned model.")
     sparsities: Sparsities = Field(
+        default_factory=list,
         description="Fractions of units that are removed, or of the hidden size that is cut; or"
         " targets: {parameters: 100M}, {file_size: 200MB}, {memory: 6GB, batch: 1, context: 8192},"
-        " {speedup: 1.3}, {blocks: 24}."
+        " {speedup: 1.3}, {blocks: 24}.",
+    )
+    until: Until | None = Field(
+        default=None,
+        description="In place of sparsities: {evaluation: wikitext2, at_most: 12} removes until a"
+        " step breaks it.",
     )
     seeds: Seeds = Field(
         default_factory=lambda: [0], description="Seeds; each is a run of its own."
@@ -204,6 +211,13 @@ class Experiment(Strict):
         description="Charts over what the recipes differ in: title of the axis to lines, and of"
         " each line the number of a recipe to its name.",
     )
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> Self:
+        if bool(self.sparsities) == (self.until is not None):
+            got = "both" if self.sparsities else "neither"
+            raise ValueError(f"must have one of sparsities and until, got {got}")
+        return self
 
     @property
     def fractions(self) -> list[float]:

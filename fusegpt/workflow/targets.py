@@ -5,8 +5,9 @@ from __future__ import annotations
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.until import Chains
 
-__all__ = ["cards", "checkpoints", "figures", "scores", "steps_of_runs", "tables"]
+__all__ = ["cards", "checkpoints", "figures", "scores", "steps_of_runs", "tables", "waiting"]
 
 
 def tables(plan: Plan) -> list[str]:
@@ -27,6 +28,18 @@ def checkpoints(plan: Plan) -> list[str]:
 def cards(plan: Plan) -> list[str]:
     """Return their model cards, with what was measured."""
     return [at.card(point) for point in plan.kept]
+
+
+def waiting(chains: Chains, *, kept: bool = False) -> list[str]:
+    """Return the results that chains wait for before more is known to be asked for.
+
+    Args:
+        chains: Those of all experiments.
+        kept: Only of experiments that keep checkpoints.
+    """
+    experiments = chains.plan.experiments.items()
+    names = [name for name, one in experiments if one.keep_checkpoints or not kept]
+    return list(dict.fromkeys(file for name in names for file in chains.waiting(name)))
 
 
 def scores(plan: Plan) -> list[str]:

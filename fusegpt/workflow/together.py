@@ -27,11 +27,13 @@ class Together:
             experiments want them; one that compares two models is alone, so that nothing else is
             in memory.
         points: The models that are measured by exactly these.
+        decides: Whether the result says what else is to be computed; such an evaluation is alone.
     """
 
     label: str
     evaluations: tuple[str, ...]
     points: tuple[Point, ...]
+    decides: bool = False
 
     @property
     def models(self) -> str:
@@ -58,10 +60,14 @@ def together(plan: Plan) -> tuple[Together, ...]:
                 wanting.setdefault(point, {}).setdefault(name, []).append(experiment)
     order = {name: position for position, name in enumerate(plan.evaluations)}
     found: dict[tuple[str, ...], list[Point]] = {}
+    deciding: set[tuple[str, ...]] = set()
     for point, wanted in wanting.items():
         kinds: dict[Any, list[str]] = {}
         for name in sorted(wanted, key=order.__getitem__):
-            alone = name if plan.compares_with_dense(name) else ""
+            decides = any(plan.decides(experiment, name) for experiment in wanted[name])
+            if decides:
+                deciding.add((name,))
+            alone = name if decides or plan.compares_with_dense(name) else ""
             kind = (plan.evaluations[name].dtype, alone, *wanted[name])
             kinds.setdefault(kind, []).append(name)
         for members in kinds.values():
@@ -71,7 +77,7 @@ def together(plan: Plan) -> tuple[Together, ...]:
         label = _label(evaluations)
         if label in sets:
             label = f"{label}_{_hash(evaluations)}"
-        sets[label] = Together(label, evaluations, tuple(points))
+        sets[label] = Together(label, evaluations, tuple(points), evaluations in deciding)
     return tuple(sets.values())
 
 

@@ -83,6 +83,14 @@ class Generated(Strict):
         ),
     ] = "ended"
 
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        added_later(
+            "transformers",
+            "What generates: transformers, or vLLM where it is installed, faster on a GPU.",
+        ),
+    ] = "transformers"
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         needs = self.start != "random"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from fusegpt.artifacts import provenance
 from fusegpt.data.cutting import PADDING
+from fusegpt.data.directories import text_config
 from fusegpt.data.generated import Generated
 from fusegpt.data.masked import Masked
 from fusegpt.data.rewriting import accepted
@@ -25,6 +27,7 @@ from fusegpt.data.windows import draw
 from fusegpt.errors import Stopped
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
+from fusegpt.models.vllm_writer import vllm_writer
 from fusegpt.models.written import Written
 from fusegpt.pace import Pace
 from fusegpt.results import layout
@@ -46,16 +49,16 @@ def generate(
 ) -> Tensor:
     """Let a model write texts, and keep them as windows of token ids.
 
-    By transformers' own generation. Each text draws from numbers of its own, so it is the same
-    whichever others are written beside it, but for rounding. After every batch what is written so
-    far is kept beside the output; a killed run goes on from there.
+    By transformers' own generation, or by vLLM. Each text draws from numbers of its own, so it is
+    the same whichever others are written beside it, but for rounding. After every batch what is
+    written so far is kept beside the output; a killed run goes on from there.
 
     Args:
         model: The model's directory.
         settings: What texts start from, how many there are, and how they are drawn.
         corpora: The configuration's ``corpora``.
         output: The parquet file to write, for ``fusegpt sample`` and whatever takes windows.
-        device: Where to work.
+        device: Where to work; vLLM finds its place itself.
 
     Returns:
         ``[sequences, length]`` int64 on the CPU. Answers come with masks for the padding and for
@@ -63,22 +66,23 @@ def generate(
 
     Raises:
         ArtifactError: The directory holds no model or no tokenizer.
+        ConfigError: vLLM is asked for and not installed.
         DataError: The corpus is not there, too short, or no file of conversations.
     """
     directory, output = Path(model), Path(output)
     tokenizer = load_tokenizer(directory)
     starts = starts_of(tokenizer, settings, corpora or {})
-    _check(directory, settings, starts, output)
+    longest = _check(directory, settings, starts, output)
+    ends = _ends(directory, tokenizer) if settings.start == "prompts" else []
     kept = Written(layout.unfinished(output), _names(settings, starts, directory))
     rows = kept.read()
     pace = Pace("writing", len(starts), "text", done=len(rows))
     with Timer() as timer, saving_first(), pace:
-        loaded = load(directory, dtype=settings.dtype, device=device)
-        loaded.module.generation_config = _config(loaded, tokenizer, settings)
+        write = _writer(directory, settings, longest, ends, device)
         while len(rows) < len(starts):
             batch = range(len(rows), min(len(rows) + settings.batch_size, len(starts)))
             begun = [starts[number] for number in batch]
-            rows += _taken(loaded, settings, begun, batch, tokenizer)
+            rows += _taken(write(begun, batch), settings, begun, ends, tokenizer)
             kept.write(rows)
             pace.advance(len(batch))
             if (number := asked_to_stop()) is not None and len(rows) < len(starts):
@@ -102,16 +106,30 @@ def generate(
     return windows
 
 
-def _config(model: Model, tokenizer: Any, settings: Generated) -> GenerationConfig:
-    """How transformers generates: draws are ours, and only answers end."""
-    ends = model.module.generation_config.eos_token_id if model.module.generation_config else None
+def _ends(directory: Path, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: as the model's files say, else its tokenizer."""
+    try:
+        ends = GenerationConfig.from_pretrained(directory).eos_token_id
+    except OSError:
+        ends = getattr(text_config(directory), "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
-    return GenerationConfig(
+    return list(ends) if isinstance(ends, list) else [ends]
+
+
+def _writer(
+    directory: Path, settings: Generated, longest: int, ends: list[int], device: str
+) -> Callable[[Sequence[Start], Sequence[int]], list[list[int]]]:
+    """What writes a batch of texts: transformers, whose draws are ours, or vLLM."""
+    if settings.engine == "vllm":
+        return vllm_writer(directory, settings, longest, ends)
+    model = load(directory, dtype=settings.dtype, device=device)
+    model.module.generation_config = GenerationConfig(
         do_sample=False,  # the highest of the seeded scores is a draw
-        eos_token_id=ends if settings.start == "prompts" else None,
+        eos_token_id=ends or None,
         pad_token_id=PADDING,
         use_cache=True,
     )
+    return partial(_write, model, settings)
 
 
 class _Draws(LogitsProcessor):  # type: ignore[misc]
@@ -133,38 +151,39 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         return scores + torch.stack(noise).to(scores.device)
 
 
-def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> None:
-    """Refuse token ids and lengths that the model has not."""
+def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> int:
+    """Refuse token ids and lengths that the model has not; return the most tokens it will see."""
     longest = max(len(one.prompt) - len(one.ids) for one in starts) + settings.length
     most = max(max(one.prompt) for one in starts)
     check_ids(directory, torch.full((1, longest), most), str(output))
+    return longest
 
 
 def _taken(
-    model: Model, settings: Generated, starts: Sequence[Start], numbers: range, tokenizer: Any
+    made: Sequence[list[int]],
+    settings: Generated,
+    starts: Sequence[Start],
+    ends: Sequence[int],
+    tokenizer: Any,
 ) -> list[list[int]]:
     """One batch of texts, with the original answer where the rewritten one is not taken."""
     found = []
-    for start, new in zip(starts, _write(model, settings, starts, numbers), strict=True):
-        own = new[: settings.length - len(start.ids)]
+    for start, new in zip(starts, made, strict=True):
+        last = next((place + 1 for place, one in enumerate(new) if one in ends), len(new))
+        own = new[: min(last, settings.length - len(start.ids))]
         if start.answer is not None:
-            ended = own[-1] in _stops(model)
+            ended = own[-1] in ends
             if not accepted(tokenizer, settings.accept, own, start.answer, ended=ended):
                 own = start.answer
         found.append([*start.ids, *own])
     return found
 
 
-def _stops(model: Model) -> set[int]:
-    ends = model.module.generation_config.eos_token_id
-    return set(ends if isinstance(ends, list) else [ends])
-
-
 @torch.no_grad()
 def _write(
     model: Model, settings: Generated, starts: Sequence[Start], numbers: Sequence[int]
 ) -> list[list[int]]:
-    """What the model writes to each of a batch, the end included where there is one."""
+    """What the model writes to each of a batch; behind an end there may be more."""
     prompts = [start.prompt for start in starts]
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), PADDING)
@@ -172,17 +191,13 @@ def _write(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    made = model.module.generate(
+    made: list[list[int]] = model.module.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=settings.length - min(len(start.ids) for start in starts),
         logits_processor=LogitsProcessorList([_Draws(settings, numbers)]),
     )[:, longest:].tolist()
-    stops, found = _stops(model), []
-    for new in made:
-        last = next((place + 1 for place, one in enumerate(new) if one in stops), len(new))
-        found.append(new[:last])
-    return found
+    return made
 
 
 def _notes(

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import sys
+import types
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +19,7 @@ from fusegpt.data.generated import Generated, read_generated
 from fusegpt.data.masked import Masked, predicted
 from fusegpt.data.rewriting import accepted, request
 from fusegpt.data.sampling import sample
+from fusegpt.data.streamed import stream_windows
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import read_meta
@@ -193,6 +198,87 @@ def test_conversations_without_question_and_answer_are_not_rewritten():
         assert request("{question}{answer}", messages) is None
 
 
+def test_a_finish_learns_answers_of_the_model_beside_all_of_a_text(model, chats, tmp_path):
+    """A mixture of what it wrote and of texts, as the windows of a finish are read."""
+    own, zen, output = (tmp_path / name for name in ("own.parquet", "zen.jsonl", "w.parquet"))
+    settings = Generated(
+        start="prompts", corpus=str(chats), sequences=2, length=60, dtype="float32"
+    )
+    generate(model, settings, output=own)
+    zen.write_text(
+        "".join(json.dumps({"text": "Now is better. " * (n + 2)}) + "\n" for n in (0, 1))
+    )
+    halves = [{"name": str(file), "share": 0.5} for file in (own, zen)]
+    asked = {"sequences": 4, "length": 60, "cut": "documents", "predict": "answers"}
+    sample(model, halves, **asked, output=output)
+    windows, tokenizer = stream_windows(model, output, tmp_path), load_tokenizer(model)
+    answers = ["<|user|>" in tokenizer.decode(ids) for ids in windows.ids]
+    assert answers == [True, False, True, False]
+    for row, is_answer in enumerate(answers):
+        learned = windows.targets(row, row + 1)[0]
+        assert learned[0] != is_answer and learned.any()
+
+
+class FakeVllm(types.ModuleType):
+    """Takes what vLLM takes, and writes the same to everyone, up to a token that ends it."""
+
+    made: ClassVar[list[int]] = [70, 71, 1, 72, 73]
+
+    def __init__(self):
+        super().__init__("vllm")
+        self.loaded, self.asked = [], []
+        fake = self
+
+        class LLM:
+            def __init__(self, model, *, dtype, seed, max_model_len):
+                fake.loaded.append((model, dtype, seed, max_model_len))
+
+            def generate(self, prompts, sampling_params, *, use_tqdm):
+                fake.asked += zip(prompts, sampling_params, strict=True)
+                return [SimpleNamespace(outputs=[fake.write(one)]) for one in sampling_params]
+
+        self.LLM, self.SamplingParams = LLM, SimpleNamespace
+
+    def write(self, asked):
+        assert asked.ignore_eos  # only what is listed ends a text
+        stops = [n + 1 for n, one in enumerate(self.made) if one in asked.stop_token_ids]
+        return SimpleNamespace(token_ids=tuple(self.made[: min([*stops, asked.max_tokens])]))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    fake = FakeVllm()
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return fake
+
+
+def test_vllm_writes_where_it_is_asked_for(model, chats, tmp_path, vllm):
+    settings = Generated(start="prompts", corpus=str(chats), sequences=4, length=60, batch_size=3,
+                         dtype="float32", top_p=0.9, temperature=0.7, engine="vllm")  # fmt: skip
+    windows = generate(model, settings, output=tmp_path / "x.parquet")
+    assert vllm.loaded == [(str(model), "float32", 0, 60)]
+    for row, (prompt, asked) in enumerate(vllm.asked):
+        told = windows.answers[row]
+        assert windows.plain()[row][told].tolist() == [70, 71, 1]
+        assert windows.plain()[row][: told.int().argmax()].tolist() == prompt["prompt_token_ids"]
+        assert asked.max_tokens == 60 - len(prompt["prompt_token_ids"])
+        assert (asked.temperature, asked.top_p, asked.stop_token_ids) == (0.7, 0.9, [1])
+    assert len({asked.seed for _, asked in vllm.asked}) == 4
+
+
+def test_texts_of_vllm_that_are_no_answers_run_to_their_length(model, tmp_path, vllm):
+    short = Generated(**{**SMALL, "length": 5}, engine="vllm")
+    texts = generate(model, short, output=tmp_path / "own.parquet")
+    assert texts[:, 1:].tolist() == [[70, 71, 1, 72]] * 5  # the end is a token like others
+
+
+def test_vllm_that_is_missing_is_said_in_one_line(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"generated\.engine: 'vllm' must be installed, is not"):
+        generate(model, Generated(**SMALL, engine="vllm"), output=tmp_path / "own.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_texts_go_on_from_prefixes_of_a_corpus(model, tmp_path):
     settings = Generated(start="prefixes", corpus="python_docs", prefix=4, **SMALL)
     texts = generate(model, settings, output=tmp_path / "own.parquet")
@@ -235,7 +321,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 
 def test_settings_that_came_later_are_not_written_at_their_default():
-    assert not {"rewrite", "template", "accept"} & set(Generated().model_dump())
+    assert not {"rewrite", "template", "accept", "engine"} & set(Generated().model_dump())
 
 
 def test_too_few_prompts_and_texts_without_any_are_refused(model, chats, tmp_path):

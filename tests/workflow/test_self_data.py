@@ -89,6 +89,7 @@ def windows_of(ran, start):
     return file, stream_windows(Path("model"), file, file.parent)
 
 
+@pytest.mark.slow
 def test_the_model_writes_once_for_each_way_and_every_model_is_finished(ran):
     verbs = [words[0] for words in ran]
     assert verbs.count("generate") == 2 and verbs.count("finish") == 3
@@ -96,6 +97,7 @@ def test_the_model_writes_once_for_each_way_and_every_model_is_finished(ran):
     assert len(published) == 3
 
 
+@pytest.mark.slow
 def test_what_is_learned_of_a_rewritten_text_is_the_answer_behind_the_question(ran):
     _, windows = windows_of(ran, "rewritten_answers")
     tokenizer = load_tokenizer(Path("model"))
@@ -105,6 +107,7 @@ def test_what_is_learned_of_a_rewritten_text_is_the_answer_behind_the_question(r
         assert "reference answer" not in tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_a_mixture_learns_answers_of_conversations_and_all_of_a_text(ran):
     _, windows = windows_of(ran, "[")
     tokenizer = load_tokenizer(Path("model"))

@@ -71,6 +71,9 @@ METRICS: dict[str, Metric] = {
     ),
     "taylor": Metric("fusegpt.importance.taylor:taylor", f"{_SETTINGS}:Taylor"),
     "shapley": Metric("fusegpt.importance.shapley:shapley", f"{_DRAWN}:Shapley"),
+    "policy_gradient": Metric(
+        "fusegpt.importance.policy_gradient:policy_gradient", f"{_DRAWN}:PolicyGradient"
+    ),
     "last_blocks": Metric("fusegpt.importance.last_blocks:last_blocks", f"{_SETTINGS}:LastBlocks"),
     "given": Metric("fusegpt.importance.given:given", f"{_SETTINGS}:Given"),
     "random": Metric("fusegpt.importance.random:random", f"{_SETTINGS}:Random"),

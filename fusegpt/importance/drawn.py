@@ -1,4 +1,4 @@
-"""Settings of the importance metrics that look at sub-networks."""
+"""Settings of the importance metrics that look at sub-networks, whole or drawn."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.config import Fraction, PositiveInt
+from fusegpt.config import Fraction, LearningRate, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.importance.base import MetricSettings
 from fusegpt.methods import RecipeLike
 from fusegpt.work import Passes, Scoring
 
-__all__ = ["Shapley"]
+__all__ = ["PolicyGradient", "Shapley"]
 
 
 class Shapley(MetricSettings):
@@ -83,4 +83,58 @@ class Shapley(MetricSettings):
             raise ConfigError(
                 f"{text}: {number} of them do not do without each of {most} units once; raise"
                 " importance.samples"
+            )
+
+
+class PolicyGradient(MetricSettings):
+    """Policy gradient: probabilities of keeping units, learned by drawn sub-networks' losses."""
+
+    paper: ClassVar[str] = "Bypass Back-propagation, arXiv 2406.10576"
+    takes: ClassVar[frozenset[str]] = frozenset({"seed"})
+    streams: ClassVar[bool] = False
+
+    kept: Fraction = Field(
+        default=0.75, description="Fraction of the units that a drawn sub-network has on average."
+    )
+    samples: PositiveInt = Field(
+        default=2, description="Number of sub-networks drawn for a sequence at a time, 2 or more."
+    )
+    rounds: PositiveInt = Field(
+        default=50,
+        description="Number of times that each sequence is taken; with samples it says the budget:"
+        " rounds x samples forward passes of each sequence.",
+    )
+    learning_rate: LearningRate = Field(
+        default=0.01, description="Peak learning rate; it falls along a cosine to zero."
+    )
+    memory: PositiveInt = Field(
+        default=5, description="Number of steps that the moving mean of the losses looks back."
+    )
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether the score comes from a loss of the next token; it does."""
+        return True
+
+    def passes(self, scoring: Scoring) -> Passes:
+        """Return one whole pass and, on average, those of the sub-networks behind the first unit.
+
+        A block of which only a sublayer is missing runs.
+        """
+        drawn = self.rounds * self.samples
+        missing = 0 if scoring.sublayers else (1 - self.kept) * scoring.units
+        return Passes(
+            scoring.blocks + drawn * (scoring.blocks - scoring.first - missing), drawn + 1
+        )
+
+    def check(self, recipe: RecipeLike, where: str) -> None:
+        """Refuse single sub-networks, which have nothing to be compared with, and empty ones."""
+        if self.samples < 2:
+            raise ConfigError(
+                f"{where}.importance.samples: must be at least 2, got {self.samples}; sub-networks"
+                " of one sequence are compared with each other"
+            )
+        if not self.kept:
+            raise ConfigError(
+                f"{where}.importance.kept: must be above 0, got 0; sub-networks would have no unit"
             )

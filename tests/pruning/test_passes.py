@@ -6,7 +6,7 @@ from fusegpt.importance import METRICS
 from fusegpt.models.structure.passes import counting_passes
 from fusegpt.pruning import scoring
 from fusegpt.pruning.recipe import resolve
-from tests import tiny
+from tests import required, tiny
 
 WINDOWS = tiny.ids(4, 10)
 RUNNING = [name for name in METRICS if name != "given"]  # which has to be told units, and runs none
@@ -28,9 +28,11 @@ def test_every_metric_makes_as_many_passes_as_it_says(metric, granularity, monke
             return self.context.__exit__(*error)
 
     monkeypatch.setattr(scoring, "counting_passes", Kept)
-    settings = {"importance": {"metric": metric}, "recovery": {"method": "none"}}
+    importance = {"metric": metric, **required.METRICS.get(metric, {})}
+    settings = {"importance": importance, "recovery": {"method": "none"}}
     recipe = resolve("by_hand", settings | {"granularity": granularity, "dtype": "float32"})
     model = tiny.model("llama")
     scoring.score_step(model, recipe, WINDOWS)
     (pace,) = paces
-    assert pace.total is None or pace.done == pace.total, (pace.done, pace.total)
+    near = 0.1 if metric == "policy_gradient" else 0  # which says how many it draws on average
+    assert pace.total is None or pace.done == pytest.approx(pace.total, rel=near)

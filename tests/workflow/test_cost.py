@@ -59,8 +59,17 @@ def test_a_shape_read_from_headers_is_the_models(family, tmp_path):
     assert found.vocab == model.text_config.vocab_size
 
 
+DRAWN = {
+    "shapley": {"subnetworks": "sampled", "samples": 60},
+    "policy_gradient": {"rounds": 60},
+}
+"""Settings with which metrics draw sub-networks, which take as many passes on average only."""
 SCORED = [
-    *({"metric": metric, **required.METRICS.get(metric, {})} for metric in METRICS),
+    *(
+        {"metric": metric, **required.METRICS.get(metric, {})}
+        for metric in METRICS
+        if metric != "policy_gradient"
+    ),
     {"metric": "macro_influence", "reference": "original"},
     {"metric": "macro_influence", "protect_first": 1, "protect_last": 2},
     slow({"metric": "sleb", "protect_last": 2}),
@@ -93,10 +102,10 @@ def test_block_passes_are_those_that_hooks_count(importance, tiny_llama_dir, sha
         assert flops == work.flops + attention
 
 
+@pytest.mark.parametrize("metric", DRAWN)
 @pytest.mark.parametrize("more", [slow({}), {"protect_first": 1}])
-def test_drawn_sub_networks_take_as_many_passes_on_average(more, tiny_llama_dir, shape):
-    drawn = {"metric": "shapley", "subnetworks": "sampled", "samples": 60, **more}
-    chosen = recipe(drawn)
+def test_drawn_sub_networks_take_as_many_passes_on_average(metric, more, tiny_llama_dir, shape):
+    chosen = recipe({"metric": metric, **DRAWN[metric], **more})
 
     passes, _ = scored(chosen, load(str(tiny_llama_dir), dtype="float32"), WINDOWS[:1])
 

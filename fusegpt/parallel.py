@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +27,10 @@ __all__ = [
     "gathered",
     "joined",
     "largest",
+    "leader_goes_on",
     "leads",
     "meet",
+    "merged",
     "own",
     "processes",
     "summed",
@@ -40,6 +42,10 @@ PATIENCE = timedelta(days=30)
 _rank, _processes = 0, 1
 
 Value = TypeVar("Value")
+
+
+class _Done(BaseException):
+    """What a process had to do is done."""
 
 
 @contextlib.contextmanager
@@ -62,7 +68,8 @@ def joined(rank: int, count: int, meeting: Path, device: str) -> Iterator[None]:
         timeout=PATIENCE,
     )
     _rank, _processes = rank, count
-    yield  # after an error the group is left as it is: taking it down waits for the others
+    with contextlib.suppress(_Done):
+        yield  # after an error the group is left as it is: taking it down waits for the others
     _rank, _processes = 0, 1
     distributed.destroy_process_group()
 
@@ -75,6 +82,12 @@ def processes() -> int:
 def leads() -> bool:
     """Return whether this process is the one that writes."""
     return _rank == 0
+
+
+def leader_goes_on() -> None:
+    """End the work of every other process here, well."""
+    if _rank:
+        raise _Done
 
 
 def check_batch(batch_size: int, name: str) -> None:
@@ -146,6 +159,15 @@ def agreed(value: Value) -> Value:
     distributed.broadcast_object_list(said, 0, device=torch.device("cpu"))
     found: Value = said[0]
     return found
+
+
+def merged(own: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the entries of all processes."""
+    if _processes == 1:
+        return dict(own)
+    found: list[Any] = [None] * _processes
+    distributed.all_gather_object(found, dict(own))
+    return {name: value for each in found for name, value in each.items()}
 
 
 def summed(value: float) -> float:

@@ -72,7 +72,7 @@ def compute(output: Path, device: str) -> None:
     except Stopped as stopped:
         assert stopped.number == signal.SIGTERM and "after optimiser step 3 of 8" in str(stopped)
     resumed = trained(Checkpoint(state.path, "f", every_seconds=3600))
-    rank = parallel.largest(int(not parallel.leads())) - int(parallel.leads())
+    rank = int(not parallel.leads())
     found = {
         "gradient": gradient(),
         "trained": whole,
@@ -80,9 +80,12 @@ def compute(output: Path, device: str) -> None:
         "sum": parallel.summed(0.1 + rank),
         "rows": torch.arange(ROWS)[parallel.own(ROWS)],
         "pairs": torch.arange(ROWS)[parallel.own(ROWS, 2)],
+        "merged": parallel.merged({f"of {rank}": rank}),
         "agreed": parallel.agreed(f"of {rank}"),
     }
     torch.save(found, output / f"{rank}.pt")
+    parallel.leader_goes_on()
+    (output / "done").write_text(str(rank))
 
 
 @click.command()

@@ -26,6 +26,7 @@ def computed(tmp_path_factory):
     """What each of two processes came to."""
     folder = tmp_path_factory.mktemp("computed")
     run("compute", folder)
+    assert (folder / "done").read_text() == "0"
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -51,6 +52,7 @@ def test_parts_follow_each_other_and_values_are_the_same_everywhere(computed):
     assert [found["rows"].tolist() for found in computed] == [[0, 1], [2, 3, 4]]
     assert [found["pairs"].tolist() for found in computed] == [[0, 1], [2, 3, 4]]
     assert [found["sum"] for found in computed] == [0.1 + 1.1] * 2
+    assert [found["merged"] for found in computed] == [{"of 0": 0, "of 1": 1}] * 2
     assert [found["agreed"] for found in computed] == ["of 0"] * 2
 
 

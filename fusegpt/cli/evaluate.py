@@ -11,7 +11,7 @@ import click
 
 from fusegpt.cli.options import (
     JsonObject,
-    device_option,
+    devices_option,
     input_file,
     input_path,
     output_path,
@@ -78,7 +78,7 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     help="In place of the options above: each has an --output NAME.json; they share the model.",
 )
 @weights_option
-@device_option
+@devices_option
 @click.option("--output", type=output_path, required=True, multiple=True, help="JSON to write.")
 def evaluate(
     model: Path,

@@ -9,7 +9,7 @@ import click
 
 from fusegpt.cli.options import (
     JsonObject,
-    device_option,
+    devices_option,
     finite,
     input_file,
     input_path,
@@ -37,7 +37,7 @@ from fusegpt.cli.options import (
     help="Least time between two saved positions; 0: after every optimiser step.",
 )
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
-@device_option
+@devices_option
 def finish(
     model: Path, recipe: str | None, recipe_settings: dict[str, Any] | None, **given: Any
 ) -> None:

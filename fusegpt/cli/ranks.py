@@ -46,16 +46,23 @@ def splits(verb: str, given: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: The verb always works in one process.
     """
-    if verb != "fuse":
+    from fusegpt.evaluation import EVALS
+    from fusegpt.pruning.recipe import read_recipe
+
+    if verb == "fuse":
+        recipe = read_recipe(given["recipe"])
+        able = recipe.recovery.splits and recipe.rerank is None
+    elif verb == "evaluate":
+        names = [entry["eval"] for _, entry in given["entries"]] or [given["name"]]
+        able = any(lookup(EVALS, name, "evaluation").splits for name in names)
+    elif verb == "finish":
+        able = True
+    else:
         raise ConfigError(
             f"device: {verb} works in one process, got {given['device']!r}; leave out the number"
         )
-    from fusegpt.pruning.recipe import read_recipe
-
-    recipe = read_recipe(given["recipe"])
-    able = recipe.recovery.splits and recipe.rerank is None
     if not able:
-        logger.info("recipe %s recovers in one process; the other devices stay free", recipe.name)
+        logger.info("%s: nothing here is shared; one process works, on one device", verb)
     return able
 
 

@@ -35,6 +35,11 @@ class Evaluation(Method[EvaluationSettings]):
     in_parts: bool = False
 
     @property
+    def splits(self) -> bool:
+        """Whether several processes can share it."""
+        return self.in_parts or self.schema.splits
+
+    @property
     def measurement(self) -> Entry:
         """Where the measuring function lives."""
         return Entry(self.measure)

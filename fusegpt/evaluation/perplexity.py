@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fusegpt import parallel
 from fusegpt.data.corpora import load_text
 from fusegpt.data.directories import text_config
 from fusegpt.data.masked import Masked
@@ -119,7 +120,9 @@ def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict
             mean is too large for exp.
         ConfigError: Not even one window fits into memory.
     """
-    losses = window_losses(model, windows.ids, batch_size=batch_size)
+    count = len(windows.ids)
+    own = windows.ids[parallel.own(count, batch_size)]  # whole batches: the same bits
+    losses = parallel.gathered(window_losses(model, own, batch_size=batch_size), count, batch_size)
     bad = (~losses.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NumericsError(
@@ -160,6 +163,8 @@ def window_losses(model: Model, ids: Tensor, *, batch_size: int = 4) -> Tensor:
         ConfigError: Not even one window fits into memory.
     """
     assert ids.shape[1] >= 2, "one token is no target"
+    if not len(ids):  # more processes than batches
+        return torch.zeros(0, dtype=torch.float64)
     if model.streamed is not None:
         batches = ids.split(batch_size)
         seen = zip(batches, recordings(model, batches), strict=True)

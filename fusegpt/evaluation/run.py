@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fusegpt import parallel
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.evaluation import Evaluation
 from fusegpt.evaluation.store import Store
@@ -57,8 +58,9 @@ def run(
         **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
     results = {}
-    with Pace("evaluation", len(plan.parts), "part") as pace:
-        for number, part in enumerate(plan.parts, 1):
+    own = plan.parts[parallel.own(len(plan.parts))]
+    with Pace("evaluation", len(own), "part") as pace:
+        for number, part in enumerate(own, 1):
             identity = {**common, "part": part.name, "of": dict(part.identity)}
             stored = store.get(identity) if store else None
             if stored is None:
@@ -67,7 +69,8 @@ def run(
                     store.put(identity, stored)
             results[part.name] = stored
             pace.advance()
-            _report(part.name, stored, number, len(plan.parts))
+            _report(part.name, stored, number, len(own))
+    results = parallel.merged(results)
     return {
         "rows": plan.rows({name: stored["result"] for name, stored in results.items()}),
         "model": next(iter(results.values()))["model"],

@@ -60,11 +60,13 @@ class EvaluationSettings(Settings):
             measured anew whenever asked for.
         streams: Whether it also works where weights are read block by block.
         higher_is_better: Whether a higher value is better; None: it measures costs.
+        splits: Whether several processes can share it; those in parts share their parts anyway.
     """
 
     reads: ClassVar[Literal["corpora", "tasks", "models", "nothing"]] = "corpora"
     streams: ClassVar[bool] = False
     higher_is_better: ClassVar[bool | None] = None
+    splits: ClassVar[bool] = False
 
     def corpus_read(self) -> tuple[str, str] | None:
         """Return the corpus that is read, by name or as a file, and its split; None: no corpus."""
@@ -83,6 +85,7 @@ class Perplexity(EvaluationSettings):
 
     streams: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Tables I and II; protocol of SparseGPT"
 
     corpus: str = Field(

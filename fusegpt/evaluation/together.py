@@ -81,7 +81,7 @@ def evaluate_together(
     """Measure what is not measured yet, and write each result as soon as there is one.
 
     What is in the store is read back, so whoever is interrupted loses one evaluation, and of one
-    with parts only a part.
+    with parts only a part. Several processes share what can be shared; the leader does the rest.
 
     Args:
         model: Its directory, or a step's manifest.
@@ -92,14 +92,23 @@ def evaluate_together(
         weights: All in memory, or read block by block; results are the same.
 
     Yields:
-        What lies at each output, in the order of ``asked``.
+        What lies at each output, in the order of ``asked``; nothing where another process leads.
     """
+    from fusegpt import parallel
+
     kept = Store(store, model_digest(model)) if store else None
     keys = [entry.key(kept.model, dtype) if kept else None for entry in asked]
     found = [kept.get({"key": key}) if kept and key else None for key in keys]
+    found = parallel.agreed(found)
     waiting = [entry for entry, earlier in zip(asked, found, strict=True) if earlier is None]
+    if not parallel.leads():
+        waiting = [entry for entry in waiting if entry.evaluation.splits]
     place = {"dtype": dtype, "device": device}
     measured = _measure(model, waiting, kept, weights, **place)
+    if not parallel.leads():
+        for _ in measured:
+            pass
+        return
     for entry, key, result in zip(asked, keys, found, strict=True):
         if result is not None:
             logger.info("%s: measured before, read back from %s", entry.output, store)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fusegpt import parallel
 from fusegpt.artifacts import check_free, sha256
 from fusegpt.data.streamed import stream_windows
 from fusegpt.errors import ConfigError
@@ -81,6 +82,7 @@ def finish_model(
             model = load_step(path, recipe, device)
             model.fused.clear()
             record = finish(model, recipe, data, answers=given, checkpoint=resume)
+    parallel.leader_goes_on()
     steps[-1] = steps[-1].plus(finish=record)
     made: dict[str, Any] = {"parent": Parent.of(path, output)}
     made["inputs"] = {role: sha256(file) for role, file in inputs.items()}
@@ -130,11 +132,14 @@ def taught(
             f"{name}.teacher: is {finish.teacher!r}; give its directory with --teacher, or what it"
             " says with --answers"
         )
-    folder = output.with_name(f"{output.name}.tmp-{uuid.uuid4().hex}")
+    folder = output.with_name(parallel.agreed(f"{output.name}.tmp-{uuid.uuid4().hex}"))
     try:
-        model = load(teacher or dense_directory(path), dtype=recipe.dtype, device=device)
-        answer_windows(model, windows, folder, top_k=how[0], temperature=how[1])
-        del model
+        if parallel.leads():
+            model = load(teacher or dense_directory(path), dtype=recipe.dtype, device=device)
+            answer_windows(model, windows, folder, top_k=how[0], temperature=how[1])
+            del model
+        parallel.meet()
         yield read_answers(folder, windows, *how)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if parallel.leads():
+            shutil.rmtree(folder, ignore_errors=True)

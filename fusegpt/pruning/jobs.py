@@ -14,7 +14,7 @@ from fusegpt.data.windows import read_meta
 from fusegpt.errors import DataError, Stopped
 from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.structure.branches import plain_ids
-from fusegpt.parallel import leads
+from fusegpt.parallel import leader_goes_on
 from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
 from fusegpt.pruning.finish import finish as finish_pruned
@@ -94,10 +94,10 @@ def fuse_model(
     model = load_step(path, recipe, device, weights)
     with using(memory):
         done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
-    if leads():
-        write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
-        resume.remove()
-        forget(resume)
+    leader_goes_on()
+    write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
+    resume.remove()
+    forget(resume)
     return done
 
 

@@ -12,7 +12,7 @@ from fusegpt.errors import ConfigError
 __all__ = ["check_devices", "resources_like", "threads_like"]
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?|(cpu|cuda)x\d{1,4}", re.ASCII)
-SHARED = re.compile(r"fuse")
+SHARED = re.compile(r"fuse|finish|evaluate(_.+)?")
 """Rules whose work several processes can share."""
 
 

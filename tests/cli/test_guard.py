@@ -214,6 +214,7 @@ def test_another_runtime_error_is_one_line_and_keeps_its_trace_in_a_report(
         ("score", "fusegpt", "device: score works in one process, got 'cpux2'; leave out the num"),
         ("fuse", "macro_influence", ["cpu"]),
         ("fuse", "fusegpt", ["cpu", 2]),
+        ("finish", "macro_influence_distill", ["cpu", 2]),
     ],
 )
 def test_what_cannot_be_shared_is_done_by_one_process(

@@ -1,4 +1,4 @@
-"""A step, its recovery shared by two processes on the CPU, is that of one up to rounding."""
+"""What two processes on the CPU share, a step, a finish, an evaluation, is one's up to rounding."""
 
 from __future__ import annotations
 
@@ -68,3 +68,38 @@ def test_two_processes_tune_as_one_does(fused):
     assert found.keys() == wanted.keys() and found
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_processes_finish_as_one_does(fused):
+    folder, given = fused
+    step = ["--model", str(folder / "one/manifest.json")]
+    finish = {"method": "distill", "epochs": 2, "batch_size": 3, "micro_batch_size": 1, "top_k": 16}
+    finish |= {"next_token": 0.25, "chunk": 4, "learning_rate": 1e-3}
+    (folder / "healed.yaml").write_text(json.dumps({**SETTINGS, "finish": finish}))
+    step += ["--recipe", str(folder / "healed.yaml"), "--windows", given[-1]]
+    found = []
+    for name, device in (("whole-one", "cpu"), ("whole-two", "cpux2")):
+        output = folder / name
+        assert not run(command, ["finish", *step, "--device", device, "--output", str(output)])
+        record = json.loads((output / "fusegpt.json").read_text())["finish"]
+        found.append(([row["loss"] for row in record["training"]], record["flops"]))
+        assert [file.name for file in folder.glob(f"{name}.*")] == []
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    assert found[0][0][-1] < found[0][0][0] and found[0][1] == found[1][1]
+    one, two = (
+        load_file(folder / name / "model.safetensors") for name in ("whole-one", "whole-two")
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_two_processes_measure_the_same_value_as_one(fused):
+    folder, given = fused
+    model = ["--model", str(folder / "one/manifest.json"), "--data", given[-1]]
+    found = []
+    for device in ("cpu", "cpux2"):
+        output = folder / f"{device}.json"
+        asked = ["--dtype", "float32", "--device", device, "--output", str(output)]
+        assert not run(command, ["evaluate", *model, *asked])
+        found.append(json.loads(output.read_text())["rows"])
+    assert found[0] == found[1] and found[0][0]["num_samples"] == 7

@@ -33,7 +33,7 @@ def test_devices_that_are_known_or_computed_are_taken(device):
 
 def test_several_devices_are_for_rules_that_share_work_and_reserve_as_many():
     check_devices({"fuse": {"device": "cudax2", "gpu": 2}})
-    check_devices({"fuse": {"device": "cpux2"}})
+    check_devices({"fuse": {"device": "cpux2"}, "evaluate_demo": {"device": "cpux2"}})
     with pytest.raises(ConfigError, match=r"rule fuse works on 2 GPUs .* got 1; set gpu=2"):
         check_devices({"fuse": {"device": "cudax2"}})
     with pytest.raises(ConfigError, match=r"works in one process, got 'cudax2'; give cuda"):

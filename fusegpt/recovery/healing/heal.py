@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fusegpt import parallel
 from fusegpt.data.streamed import Streamed
 from fusegpt.errors import DataError
 from fusegpt.models.flops import head_flops, training_flops
@@ -54,6 +55,7 @@ def heal(
         DataError: The windows fill no batch, or the tokens no optimiser step.
         NumericsError: A loss is NaN or infinite.
     """
+    parallel.check_batch(settings.batch_size, "finish.batch_size")
     batches = data.sequences // settings.batch_size
     steps = settings.steps(data.sequences, data.length)
     if not batches or not steps:
@@ -114,7 +116,7 @@ def batch_losses(
     """Return the loss of a batch, whose gradient is there already when it is returned.
 
     It is the mean over all positions of the batch whose next token counts, however they are split
-    into micro-batches and chunks.
+    into processes, micro-batches and chunks.
 
     Args:
         model: In eval mode.
@@ -125,19 +127,21 @@ def batch_losses(
 
     def loss_of(number: int) -> Tensor:
         start = number * settings.batch_size
-        stop = start + settings.batch_size
-        count = max(1, int(data.targets(start, stop).sum()))
-        total = 0.0
-        for first in range(start, stop, settings.micro_batch_size):
+        counted = max(1, int(data.targets(start, start + settings.batch_size).sum()))
+        count = counted / parallel.processes()  # the mean over processes is what counts
+        own = parallel.own(settings.batch_size)
+        stop, total = start + own.stop, 0.0
+        for first in range(start + own.start, stop, settings.micro_batch_size):
             rows = slice(first, min(stop, first + settings.micro_batch_size))
             total += _propagate(model, data, rows, objective, settings.chunk, count)
+        total = parallel.summed(total) / parallel.processes()
         return torch.tensor(total, dtype=torch.float64, requires_grad=True)
 
     return loss_of
 
 
 def _propagate(
-    model: Model, data: Streamed, rows: slice, objective: Objective, chunk: int, count: int
+    model: Model, data: Streamed, rows: slice, objective: Objective, chunk: int, count: float
 ) -> float:
     """Add a micro-batch's part of the gradient, if gradients are wanted, and return its loss."""
     ids = data.tokens(rows.start, rows.stop).to(model.device)  # [batch, seq]

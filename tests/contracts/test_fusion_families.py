@@ -23,6 +23,7 @@ from fusegpt.recovery.settings.group import Fusion
 from fusegpt.runtime import quiet
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import each
 
 WINDOWS = tiny.ids(4, 8)
 SETTINGS = {
@@ -83,7 +84,9 @@ def logits(model: Model) -> Tensor:
     return model.module(tiny.ids(), use_cache=False).logits
 
 
-@pytest.mark.parametrize("family", tiny.each())
+@pytest.mark.parametrize(
+    "family", each(tiny.FAMILIES, quick=("llama", "gpt2", "gpt_neox", "deepseek_v3", "mllama"))
+)
 def test_a_step_scores_fuses_folds_saves_and_reloads(family, tmp_path):
     open_ended, folded = tiny.model(family), tiny.model(family)
     unit = selected(open_ended)

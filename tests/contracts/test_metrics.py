@@ -90,6 +90,7 @@ def test_what_is_left_of_a_halved_model_is_scored(metric, family):
         assert (scores.abs() > 1e-6).all()
 
 
+@pytest.mark.parametrize("granularity", each(KINDS, quick=("mixed",)))
 def test_scores_do_not_depend_on_the_split_into_batches(metric, granularity):
     model = tiny.model("llama")
     windows = tiny.ids(6, 12)

@@ -24,7 +24,7 @@ def recovery(request):
 
 
 SUBLAYERS = [
-    pytest.param(name, Unit(kind, 2), id=f"{name}-{kind}")
+    (pytest.param if kind == "mlp" else slow)(name, Unit(kind, 2), id=f"{name}-{kind}")
     for name, kind in itertools.product(RECOVERIES, ["attention", "mlp"])
     if RECOVERIES[name].schema.when == "step" and RECOVERIES[name].schema.sublayers
 ]

@@ -11,6 +11,7 @@ from fusegpt.results.base import write
 from fusegpt.results.shards import Shard, read_parts
 from fusegpt.units import Unit
 from tests import required, tiny
+from tests.quick import slow
 
 SHARED = [name for name, line in METRICS.items() if line.from_sums]
 WINDOWS = tiny.ids(7, 10)
@@ -37,7 +38,7 @@ def parts(model, chosen, shards, folder, count=1):
     return files
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 8])  # 7 windows are 4 batches
+@pytest.mark.parametrize("shards", [slow(1), slow(2), 3, slow(8)])  # 7 windows are 4 batches
 @pytest.mark.parametrize("metric", SHARED)
 def test_the_sum_of_all_parts_is_the_scores_to_the_last_bit(metric, shards, tmp_path):
     model, chosen = tiny.model("llama"), recipe(metric)

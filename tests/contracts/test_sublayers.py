@@ -19,6 +19,7 @@ from fusegpt.models.surgery.removal import remove, skip
 from fusegpt.runtime import quiet
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import each
 
 GONE = [Unit("attention", 0), Unit("mlp", 1), Unit("attention", 4), Unit("mlp", 4)]
 """The first attention, of which caches are asked; one sublayer of a block; both of another one."""
@@ -81,7 +82,10 @@ def generated(model: Model, use_cache: bool) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("family", tiny.each(WITH_SUBLAYERS))
+@pytest.mark.parametrize(
+    "family",
+    each(WITH_SUBLAYERS, quick=("llama", "gpt_neox", "gemma3_text", "deepseek_v3", "llava")),
+)
 def test_removed_sublayers_add_nothing_here_and_wherever_the_checkpoint_is_read(family, tmp_path):
     model = tiny.model(family)
     dense, config = logits(model.module), model.module.config.to_json_string()

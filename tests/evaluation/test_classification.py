@@ -93,6 +93,7 @@ def test_rows_say_what_chance_and_the_most_frequent_class_reach(model, tiny_llam
     assert row["protocol"]["shots"] == 6 and "limit" not in row["protocol"]
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_items_and_another_seed_other_examples(
     model, tiny_llama_dir, task
 ):
@@ -189,6 +190,7 @@ def test_the_command_line_stores_what_it_measured(tiny_llama_dir, task, tmp_path
     assert one["rows"] == two["rows"] and one["rows"][0]["chance"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_both_tasks_read_their_data(tiny_llama_dir, shared_data):
     files = {

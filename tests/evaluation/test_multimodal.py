@@ -77,6 +77,7 @@ def test_rows_by_kind_with_a_value_per_question(tiny_llava_dir, pictures):
     assert model.module.name_or_path == str(tiny_llava_dir)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_answer(tiny_llava_dir, pictures):
     model = load(tiny_llava_dir, dtype="float32")
     questions = asked(tiny_llava_dir, pictures, limit=4, max_tokens=2)

@@ -23,6 +23,7 @@ def fresh(tmp_path, monkeypatch):
     known_tasks.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_names_are_kept_and_read_back(fresh, monkeypatch):
     names = known_tasks()
     assert {"piqa", "mmlu", "lambada", "arc_challenge", "gsm8k_cot"} <= names

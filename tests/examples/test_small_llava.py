@@ -158,6 +158,7 @@ def jobs(done):
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M)}
 
 
+@pytest.mark.slow
 def test_the_workflow_leaves_a_model_that_transformers_loads_with_questions(built):
     AutoModelForImageTextToText.from_pretrained(built / MODEL)
     AutoProcessor.from_pretrained(built / MODEL)
@@ -169,6 +170,7 @@ def test_the_workflow_leaves_a_model_that_transformers_loads_with_questions(buil
     assert len(test) == 192 and test[0]["text"].startswith("<image>\nQuestion: ")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_is_pruned_and_not_made_again(built):
     planned = jobs(snakemake(built, "--dry-run", "multimodal"))
     assert not {"fetch", "build_llava"} & set(planned)
@@ -196,6 +198,7 @@ def test_the_small_table_3_is_a_part_of_the_experiment_and_has_the_papers_rows()
     assert len(named["table3-small"].recipes) >= len(named["table3"].recipes) - 1
 
 
+@pytest.mark.slow
 def test_collecting_garbage_leaves_the_model_that_another_is_made_from(built):
     arguments = [str(EXAMPLE / "experiments.yaml"), "--directory", str(built)]
     done = CliRunner().invoke(fusegpt_command, ["gc", *arguments])

@@ -10,9 +10,10 @@ from fusegpt.models.structure.branches import find_branches
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", slow("gemma2")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_shared_prefix_scores_equal_the_plain_ones_to_the_last_bit(family, dtype):
@@ -76,7 +77,7 @@ def test_a_nan_names_the_unit():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "falcon"])
-@pytest.mark.parametrize("granularity", ["attention", "mlp", "mixed"])
+@pytest.mark.parametrize("granularity", [slow("attention"), slow("mlp"), "mixed"])
 @torch.no_grad()
 def test_sublayers_score_as_in_the_plain_loop_to_the_last_bit(family, granularity):
     model = tiny.model(family)

@@ -51,6 +51,7 @@ def test_blocks_go_in_the_order_of_the_list_by_their_dense_numbers():
     assert steps[0].scores.settings == {"blocks": [4, 1, 2]}
 
 
+@pytest.mark.slow
 def test_a_recovery_works_after_each_of_them():
     fusion = {"group_size": 3, "rank": 2, "lora_rank": 2, "batch_size": 4}
     chosen = recipe([3, 1], "fusion", tuned=fusion, finetune={"sequences": 8})

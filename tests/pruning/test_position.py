@@ -131,6 +131,7 @@ def test_what_belongs_to_something_else_is_not_taken_over(
     assert not kept.exists()
 
 
+@pytest.mark.slow
 def test_a_smaller_sparsity_takes_over_what_it_needs(pruned, monkeypatch):
     whole = pruned("each_step", "whole", "0.16")
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ from fusegpt.pruning.step import fuse_step
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.units import Unit
 from tests import tiny
+from tests.quick import slow
 
 FUSION = {"method": "fusion", "group_size": 3, "rank": 2, "lora_rank": 2, "epochs": 2}
 FUSION |= {"batch_size": 4, "learning_rate": 3e-3}
@@ -70,7 +71,7 @@ def test_what_recovers_best_goes_though_another_scores_lower(by):
     assert record.flops > report.flops
 
 
-@pytest.mark.parametrize("fold", ["each_step", "at_end"])
+@pytest.mark.parametrize("fold", [slow("each_step"), "at_end"])
 def test_one_candidate_is_no_reranking_to_the_last_bit(fold):
     recovery = {**FUSION, "fold": fold}
     states = []
@@ -82,7 +83,7 @@ def test_one_candidate_is_no_reranking_to_the_last_bit(fold):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("fold", ["each_step", "at_end"])
+@pytest.mark.parametrize("fold", [slow("each_step"), "at_end"])
 def test_trials_leave_no_trace_in_the_model(fold):
     """The step after the trials is that of the chosen unit, to the last bit."""
     tried = recipe({**FUSION, "fold": fold}, {**TRIAL, "candidates": 3})

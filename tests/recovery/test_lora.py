@@ -10,6 +10,7 @@ from fusegpt.recovery.lora import lora
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
 from tests import tiny
+from tests.quick import slow
 
 SETTINGS = {"lora_rank": 4, "epochs": 3, "batch_size": 4, "learning_rate": 1e-2}
 
@@ -23,7 +24,7 @@ def weights(model):
     return {name: value.clone() for name, value in model.module.state_dict().items()}
 
 
-@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt2", "qwen2"])
+@pytest.mark.parametrize("family", [slow("llama"), "llama_tied", "gpt2", slow("qwen2")])
 def test_it_lowers_the_loss_and_leaves_a_plain_model(family, windows):
     model = tiny.model(family)
     before = weights(model)

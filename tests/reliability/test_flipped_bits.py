@@ -11,6 +11,10 @@ from fusegpt.results import layout as at
 from fusegpt.workflow.verify import verify
 from tests.reliability.everything import make_everything
 
+pytestmark = (
+    pytest.mark.slow
+)  # a run of everything first; tests/workflow/test_verify.py has stand-ins
+
 KINDS = {
     **{
         name: getattr(at, name)

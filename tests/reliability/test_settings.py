@@ -20,6 +20,7 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.yaml_files import read_yaml
+from tests.quick import slow
 from tests.workflow.conftest import configuration
 
 RECIPES = builtin_config_dir() / "recipes"
@@ -129,7 +130,7 @@ def test_a_record_that_is_nested_deeply_is_refused_in_one_line(tmp_path):
         read_json(tmp_path / "manifest.json")
 
 
-@pytest.mark.parametrize("verb", ["plan", "gc"])
+@pytest.mark.parametrize("verb", ["plan", slow("gc")])
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "[" * 3000, "\udcff"])
 def test_a_verb_that_reads_experiments_says_one_line(verb, text, tmp_path, capsys):
     file = tmp_path / "mine.yaml"

@@ -12,6 +12,7 @@ from fusegpt.slicegpt.rotation import basis
 from fusegpt.slicegpt.rotation import slicegpt as slice_it
 from fusegpt.slicegpt.settings import SliceGpt
 from tests import tiny
+from tests.quick import slow
 from tests.slicegpt import naive
 
 FAMILIES = {
@@ -47,7 +48,7 @@ def far(one, two) -> float:
     return ((one - two).abs().max() / two.abs().max()).item()
 
 
-@pytest.mark.parametrize("signal", ["residual", "normed"])
+@pytest.mark.parametrize("signal", ["residual", slow("normed")])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rotating_without_slicing_changes_no_logit(family, signal):
     dense = model(family)

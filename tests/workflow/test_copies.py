@@ -25,6 +25,7 @@ def copied(finished, tmp_path, request) -> Project:
     return Project(place)
 
 
+@pytest.mark.slow
 def test_a_copy_of_results_runs_nothing_again_and_changes_are_seen(copied):
     done = copied.snakemake("--touch", "--forceall")
     assert done.returncode == 0, done.stderr[-2000:]

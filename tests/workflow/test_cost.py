@@ -64,9 +64,13 @@ DRAWN = {
     "policy_gradient": {"rounds": 60},
 }
 """Settings with which metrics draw sub-networks, which take as many passes on average only."""
+ALIKE = ("relative_l1", "relative_l2", "llm_bip", "angular_distance", "perplexity")
+"""Metrics that count as ``block_influence`` or ``sleb`` does."""
 SCORED = [
     *(
-        {"metric": metric, **required.METRICS.get(metric, {})}
+        (slow if metric in ALIKE else pytest.param)(
+            {"metric": metric, **required.METRICS.get(metric, {})}
+        )
         for metric in METRICS
         if metric != "policy_gradient"
     ),

@@ -119,6 +119,7 @@ def test_old_steps_go_on(old, longer):
     assert read(result, Evaluation).rows[0].value > 0
 
 
+@pytest.mark.slow
 def test_table_figure_and_page_show_the_old_values(old, monkeypatch):
     table, page = old / "results/tables/old.csv", old / "results/report.html"
     before = pd.read_csv(table)

@@ -225,6 +225,7 @@ def test_the_plan_of_a_finished_sweep_has_nothing_to_do(finished):
     assert "block forward passes              10 / 0" in text
 
 
+@pytest.mark.slow
 def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny_llama_dir):
     study = finished.study
     study |= {"recipes": ["mine_cut", "mine_end"], "sparsities": [0.25, 0.5], "settings": {}}
@@ -249,6 +250,7 @@ def test_runs_of_blocks_and_recoveries_at_the_end_are_in_the_plan(finished, tiny
     assert "recovery tokens                  768 / 768" in outlook(finished)
 
 
+@pytest.mark.slow
 def test_hours_are_the_counted_work_at_a_rate(finished, monkeypatch):
     finished.study["sparsities"] = [0.25, 0.5]
     finished.config["models"]["tiny"]["shape"] = {"values": 9, "sides": 6, "width": 3}

@@ -150,6 +150,7 @@ def test_a_forced_set_measures_nothing_twice(finished):
     assert verbs(started) == AFTER_EVALUATION
 
 
+@pytest.mark.slow
 def test_evaluations_share_a_process_only_where_that_changes_nothing(project):
     project.config["evaluations"] |= {
         "speed": {"eval": "speed"},
@@ -259,6 +260,7 @@ def kill_where_it_hangs(project: Project, name: str) -> list[str]:
     return project.lines()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_step_resumes_and_trusts_no_half_step(project):
     killed = kill_where_it_hangs(project, "step-001")
     interrupted = [line for line in killed if line.startswith("fuse")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 def test_jobs_share_the_windows_and_their_number_is_no_reason_to_rerun(project):
     calibration = project.study["settings"]["calibration"]
@@ -22,6 +24,7 @@ def test_jobs_share_the_windows_and_their_number_is_no_reason_to_rerun(project):
         assert project.started("scores", *more) == []
 
 
+@pytest.mark.slow
 def test_a_metric_that_must_see_all_windows_scores_in_one_job(project):
     project.study["settings"]["calibration"].update(sequences=5, batch_size=2)
     project.study["recipes"] = ["macro_influence", "random", "taylor"]

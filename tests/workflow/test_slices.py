@@ -152,6 +152,7 @@ def test_what_no_experiment_names_can_go(tmp_path):
     assert names == {f"results/slices/{place}", f"results/cards/{place}.md", *evaluations}
 
 
+@pytest.mark.slow
 def test_plan_counts_the_slices(project):
     project.config = width_study()
     project.command()

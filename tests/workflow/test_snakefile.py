@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.quick import slow
+from tests.quick import each, slow
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [
@@ -39,7 +39,9 @@ def made(done: subprocess.CompletedProcess[str]) -> set[str]:
     return {file for line in lines for file in line.split(", ")}
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", each(EXPERIMENTS, quick=EXPERIMENTS[:1]), ids=lambda file: file.stem
+)
 def test_experiments_can_be_planned_from_elsewhere(file, tmp_path):
     done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file))
 

@@ -17,6 +17,7 @@ from fusegpt.cli import VERBS, fusegpt_command, run
 from fusegpt.cli.guard import WRITERS, guarded, in_words
 from fusegpt.cli.options import output_path
 from fusegpt.cli.places import FILES
+from fusegpt.cli.ranks import splits
 from fusegpt.locks import lock_path, sole_writer
 from tests.waiting import wait_until
 
@@ -239,3 +240,11 @@ def test_what_cannot_be_shared_is_done_by_one_process(
         assert code == 2 and outcome in capsys.readouterr().err and not done
     else:
         assert code == 0 and done == outcome
+
+
+def test_processes_share_an_evaluation_where_one_of_them_can_be_shared():
+    def asked(*names):
+        return {"entries": [(name, {"eval": name}) for name in names], "name": "perplexity"}
+
+    assert splits("evaluate", asked("speed", "perplexity")) and splits("evaluate", asked())
+    assert splits("evaluate", asked("zero_shot")) and not splits("evaluate", asked("speed"))

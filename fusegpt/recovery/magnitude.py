@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ from fusegpt.recovery.settings.maps import Magnitude
 from fusegpt.recovery.suits import first_that_works, folds_before
 from fusegpt.units import Unit
 
-__all__ = ["growth", "magnitude", "suits"]
+__all__ = ["growth", "hadamard", "magnitude", "suits"]
 
 
 def magnitude(
@@ -39,7 +40,8 @@ def magnitude(
     at the gap is the same as 1/s for all that is added behind it, since norms do not see s: what
     the blocks behind add is divided by s, exactly but for the norms' epsilon.
     ``channel``: a factor for each feature of the last addition before the gap, by least squares;
-    it folds exactly into that matrix's rows.
+    it folds exactly into that matrix's rows. ``hadamard``: the same for features turned by a
+    Hadamard matrix, which spreads a massive feature over all.
     Source: Prune&Comp, LinearPatch (decision D29).
 
     Args:
@@ -56,11 +58,14 @@ def magnitude(
     run = run_of(model, unit, "magnitude")
     label = f"rescale for {', '.join(map(str, run))}"
     fitted, held = split_holdout(windows, settings.holdout)
-    if settings.scale == "channel":
+    if settings.scale != "stream":
         gap = find_gap(model, run, windows, "current", label)
         sums = moments(gap, fitted, 0)
-        change = sums.cross.diagonal() / sums.gram.diagonal().clamp_min(1e-300)
-        new = fold(model, gap, change.diag())
+        change = _factors(sums.cross, sums.gram)
+        if settings.scale == "hadamard":
+            turn = hadamard(len(sums.gram))
+            change = turn @ _factors(turn.T @ sums.cross @ turn, turn.T @ sums.gram @ turn) @ turn.T
+        new = fold(model, gap, change)
         return accept(model, run, new, held, fitted, gap.flops(fitted), label)
     last = model.position(run[-1].index)
     factor = growth(model, model.position(run[0].index), last, fitted)
@@ -70,6 +75,30 @@ def magnitude(
         new |= rescaled_projections(model, index, windows[:1], factor)
     spent = forward_flops(model, model.kept[: last + 1], tokens_in(fitted), fitted.shape[1])
     return accept(model, run, new, held, fitted, spent, label)
+
+
+def hadamard(width: int) -> Tensor:
+    """Return an orthogonal matrix of a size: Hadamard's, as far as the size has factors of two.
+
+    The odd factor gets the discrete cosine transform.
+
+    Returns:
+        ``[width, width]`` float64; a column is a turned feature.
+    """
+    power = width & -width
+    turn = torch.ones(1, 1, dtype=torch.float64)
+    while len(turn) < power:
+        turn = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), turn)
+    places = torch.arange(width // power, dtype=torch.float64)
+    angles = math.pi * (2 * places[:, None] + 1) * places / (2 * len(places))
+    cosines = angles.cos() * (2 / len(places)) ** 0.5  # [place, frequency]
+    cosines[:, 0] /= 2**0.5
+    return torch.kron(cosines, turn / power**0.5)
+
+
+def _factors(cross: Tensor, gram: Tensor) -> Tensor:
+    """The best change of each feature by itself, as a diagonal matrix."""
+    return (cross.diagonal() / gram.diagonal().clamp_min(1e-300)).diag()
 
 
 @torch.no_grad()
@@ -103,7 +132,7 @@ def suits(model: Model, units: Sequence[Unit], batch: Tensor, settings: Magnitud
     Raises:
         ArchitectureError: The method can work on none of the units.
     """
-    if settings.scale == "channel":
+    if settings.scale != "stream":
         folds_before(model, units, batch, settings)
         return
     check_head(model, batch)

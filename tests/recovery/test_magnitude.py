@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import scipy.linalg
 import torch
 
 from fusegpt.errors import ArchitectureError
@@ -10,7 +11,7 @@ from fusegpt.models.structure.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import closed_form
 from fusegpt.recovery.gap import find_gap
-from fusegpt.recovery.magnitude import growth, magnitude
+from fusegpt.recovery.magnitude import growth, hadamard, magnitude
 from fusegpt.recovery.settings.maps import Magnitude
 from fusegpt.units import Unit
 from tests import tiny
@@ -67,6 +68,31 @@ def test_the_channel_scale_is_the_best_factor_of_each_feature(windows):
         one, other = added[:, feature], missing[:, feature]
         best = torch.linalg.lstsq(one[:, None], (one + other)[:, None]).solution
         assert ratio[feature, 0].item() == pytest.approx(best.item(), rel=1e-9)
+
+
+@torch.no_grad()
+def test_the_hadamard_scale_is_the_best_factor_of_each_turned_feature(windows):
+    turn = torch.from_numpy(scipy.linalg.hadamard(32) / 32**0.5)
+    model, reference = (tiny.model("llama", dtype=torch.float64) for _ in range(2))
+    gap = find_gap(reference, [UNIT], windows, "current", "x")
+    added, missing = next(iter(closed_form._samples(gap, windows[:6])))
+    name = "blocks.1.mlp.down_proj.weight"
+    magnitude(model, UNIT, windows, Magnitude(scale="hadamard"), seed=0)
+    found, before = turn.T @ model.parameter(name), turn.T @ reference.parameter(name)
+    for feature in range(32):
+        one, other = (added @ turn)[:, feature], (missing @ turn)[:, feature]
+        best = torch.linalg.lstsq(one[:, None], (one + other)[:, None]).solution
+        torch.testing.assert_close(found[feature], best.item() * before[feature])
+
+
+@pytest.mark.parametrize("width", [8, 9, 576])
+def test_every_width_has_a_turn(width):
+    turn = hadamard(width)
+    torch.testing.assert_close(turn.T @ turn, torch.eye(width, dtype=torch.float64))
+    if width == 8:
+        torch.testing.assert_close(
+            turn * 8**0.5, torch.from_numpy(scipy.linalg.hadamard(8)).double()
+        )
 
 
 @pytest.mark.parametrize("family", ["gemma2", "mixtral", "olmo2"])

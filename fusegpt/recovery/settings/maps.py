@@ -156,17 +156,18 @@ class Magnitude(ClosedForm):
 
     paper: ClassVar[str] = "Prune&Comp, arXiv 2507.18212; LinearPatch, NeurIPS 2025"
 
-    scale: Literal["stream", "channel"] = Field(
+    scale: Literal["stream", "channel", "hadamard"] = Field(
         default="stream",
         description="One factor for all features, taken out of what the blocks behind add; or one"
-        " for each feature of what the matrix before the gap adds.",
+        " for each feature of what the matrix before the gap adds, as it is or turned by a Hadamard"
+        " matrix.",
     )
     holdout: Holdout = 0.25
 
     @property
     def needs_before(self) -> bool:
         """Whether it changes the block before the removed one; one factor a feature does."""
-        return self.scale == "channel"
+        return self.scale != "stream"
 
     @property
     def sees(self) -> int:

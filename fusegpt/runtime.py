@@ -25,6 +25,7 @@ __all__ = [
     "Timer",
     "allow_remote_code",
     "device",
+    "dtype_name",
     "free_bytes",
     "generator",
     "peak_memory_gib",
@@ -98,6 +99,11 @@ def torch_dtype(name: str) -> torch.dtype:
         raise ConfigError(f"unknown dtype {name!r}{suggestion(name, DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """Name of a dtype, given as such or by name, as settings and records spell it: ``float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from fusegpt.evaluation.settings import Classification
 from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.text_data import Texts, TextTask, draw, read_task, read_texts
 from fusegpt.models.model import Model
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Part", "Plan", "classification", "plan"]
 
@@ -142,7 +143,7 @@ def classification(model: Model, part: Part, *, batch_size: int = 16) -> dict[st
         *(part.name, about["chance"], about["majority"]),
         *(found["validation"], found["epoch"], part.settings.epochs),
     )
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     return {
         "num_samples": count,
         "items": part.identity["items"],

@@ -20,6 +20,7 @@ from fusegpt.evaluation.made_up import questions
 from fusegpt.evaluation.settings import Generation
 from fusegpt.models.model import Model
 from fusegpt.pace import Pace
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Asked", "generation", "plan"]
 
@@ -98,7 +99,7 @@ def generation(model: Model, plan: Sequence[Asked], *, batch_size: int = 8) -> l
         A row for each task: task, metric, value, unit, higher_is_better, num_samples, protocol,
         items (1 for a right answer).
     """
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     found = []
     for asked in plan:
         right = _right(model, asked, batch_size)

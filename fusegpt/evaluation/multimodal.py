@@ -24,6 +24,7 @@ from fusegpt.evaluation.settings import Multimodal
 from fusegpt.evaluation.task_files import quiet
 from fusegpt.models.model import Model
 from fusegpt.registry import lookup
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Questions", "multimodal", "plan"]
 
@@ -127,7 +128,7 @@ def multimodal(
     for questions in plan:
         result = _ask(model, questions, batch_size)
         samples = sorted(result["samples"][questions.name], key=lambda sample: sample["doc_id"])
-        rows += _rows(questions, samples, str(model.dtype).removeprefix("torch."))
+        rows += _rows(questions, samples, dtype_name(model.dtype))
     for row in rows:
         value, count = row["value"], row["num_samples"]
         logger.info("%s: %s %.4f on %d questions", row["task"], row["metric"], value, count)

@@ -31,6 +31,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 from fusegpt.models.structure.visits import recordings
 from fusegpt.pace import Pace
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Plan", "perplexity", "plan", "window_losses"]
 
@@ -132,7 +133,7 @@ def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict
     nats = math.fsum(losses.tolist()) / len(losses)  # windows are equally long: length cancels
     if nats > 700:
         raise NumericsError(f"perplexity: the mean loss is {nats:.1f} nats, too large for exp")
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     row = {
         "task": windows.protocol.get("corpus", "windows"),
         "metric": "perplexity",

@@ -21,6 +21,7 @@ from fusegpt.pace import Pace
 from fusegpt.results import layout
 from fusegpt.results.models import Checkpoint, Slice, read_record
 from fusegpt.results.records import Start, Step
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Plan", "plan", "speed"]
 
@@ -93,7 +94,7 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
     if plan.dense is not None:
         arms["dense"] = load(plan.dense, dtype=model.dtype, device=model.device)
     cached = {name: inference.cache_bytes(arm, plan.settings.prompt) for name, arm in arms.items()}
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     protocol = {"dtype": dtype, "device": model.device.type, "threads": torch.get_num_threads()}
     asked = plan.settings
     protocol |= {name: getattr(asked, name) for name in ("prompt", "new_tokens", "rounds")}

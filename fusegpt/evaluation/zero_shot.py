@@ -27,6 +27,7 @@ from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.task_files import aggregates, leaves, load_task, quiet
 from fusegpt.models.model import Model
 from fusegpt.pace import Pace
+from fusegpt.runtime import dtype_name
 
 __all__ = ["Part", "Plan", "plan", "zero_shot"]
 
@@ -144,7 +145,7 @@ def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, An
             logger.info("%s: out of memory, going on with batches of %d", part.name, batch_size)
     samples = result["samples"][part.name]
     count = len({sample["doc_id"] for sample in samples})
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     return {
         "num_samples": count,
         "items": part.identity["items"],

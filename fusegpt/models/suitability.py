@@ -20,6 +20,7 @@ from fusegpt.models.structure.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery.removal import skip
 from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.models.surgery.sublayer_removal import last_of_their_kind
+from fusegpt.runtime import dtype_name
 from fusegpt.units import Unit
 
 __all__ = ["Finding", "check_structure", "check_whole"]
@@ -150,7 +151,7 @@ def _storage(model: Model) -> Iterator[Finding]:
     """In which dtypes the weights are stored, if they are here, and what becomes of that."""
     storage = source_storage(model)
     if storage is not None:
-        others = sorted({str(x).removeprefix("torch.") for x in storage.floats.values()})
+        others = sorted({dtype_name(x) for x in storage.floats.values()})
         text = f"weights are stored in {' and '.join(others)}, and so are pruned ones, each in its"
         yield Finding("storage", True, f"{text} own, unless checkpoint_dtype says otherwise")
 

@@ -69,7 +69,8 @@ def test_what_is_no_lock_of_ours_is_left_alone(make, tmp_path):
         '{"pid": ' + "[" * 3000,
     ],
 )
-def test_a_record_that_names_nobody_stops_nobody(text, tmp_path):
+def test_a_record_that_names_nobody_stops_nobody(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "TAKE_OVER_SECONDS", 0.02)
     lock_path(tmp_path / "out").write_text(text)
 
     assert holder(tmp_path / "out") in (None, "another process")

@@ -26,7 +26,7 @@ from fusegpt.models.checkpoints.storage import (
 from fusegpt.models.model import Model
 from fusegpt.models.stored import metadata_of, stored_in, write_tensors
 from fusegpt.results import layout
-from fusegpt.runtime import DTYPES, torch_dtype
+from fusegpt.runtime import DTYPES, dtype_name, torch_dtype
 
 __all__ = ["store"]
 
@@ -74,7 +74,7 @@ def store(directory: Path, model: Model, to: str) -> list[str]:
             counts[tensor.dtype] += math.prod(tensor.shape)
     _tell_index(directory / INDEX, total)
     _tell_config(directory / layout.CONFIG, _stated(counts, storage if to == SOURCE else None))
-    return [_name(dtype) for dtype, _ in counts.most_common()]
+    return [dtype_name(dtype) for dtype, _ in counts.most_common()]
 
 
 def _rewrite(
@@ -112,11 +112,11 @@ def _stated(counts: Counter[torch.dtype], storage: Storage | None) -> str | None
     if len(counts) > 1 and storage is not None and set(counts) <= {*storage.floats.values()}:
         config = read_json(next(iter(storage.tensors.values())).file.with_name(layout.CONFIG))
         found = next((config[key] for key in KEYS if config.get(key) in DTYPES), None)
-        return found or _name(storage.usual)
+        return found or dtype_name(storage.usual)
     widest = None
     for dtype in counts:
         widest = dtype if widest is None else torch.promote_types(widest, dtype)
-    return None if widest is None else _name(widest)
+    return None if widest is None else dtype_name(widest)
 
 
 def _tell_config(file: Path, dtype: str | None) -> None:
@@ -141,7 +141,3 @@ def _tell_index(file: Path, total: int) -> None:
         index = read_json(file)
         index["metadata"]["total_size"] = total
         file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

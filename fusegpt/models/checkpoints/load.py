@@ -40,6 +40,7 @@ from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.results.models import read_checkpoint
 from fusegpt.runtime import (
+    dtype_name,
     free_bytes,
     quiet,
     remote_code_is_allowed,
@@ -89,7 +90,7 @@ def load(
     if trust_remote_code is None:
         trust_remote_code = remote_code_is_allowed()
     path, device = Path(path), torch.device(device)
-    _tell_slow(str(dtype).removeprefix("torch."), str(device))
+    _tell_slow(dtype_name(dtype), str(device))
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     history = read_history(manifest) if manifest.is_file() else None
     source = path if history is None else history.source.parent
@@ -218,7 +219,7 @@ def load_original(model: Model) -> Model:
     """
     if model.source is None:
         raise ConfigError("'original' needs a model that came from a directory")
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     weights: Weights = "resident" if model.streamed is None else "streamed"
     return load(model.source, dtype=dtype, device=model.device, weights=weights)
 

@@ -19,7 +19,7 @@ from fusegpt.models.model import Model, split_name
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.results import layout
 from fusegpt.results.models import read_checkpoint
-from fusegpt.runtime import torch_dtype
+from fusegpt.runtime import dtype_name, torch_dtype
 
 __all__ = ["SOURCE", "Storage", "exactly", "same_bits", "settle", "source_storage", "stored_as"]
 
@@ -183,7 +183,7 @@ def _round(name: str, tensor: Tensor, dtype: torch.dtype, to: str) -> None:
         return
     rounded = tensor.to(dtype)
     if (rounded.isinf() & tensor.isfinite()).any():
-        largest, short = tensor.abs().max().item(), str(dtype).removeprefix("torch.")
+        largest, short = tensor.abs().max().item(), dtype_name(dtype)
         raise NumericsError(
             f"{name}: must fit into {short}, the dtype that it is stored in (checkpoint_dtype:"
             f" {to}), got {largest:.4g}; set checkpoint_dtype: float32 or bfloat16"

@@ -25,7 +25,7 @@ from fusegpt.results import layout
 from fusegpt.results.base import read, write
 from fusegpt.results.files import Parent
 from fusegpt.results.records import AnswersRecord
-from fusegpt.runtime import Timer, peak_memory_gib
+from fusegpt.runtime import Timer, dtype_name, peak_memory_gib
 
 __all__ = ["AnswersFile", "answer_windows", "read_answers"]
 
@@ -121,7 +121,7 @@ def answer_windows(
     assert teacher.source is not None
     data = stream_windows(teacher.source, windows, output)
     kept = None if top_k == vocab else top_k
-    dtype = str(teacher.dtype).removeprefix("torch.")
+    dtype = dtype_name(teacher.dtype)
     same = {"windows": sha256(windows), "top_k": kept, "temperature": temperature, "dtype": dtype}
     with Timer(teacher.device) as timer:
         _fill(teacher, data, output, kept, temperature, batch_size, same)

@@ -74,6 +74,7 @@ METRICS: dict[str, Metric] = {
     "policy_gradient": Metric(
         "fusegpt.importance.policy_gradient:policy_gradient", f"{_DRAWN}:PolicyGradient"
     ),
+    "gates": Metric("fusegpt.importance.gates:gates", f"{_DRAWN}:Gates"),
     "last_blocks": Metric("fusegpt.importance.last_blocks:last_blocks", f"{_SETTINGS}:LastBlocks"),
     "given": Metric("fusegpt.importance.given:given", f"{_SETTINGS}:Given"),
     "random": Metric("fusegpt.importance.random:random", f"{_SETTINGS}:Random"),

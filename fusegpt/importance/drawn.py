@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.config import Fraction, LearningRate, PositiveInt
+from fusegpt.config import Fraction, LearningRate, NonNegativeFloat, PositiveFloat, PositiveInt
 from fusegpt.errors import ConfigError
 from fusegpt.importance.base import MetricSettings
 from fusegpt.methods import RecipeLike
 from fusegpt.work import Passes, Scoring
 
-__all__ = ["PolicyGradient", "Shapley"]
+__all__ = ["Gates", "PolicyGradient", "Shapley"]
 
 
 class Shapley(MetricSettings):
@@ -138,3 +138,34 @@ class PolicyGradient(MetricSettings):
             raise ConfigError(
                 f"{where}.importance.kept: must be above 0, got 0; sub-networks would have no unit"
             )
+
+
+class Gates(MetricSettings):
+    """Gates: a learned factor of what a unit adds, as the model is faded to a smaller one."""
+
+    paper: ClassVar[str] = "FoldGPT, arXiv 2407.00928, gated block removal"
+    streams: ClassVar[bool] = False
+
+    steps: PositiveInt = Field(default=10, description="Number of steps, all windows each.")
+    share: Fraction = Field(
+        default=0.25, description="Part of the values that the gates shut out in the end."
+    )
+    learning_rate: PositiveFloat = Field(
+        default=0.1, description="Longest way of a gate in one step; gates start at 1."
+    )
+    polarise: NonNegativeFloat = Field(
+        default=0.01, description="Weight of the penalty on gates between open and shut, in nats."
+    )
+    epsilon: PositiveFloat = Field(
+        default=0.1, description="Square of the gate that lets half of its unit through."
+    )
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether the gates are learned by the loss of the next token; they are."""
+        return True
+
+    def passes(self, scoring: Scoring) -> Passes:
+        """Return a pass forward for each step, and one backward as far as the first unit."""
+        backward = self.steps * (scoring.blocks - scoring.first)
+        return Passes(self.steps * scoring.blocks, heads=self.steps, backward=backward)

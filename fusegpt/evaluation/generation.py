@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def generation(model: Model, plan: Sequence[Asked], *, batch_size: int = 8) -> l
 
     A greedy answer is right exactly if each of its tokens is the likeliest behind the question and
     the right tokens before it, so one forward pass tells, and nothing is written token by token.
+    The share of these tokens that are the likeliest tells apart models that get no answer right.
 
     Args:
         model: In eval mode; unchanged on return.
@@ -96,34 +98,39 @@ def generation(model: Model, plan: Sequence[Asked], *, batch_size: int = 8) -> l
         batch_size: Questions at once.
 
     Returns:
-        A row for each task: task, metric, value, unit, higher_is_better, num_samples, protocol,
-        items (1 for a right answer).
+        Two rows for each task, ``exact_match`` and ``token_match``: task, metric, value, unit,
+        higher_is_better, num_samples, protocol, items (1 for a right answer; the share of its
+        tokens).
     """
     dtype = dtype_name(model.dtype)
     found = []
     for asked in plan:
-        right = _right(model, asked, batch_size)
-        value = sum(right) / len(right)
-        found.append(
-            {
-                "task": asked.name,
-                "metric": "exact_match",
-                "value": value,
-                "unit": "fraction",
-                "higher_is_better": True,
-                "num_samples": len(right),
-                "protocol": {**asked.protocol, "dtype": dtype},
-                "items": pack(right, asked.protocol["items"]),
-            }
-        )
-        logger.info("%s: exact_match %.4f on %d questions", asked.name, value, len(right))
+        shares = _shares(model, asked, batch_size)
+        for metric, values in (
+            ("exact_match", [float(x == 1) for x in shares]),
+            ("token_match", shares),
+        ):
+            value = math.fsum(values) / len(values)
+            found.append(
+                {
+                    "task": asked.name,
+                    "metric": metric,
+                    "value": value,
+                    "unit": "fraction",
+                    "higher_is_better": True,
+                    "num_samples": len(values),
+                    "protocol": {**asked.protocol, "dtype": dtype},
+                    "items": pack(values, asked.protocol["items"]),
+                }
+            )
+            logger.info("%s: %s %.4f on %d questions", asked.name, metric, value, len(values))
     return found
 
 
 @torch.no_grad()
-def _right(model: Model, asked: Asked, batch_size: int) -> list[float]:
-    """1 for each question that is answered rightly, 0 for the others."""
-    right: list[float] = []
+def _shares(model: Model, asked: Asked, batch_size: int) -> list[float]:
+    """Share of each answer's tokens that are the likeliest behind the right ones before them."""
+    shares: list[float] = []
     with Pace(asked.name, len(asked.rows), "question") as pace:
         for start in range(0, len(asked.rows), batch_size):
             rows = asked.rows[start : start + batch_size]
@@ -135,6 +142,6 @@ def _right(model: Model, asked: Asked, batch_size: int) -> list[float]:
             for number, (row, size) in enumerate(zip(rows, asked.answers[start:], strict=False)):
                 answer = slice(len(row) - size - 1, len(row) - 1)
                 wanted = ids[number, len(row) - size : len(row)]
-                right.append(float(torch.equal(likeliest[number, answer], wanted)))
+                shares.append((likeliest[number, answer] == wanted).double().mean().item())
             pace.advance(len(rows))
-    return right
+    return shares

@@ -29,7 +29,7 @@ def written():
 
 
 def measured(model, rows, **settings):
-    (row,) = generation(model, [Asked("made", rows, [4] * len(rows), {"items": "x"})], **settings)
+    row, _ = generation(model, [Asked("made", rows, [4] * len(rows), {"items": "x"})], **settings)
     return row
 
 
@@ -44,6 +44,15 @@ def test_an_answer_is_right_where_it_is_what_the_model_writes(written, batch_siz
         assert found["value"] == 0.75 and unpack(found["items"]["values"]).tolist() == [1, 0, 1, 1]
     other = [[(row[0] + 1) % 100, *row[1:]] for row in rows]  # the question is not what is judged
     assert measured(model, other)["num_samples"] == 4
+
+
+def test_tokens_of_an_answer_that_is_wrong_count_where_they_are_right(written):
+    model, rows = written
+    wrong = [*rows[:3], [*rows[3][:-1], (rows[3][-1] + 1) % 100]]
+    exact, tokens = generation(model, [Asked("made", wrong, [4] * 4, {"items": "x"})])
+    assert (exact["metric"], tokens["metric"]) == ("exact_match", "token_match")
+    assert (exact["value"], tokens["value"]) == (0.75, (3 + 3 / 4) / 4)
+    assert unpack(tokens["items"]["values"]).tolist() == [1, 1, 1, 0.75]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -80,8 +89,8 @@ def test_it_is_measured_by_the_verb_and_kept_question_by_question(tiny_llama_dir
     verb = ["evaluate", "--model", str(tiny_llama_dir), *asked, "--dtype", "float32"]
     assert run(fusegpt_command, [*verb, "--output", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert [row["task"] for row in rows] == ["adding", "copying"]
-    assert all(row["num_samples"] == 3 and row["metric"] == "exact_match" for row in rows)
+    assert [row["task"] for row in rows] == ["adding", "adding", "copying", "copying"]
+    assert all(row["num_samples"] == 3 for row in rows)
     assert all(row["items"]["of"] == row["protocol"]["items"] for row in rows)
 
 

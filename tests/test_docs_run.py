@@ -26,6 +26,8 @@ ELSEWHERE = {
     "python benchmarks/step.py": (
         "importance/test_step_benchmark.py::test_both_ways_of_scoring_agree"
     ),
+    "python benchmarks/draft.py": "test_after.py::test_a_draft_changes_no_token",
+    "fusegpt card": "test_after.py::test_the_card_that_is_published_has_the_dense_value",
     "python benchmarks/graph.py": "workflow/test_scale.py::test_a_large_sweep_is_planned",
     "python benchmarks/sublayers.py": (
         "evaluation/test_sublayers_benchmark.py::test_only_removal_saves_weights"
@@ -92,6 +94,8 @@ NOT_RUN = {
     "pip wheel": "test_packaging.py builds one with --slow",
     "pip install": "changes the environment; make installs from the same file",
     "python3 -m venv work/vllm": "3 GB; docs/models.md says what was run by hand",
+    "transformers serve": "a server of transformers' own; docs/after.md says it was not run",
+    "vllm serve": "docs/after.md says it was not run; docs/models.md what was, in vLLM",
     "work/vllm/bin/": "3 GB; docs/models.md says what was run by hand",
     "snakemake --profile config/profiles/default --configfile config/demo.yaml --report": (
         "Snakemake's own report needs the finished demo"

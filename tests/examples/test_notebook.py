@@ -1,0 +1,32 @@
+"""The notebook goes from a model to a chart and to the text of both models."""
+
+from __future__ import annotations
+
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.test_docs import ROOT
+
+NOTEBOOK = ROOT / "examples/prune_a_model.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_prunes_draws_and_shows_what_both_models_write(
+    tiny_llama_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    (first, *_) = (cell for cell in book.cells if cell.cell_type == "code")
+    assert '"smollm2-135m"' in first.source
+    first.source = first.source.replace('"smollm2-135m"', repr(str(tiny_llama_dir)))
+
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    shown = [x.get("data", {}) for cell in book.cells for x in cell.get("outputs", ())]
+    assert any("<svg" in data.get("image/svg+xml", "") for data in shown)
+    (table,) = (data["text/markdown"] for data in shown if "text/markdown" in data)
+    assert table.count("\n") == 4 and table.startswith("| prompt | dense | pruned |")
+    assert (tmp_path / "work/pruned/fusegpt.json").is_file()

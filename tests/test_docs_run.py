@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 from typing import Any
 
 import pytest
 
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.shape import block_shape
 from fusegpt.data.window_files import read_windows
+from fusegpt.pruning.target import read_target
 from fusegpt.workflow.files import plan_of
 from tests import forked
 from tests.planned import passed_on
@@ -50,6 +53,10 @@ ELSEWHERE = {
     "fusegpt evaluate --model PRUNED --dense DENSE --eval speed": (
         "evaluation/test_speed.py::test_the_verb_measures_memory"
     ),
+    "fusegpt evaluate --model work/model --eval generation": (
+        "evaluation/test_generation.py::test_it_is_measured_by_the_verb"
+    ),
+    "python -c from transformers": "test_docs_run.py::test_the_first_commands_lead",
     "fusegpt evaluate --model work/model --eval perplexity": (
         "golden/test_perplexity.py::test_dense_smollm_has_its_perplexity"
     ),
@@ -112,11 +119,41 @@ def blocks(document: str, language: str) -> list[str]:
     return [block for found, block in FENCE.findall(text) if found == language]
 
 
+def section(title: str) -> list[list[str]]:
+    """The shell lines of a section of README, as words."""
+    text = (ROOT / "README.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    found = "".join(block for language, block in FENCE.findall(text) if language == "sh")
+    return [shlex.split(line, comments=True) for line in found.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def lines():
     """The commands of README's section "On the command line", in order."""
-    found = [words for name, words in commands() if name == "README.md"]
-    return [words for words in found if words[0] == "fusegpt" and words[1] in BY_HAND]
+    return section("On the command line")
+
+
+def test_the_first_commands_lead_from_conversations_to_the_asked_size(
+    tiny_llama_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama_dir, tmp_path / "mine")
+    (tmp_path / "mine/chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    )
+    asked = {"role": "user", "content": "now?"}
+    rows = [{"messages": [asked, {"role": "assistant", "content": f"in {n}"}]} for n in range(16)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dense = block_shape(tiny_llama_dir, 6)
+    wanted = f"parameters={dense.total - dense.block}"
+    small = {"smollm2-135m": "mine", "file_size=220MB": wanted, "256": "16"}
+
+    *commands, talk = section("Your model, your conversations, your size")
+    for words in commands:
+        assert run(fusegpt_command, [small.get(word, word) for word in words[1:]]) == 0, words
+    exec(talk[-1])
+
+    record = json.loads((tmp_path / "work/smaller/fusegpt.json").read_text())
+    assert (record["target"], len(record["removed"])) == (read_target(wanted).text, 1)
 
 
 def test_the_readmes_commands_run_as_they_stand(lines, tiny_llama_dir, tmp_path, monkeypatch):

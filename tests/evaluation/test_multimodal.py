@@ -27,6 +27,7 @@ from fusegpt.evaluation.multimodal import TASKS, multimodal, plan
 from fusegpt.evaluation.settings import Multimodal
 from fusegpt.methods import bind, defaults
 from fusegpt.models.checkpoints.load import load
+from tests.quick import each
 
 
 def image(color: str):
@@ -208,7 +209,7 @@ MADE_UP = {
 }
 
 
-@pytest.mark.parametrize("task", MADE_UP)
+@pytest.mark.parametrize("task", each(MADE_UP, quick=("ai2d", "gqa")))
 def test_every_task_runs_through_the_engine(tiny_llava_dir, tmp_path, task):
     import pyarrow as pa
 

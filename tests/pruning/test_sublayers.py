@@ -109,6 +109,7 @@ def test_one_process_and_the_chain_of_verbs_leave_the_same_bits(
     assert all(f"{unit}" in text for unit in one.removed)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_it_needs_and_no_other_program_reads_it_by_mistake(
     strong_llama_dir, windows_file, tmp_path
 ):

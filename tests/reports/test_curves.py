@@ -58,6 +58,7 @@ def test_a_table_without_its_record_has_no_curves(table):
     assert read_curves(table) == {}
 
 
+@pytest.mark.slow
 def test_figure_and_page_show_them(results, table):
     svg, page = results / "hand.svg", results / "report.html"
     run("figure", "--table", table, "--output", svg)

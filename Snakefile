@@ -20,6 +20,7 @@ wildcard_constraints:
     answers=one_of(PLAN.answers),
     evaluation=one_of(PLAN.evaluations),
     experiment=one_of(PLAN.experiments),
+    export=one_of(say.exports),
     k=r"\d{3}",
     shard=r"\d+-of-\d+",
 
@@ -28,6 +29,7 @@ include: "rules/data.smk"
 include: "rules/prune.smk"
 include: "rules/checkpoint.smk"
 include: "rules/evaluate.smk"
+include: "rules/export.smk"
 include: "rules/slicegpt.smk"
 include: "rules/report.smk"
 
@@ -47,6 +49,7 @@ rule all:
         report=at.report,
         checkpoints=every_checkpoint,
         cards=every_card,
+        exports=every_export,
 
 
 rule scores:

@@ -51,6 +51,7 @@ STAGE_VERSION: dict[str, int] = {
     "answers": 1,
     "finish": 1,
     "slice": 1,
+    "export": 1,
     "card": 5,
     "evaluate": 3,
     "table": 5,

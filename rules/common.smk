@@ -16,6 +16,7 @@ from fusegpt.results.point import DENSE
 from fusegpt.workflow import targets
 from fusegpt.workflow.alike import check_devices, resources_like, threads_like
 from fusegpt.workflow.experiment import check_directories, make_plan
+from fusegpt.workflow.exported import check_exports
 from fusegpt.workflow.flags import (
     Flags,
     answers_flag,
@@ -53,6 +54,7 @@ def checked_plan():
         merged = config if CHOSEN else with_library(config, folder / "experiments")
         plan = make_plan(merged, folder / "recipes")
         check_directories(plan, Path.cwd())
+        check_exports(plan)
         check_patterns(plan, Path.cwd())
         return plan
     except FuseGPTError as error:
@@ -196,6 +198,11 @@ def asked_checkpoints(wildcards):
     if not asked:
         refuse("checkpoints: no experiment says keep_checkpoints: true")
     return asked
+
+
+def every_export(wildcards):
+    """The files for other programs of every experiment that asks for them."""
+    return targets.exports(chosen())
 
 
 def every_card(wildcards):

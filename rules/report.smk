@@ -5,6 +5,7 @@ rule table:
     """An experiment's results, one row per model, recipe, seed, sparsity and metric."""
     input:
         evaluations=ask.evaluations_of_experiment,
+        exports=ask.exports_of_experiment,
     output:
         csv=report(
             at.table,

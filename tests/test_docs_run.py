@@ -25,6 +25,10 @@ from tests.test_docs import FENCE, ROOT, commands
 ELSEWHERE = {
     "make demo": "workflow/test_demo.py::test_the_demo_removes_a_middle_block",
     "make test-slurm": "slurm/test_slurm.py::test_the_workflow_runs_is_cancelled",
+    "make export-tools": "workflow/test_exports.py::test_a_missing_tool_is_named",
+    "fusegpt export": "export/test_runtimes.py::test_an_export_was_loaded",
+    "fusegpt evaluate --model work/small": "export/test_runtimes.py::test_llama_cpp_measures",
+    "fusegpt info work/small": "export/test_runtimes.py::test_an_export_was_loaded",
     "make test-export": "export/test_runtimes.py::test_llama_cpps_converter_takes_it",
     "python benchmarks/step.py": (
         "importance/test_step_benchmark.py::test_both_ways_of_scoring_agree"

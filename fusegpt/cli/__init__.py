@@ -28,6 +28,7 @@ VERBS: dict[str, Entry] = {
     "score": Entry("fusegpt.cli.score:score"),
     "prune": Entry("fusegpt.cli.prune:prune"),
     "slice": Entry("fusegpt.cli.slice:slice_widths"),
+    "export": Entry("fusegpt.cli.export:export"),
     "evaluate": Entry("fusegpt.cli.evaluate:evaluate"),
     "compare": Entry("fusegpt.cli.compare:compare"),
     "info": Entry("fusegpt.cli.info:info"),

@@ -47,6 +47,7 @@ LOWER = {
     "slice": "lower calibration.batch_size (changes results by rounding only) or"
     " calibration.sequences, or choose another device",
     "evaluate": "lower the length, or choose another device",
+    "export": "use a machine with more memory",
 }
 """What a user can turn down when a verb runs out of memory; the recipe's recovery adds its own."""
 

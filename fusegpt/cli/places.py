@@ -29,6 +29,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "finish": (at.CHECKPOINT,),
     "prune": (at.CHECKPOINT,),
     "slice": (at.CHECKPOINT,),
+    "export": (at.EXPORT,),
 }
 """Verbs that write a directory, with the files that say it is theirs; the last one is last."""
 
@@ -58,6 +59,7 @@ PARTS = (
         "*.tiktoken",
         "*.md",
         "*.py",
+        "*.gguf",
     ),
     *("LICENSE*", "NOTICE*", "*.tmp-*", "additional_chat_templates"),
 )

@@ -45,9 +45,10 @@ def _show(csv: Path, against: str | None) -> None:
 
     frame = read_csv(csv)
     if against is not None:
+        from fusegpt.reports.collect import whole_models
         from fusegpt.reports.seeds import over_seeds, seeds_text
 
-        click.echo(seeds_text(over_seeds(frame, against), against))
+        click.echo(seeds_text(over_seeds(whole_models(frame), against), against))
         return
     click.echo(f"\n{text_table(frame)}\n")
     for line in _places(frame, csv):

@@ -33,7 +33,7 @@ from fusegpt.models.structure.visits import recordings
 from fusegpt.pace import Pace
 from fusegpt.runtime import dtype_name
 
-__all__ = ["Plan", "perplexity", "plan", "window_losses"]
+__all__ = ["Plan", "perplexity", "plan", "rows_of", "window_losses"]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,20 @@ def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict
     count = len(windows.ids)
     own = windows.ids[parallel.own(count, batch_size)]  # whole batches: the same bits
     losses = parallel.gathered(window_losses(model, own, batch_size=batch_size), count, batch_size)
+    return rows_of(losses, windows, dtype_name(model.dtype))
+
+
+def rows_of(losses: Tensor, windows: Plan, dtype: str) -> list[dict[str, Any]]:
+    """Return the row of a perplexity.
+
+    Args:
+        losses: Mean nats per target of each window, ``[windows]`` float64 on the CPU.
+        windows: From ``plan``.
+        dtype: Type of the weights, for the protocol.
+
+    Raises:
+        NumericsError: A window's loss is NaN or infinite, or the mean is too large for exp.
+    """
     bad = (~losses.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NumericsError(
@@ -133,7 +147,6 @@ def perplexity(model: Model, windows: Plan, *, batch_size: int = 4) -> list[dict
     nats = math.fsum(losses.tolist()) / len(losses)  # windows are equally long: length cancels
     if nats > 700:
         raise NumericsError(f"perplexity: the mean loss is {nats:.1f} nats, too large for exp")
-    dtype = dtype_name(model.dtype)
     row = {
         "task": windows.protocol.get("corpus", "windows"),
         "metric": "perplexity",

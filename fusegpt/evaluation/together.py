@@ -15,6 +15,7 @@ from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
 from fusegpt.results.base import check, write
+from fusegpt.results.exports import export_in
 from fusegpt.results.files import Parent
 from fusegpt.results.history import dense_directory
 from fusegpt.results.models import Evaluation as Result
@@ -133,11 +134,16 @@ def _measure(
     device: str,
 ) -> Iterator[dict[str, Any]]:
     """Plan all, load once, measure one after the other."""
+    from fusegpt.evaluation.exported import check_measurable, run_gguf
     from fusegpt.evaluation.run import run
     from fusegpt.models.checkpoints.load import load, streamed_where
     from fusegpt.runtime import device as torch_device
     from fusegpt.runtime import peak_memory_gib, reset_peak_memory
 
+    exported = export_in(model)
+    gguf = exported if exported is not None and exported.gguf else None
+    for entry in asked if gguf else ():
+        check_measurable(entry.eval, entry.settings, model)
     unable = [entry.eval for entry in asked if not entry.settings.streams]
     weights = streamed_where(weights, not unable, ", ".join(unable))
     place = torch_device(device)
@@ -146,7 +152,10 @@ def _measure(
     loaded = functools.cache(lambda: load(model, dtype=dtype, device=place, weights=weights))
     for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
         own = reset_peak_memory() or number == 0
-        result = run(entry.evaluation, plan, loaded, kept, dtype=dtype, device=device)
+        if gguf:
+            result = run_gguf(gguf, model, plan)
+        else:
+            result = run(entry.evaluation, plan, loaded, kept, dtype=dtype, device=device)
         yield {
             **result,
             "dtype": dtype,

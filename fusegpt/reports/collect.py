@@ -12,14 +12,16 @@ import pandas as pd
 from fusegpt.errors import ArtifactError
 from fusegpt.results import layout as at
 from fusegpt.results.base import read
-from fusegpt.results.contents import Contents, Shown
+from fusegpt.results.contents import Contents, Shown, ShownExport
+from fusegpt.results.exports import weight_bytes
+from fusegpt.results.files import Listing
 from fusegpt.results.history import read_history, step_of
 from fusegpt.results.models import EvaluatedModel, Evaluation, Slice, read_checkpoint
 from fusegpt.results.point import Point
 from fusegpt.results.records import SPENT, Finish, Step
 from fusegpt.units import KINDS
 
-__all__ = ["COLUMNS", "collect", "evaluation_files", "refuse_mixed_settings"]
+__all__ = ["COLUMNS", "collect", "evaluation_files", "refuse_mixed_settings", "whole_models"]
 
 COLUMNS = (
     "experiment",
@@ -51,9 +53,12 @@ COLUMNS = (
     "protocol",
     "note",
     "asked",
+    "export",
+    "file_bytes",
 )
-"""Columns of the CSV; ``note`` is a warning on the value, most often empty, and ``asked`` is what
-stood in place of a sparsity.
+"""Columns of the CSV; ``note`` is a warning on the value, most often empty, ``asked`` is what stood
+in place of a sparsity, ``export`` is what file was measured in place of the model (empty: the model
+itself), and ``file_bytes`` is how large the files of weights are, where they lie in the results.
 
 Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
 parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``undone`` counts trainings
@@ -84,11 +89,17 @@ def collect(contents: Contents, results: str | Path) -> pd.DataFrame:
 def evaluation_files(contents: Contents, results: str | Path) -> list[Path]:
     """Return every result file that a table reads, each once."""
     found = {
-        at.evaluation.under(results, shown.point, evaluation=name): None
+        file: None
         for shown in contents.shown()
-        for name in contents.evaluations
+        for _, files in _evaluations(contents, shown.point, Path(results))
+        for file in files.values()
     }
     return list(found)
+
+
+def whole_models(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the models themselves, without those of their exports."""
+    return frame[frame["export"] == ""]
 
 
 def refuse_mixed_settings(frame: pd.DataFrame) -> None:
@@ -98,7 +109,9 @@ def refuse_mixed_settings(frame: pd.DataFrame) -> None:
         ArtifactError: Two rows of one model, evaluation, task and metric differ in protocol or
             number of samples.
     """
-    for key, group in frame.groupby(["model", "evaluation", "task", "metric"], sort=False):
+    for key, group in whole_models(frame).groupby(
+        ["model", "evaluation", "task", "metric"], sort=False
+    ):
         for column in ("protocol", "num_samples", "unit", "higher_is_better"):
             values = [str(value) for value in pd.unique(group[column])]
             if len(values) > 1:
@@ -124,9 +137,40 @@ def _rows(contents: Contents, results: Path) -> Iterator[dict[str, Any]]:
             "asked": shown.asked,
             **_costs(shown.point, results),
         }
-        for name in contents.evaluations:
-            file = at.evaluation.under(results, shown.point, evaluation=name)
-            yield from _measured(read(file, Evaluation), shown, {**common, "evaluation": name})
+        for export, files in _evaluations(contents, shown.point, results):
+            size = _file_bytes(shown.point, export, results)
+            more = {"export": export.text if export else "", "file_bytes": size}
+            for name, file in files.items():
+                row = {**common, **more, "evaluation": name}
+                yield from _measured(read(file, Evaluation), shown, row)
+
+
+def _evaluations(
+    contents: Contents, point: Point, results: Path
+) -> Iterator[tuple[ShownExport | None, dict[str, Path]]]:
+    """Evaluations of a model, and of each of its exports, with their files."""
+    names = contents.evaluations
+    yield None, {name: at.evaluation.under(results, point, evaluation=name) for name in names}
+    for export in contents.exports:
+        yield (
+            export,
+            {
+                name: at.export_evaluation.under(
+                    results, point, export=export.name, evaluation=name
+                )
+                for name in export.evaluations
+            },
+        )
+
+
+def _file_bytes(point: Point, export: ShownExport | None, results: Path) -> int | None:
+    """How large the weights are on the disk; None: they do not lie in the results."""
+    if export is not None:
+        file = at.export.under(results, point, export=export.name)
+    else:
+        kind = at.source if point.is_dense else at.sliced if point.place.slices else at.checkpoint
+        file = kind.under(results, point)
+    return weight_bytes(read(file, Listing).files) if file.is_file() else None
 
 
 def _measured(

@@ -15,6 +15,7 @@ from jinja2 import Environment
 import fusegpt
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports import library, tables
+from fusegpt.reports.collect import whole_models
 from fusegpt.reports.curves import read_curves
 from fusegpt.reports.grid import published_grid
 from fusegpt.reports.plain_svg import plain_svg
@@ -46,7 +47,7 @@ def write_page(
             or corrupt.
     """
     papers = read_published(published)
-    frames = [tables.read_csv(csv) for csv in csvs]
+    frames = [whole_models(tables.read_csv(csv)) for csv in csvs]
     charts = Charts()
     experiments = []
     for place, (csv, frame) in enumerate(zip(csvs, frames, strict=True)):

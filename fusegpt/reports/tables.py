@@ -21,6 +21,7 @@ from fusegpt.results.records import SPENT
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = [
+    "format_bytes",
     "format_flops",
     "format_parameters",
     "format_seconds",
@@ -48,8 +49,9 @@ TEXT_COLUMNS = (
     "metric",
     "granularity",
     "asked",
+    "export",
 )
-KEY = ["model", "sparsity", "step", "recipe"]
+KEY = ["model", "sparsity", "step", "recipe", "export"]
 FEW = 2
 COST_UNITS = ("tokens/s", "s", "ratio")
 """Units of rows that say what a model costs; the other rows say how good it is."""
@@ -105,13 +107,13 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
-    for column in (*SPENT, "undone"):  # tables made before these were recorded
+    for column in (*SPENT, "undone", "file_bytes"):  # tables made before these were recorded
         if column not in frame.columns:
             frame[column] = float("nan")
     if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
         blocks = {"num_units": frame["num_blocks"], "units_left": frame["blocks_left"]}
         frame = frame.assign(granularity="block", **blocks)
-    for column in ("note", "asked"):
+    for column in ("note", "asked", "export"):
         frame[column] = frame[column].fillna("") if column in frame.columns else ""
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
@@ -126,13 +128,14 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row per model, sparsity and recipe, a column per measured value; means over seeds.
 
     Returns:
-        Columns model, sparsity, step, recipe, seeds, asked, num_blocks, blocks_left, granularity,
-        num_units, units_left, parameters, seconds, memory_gib, what recovery spent, undone, then
-        ``<evaluation> <metric>`` (with the task when an evaluation has several) and ``<...> std``
-        beside it, which is missing for a single seed.
+        Columns model, sparsity, step, recipe, export, seeds, asked, num_blocks, blocks_left,
+        granularity, num_units, units_left, parameters, file_bytes, seconds, memory_gib, what
+        recovery spent, undone, then ``<evaluation> <metric>`` (with the task when an evaluation has
+        several) and ``<...> std`` beside it, which is missing for a single seed.
     """
     order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
     models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
+    exports = {export: place for place, export in enumerate(pd.unique(frame["export"]))}
     labels = _labels(frame)
     rows: list[dict[str, Any]] = []
     for key, group in frame.groupby(KEY, sort=False):
@@ -141,6 +144,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = dict(zip(KEY, key, strict=True))
         sizes = ("asked", "num_blocks", "blocks_left", "granularity", "num_units", "units_left")
         row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
+        row |= {"file_bytes": runs["file_bytes"].mean()}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
         row |= {name: runs[name].mean() for name in (*SPENT, "undone")}
         for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
@@ -148,6 +152,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     places = [table["model"].map(models), table["sparsity"], table["recipe"].map(order)]
+    places.append(table["export"].map(exports))
     ranks = pd.concat(places, axis=1).apply(tuple, axis=1)
     return table.loc[ranks.sort_values().index].reset_index(drop=True)
 
@@ -199,6 +204,11 @@ def text_table(frame: pd.DataFrame) -> str:
     for model, rows in table.groupby("model", sort=False):
         head = ["recipe", "sparsity", "blocks", "parameters", *labels, "seconds"]
         cells = [_cells(row, labels) for _, row in rows.iterrows()]
+        if rows["export"].any():
+            head[2:2] = ["export", "file size"]
+            sizes = rows["file_bytes"].map(format_bytes)
+            exported = zip(rows["export"].replace("", "-"), sizes, strict=True)
+            cells = [[*c[:2], *more, *c[2:]] for c, more in zip(cells, exported, strict=True)]
         if rows["asked"].any():
             head.insert(2, "asked")
             asked = rows["asked"].replace("", "-")
@@ -248,6 +258,11 @@ def format_parameters(number: float) -> str:
         if number >= size:
             return f"{number / size:.4g}{letter}"
     return str(int(number))
+
+
+def format_bytes(number: float) -> str:
+    """Write ``105.5 MB``; ``-`` where the files are not there."""
+    return "-" if pd.isna(number) else f"{number / 1e6:,.1f} MB"
 
 
 def format_flops(number: float) -> str:

@@ -13,7 +13,15 @@ from fusegpt.errors import ConfigError
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.units import KINDS, Granularity
 
-__all__ = ["Contents", "Curves", "Shown", "ShownModel", "ShownRecipe", "parse_contents"]
+__all__ = [
+    "Contents",
+    "Curves",
+    "Shown",
+    "ShownExport",
+    "ShownModel",
+    "ShownRecipe",
+    "parse_contents",
+]
 
 Curves = dict[str, dict[str, dict[Number, str]]]
 """Title of an axis to lines, a line being numbers on that axis and the recipe at each."""
@@ -55,6 +63,20 @@ class ShownRecipe(Strict):
         return len(KINDS[self.granularity])
 
 
+class ShownExport(Strict):
+    """Files for other programs that a table shows of every model.
+
+    Attributes:
+        name: Their name in paths.
+        text: How a configuration writes them.
+        evaluations: What they are measured by.
+    """
+
+    name: str
+    text: str
+    evaluations: list[str]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A model at a sparsity, in a table.
@@ -87,6 +109,7 @@ class Contents(Strict):
     recipes: list[ShownRecipe]
     evaluations: list[str]
     curves: Curves = Field(default_factory=dict)
+    exports: list[ShownExport] = Field(default_factory=list)
 
     def shown(self) -> Iterator[Shown]:
         """Yield every model at every sparsity, in the order models, recipes, sparsities."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fusegpt.results import layout
 from fusegpt.results.base import read
+from fusegpt.results.exports import export_in
 from fusegpt.results.files import Source
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.point import Point
@@ -124,11 +125,15 @@ def dense_directory(path: Path) -> Path:
 
     Args:
         path: The model's directory; or a step's manifest or its directory, which stand for the
-            dense model. No checksum but those of the manifests is compared.
+            dense model; or a GGUF file's, which stands for what it was made from. No checksum but
+            those of the records is compared.
 
     Raises:
-        ArtifactError: A manifest is missing, damaged, or not what its child says.
+        ArtifactError: A record is missing, damaged, or not what its child says.
     """
+    exported = export_in(path)
+    if exported is not None and exported.gguf is not None:
+        return exported.origin(path)
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     return read_history(manifest, whole=False).source.parent if manifest.is_file() else path
 

@@ -74,6 +74,10 @@ def _is_kin(found: at.Found, above: at.Found, path: str, steps: str | None) -> b
         return above.kind == at.source
     if found.names.get("model") != above.names.get("model"):
         return False
+    if found.kind == at.export:
+        return path == (at.source if found.point.is_dense else at.published)(found.point)
+    if found.kind == at.export_evaluation:
+        return path == at.export(found.point, export=found.names["export"])
     if found.kind == at.evaluation:
         return path in (at.measured(found.point), at.published(found.point))
     if not {"recipe", "k"} <= found.names.keys() & above.names.keys():

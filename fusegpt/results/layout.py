@@ -22,6 +22,7 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "DELTA",
+    "EXPORT",
     "FOLDER",
     "MANIFEST",
     "PATTERNS",
@@ -46,6 +47,9 @@ __all__ = [
     "dense_scores",
     "dense_scores_part",
     "evaluation",
+    "export",
+    "export_directory",
+    "export_evaluation",
     "figure",
     "generated",
     "is_leftover",
@@ -83,8 +87,10 @@ __all__ = [
 SOURCE = "source.json"
 MANIFEST = "manifest.json"
 CHECKPOINT = "fusegpt.json"
-RECORDS = (CHECKPOINT, MANIFEST, SOURCE)
-"""What a directory of ours says of itself: a merged or sliced model, a step, a fetched model."""
+EXPORT = "export.json"
+RECORDS = (CHECKPOINT, MANIFEST, SOURCE, EXPORT)
+"""What a directory of ours says of itself: a merged or sliced model, a step, a fetched model, an
+export."""
 CONFIG = "config.json"
 SCORES = "scores.json"
 DELTA = "delta.safetensors"
@@ -142,6 +148,12 @@ sliced = _below(f"slices/{{model}}/{{recipe}}/sparsity-{{sparsity}}/{CHECKPOINT}
 """The last file of a sliced model."""
 slice_card = _below(f"slices/{{model}}/{{recipe}}/sparsity-{{sparsity}}/{CARD}")
 
+export_directory = _below("exports/{model}/{recipe}/{place}/{export}")
+export = _below(f"exports/{{model}}/{{recipe}}/{{place}}/{{export}}/{EXPORT}")
+"""The last file of a model as another program runs it."""
+export_evaluation = _below("evaluations/{model}/{recipe}/{place}/{export}/{evaluation}.json")
+"""The result of one evaluation of one export."""
+
 card = _below("cards/{model}/{recipe}/{place}.md")
 """A copy of a model's card with its results."""
 evaluation = _below("evaluations/{model}/{recipe}/{place}/{evaluation}.json")
@@ -161,6 +173,7 @@ PATTERNS = (
     *(recipe, scores, manifest, delta, training, resume, trials, step_directory, run_directory),
     *(checkpoint, checkpoint_card, checkpoint_directory),
     *(sliced, slice_card, slice_directory),
+    *(export, export_directory, export_evaluation),
     *(card, evaluation, table, table_record, figure, report, stored, store),
 )
 """Every kind of file and directory, the inner ones first."""

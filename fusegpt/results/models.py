@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read
 from fusegpt.results.contents import Contents, parse_contents
 from fusegpt.results.digests import read_whole
+from fusegpt.results.exports import Export
 from fusegpt.results.files import FileRecord, Parent, Provenance, Source
 from fusegpt.results.records import (
     Finish,
@@ -269,11 +271,11 @@ def as_checkpoint(value: Any, where: str | Path) -> Checkpoint:
     return check(value, Slice if sliced else Checkpoint, where)
 
 
-def read_record(path: str | Path) -> Checkpoint | Step | Start | Source:
+def read_record(path: str | Path) -> Checkpoint | Export | Step | Start | Source:
     """Read what a directory of ours says of itself.
 
     Args:
-        path: A fetched model, a step or a checkpoint: its directory or its record.
+        path: A fetched model, a step, a checkpoint or an export: its directory or its record.
 
     Raises:
         ArtifactError: There is no record, or it is damaged.
@@ -284,7 +286,8 @@ def read_record(path: str | Path) -> Checkpoint | Step | Start | Source:
             f"{path}: must hold a record of a model, a step or a checkpoint, has none of"
             f" {', '.join(layout.RECORDS)}"
         )
-    readers: dict[str, Callable[[Path], Checkpoint | Step | Start | Source]] = {
+    readers: dict[str, Callable[[Path], Checkpoint | Export | Step | Start | Source]] = {
+        layout.EXPORT: functools.partial(read, model=Export),
         layout.CHECKPOINT: read_checkpoint,
         layout.MANIFEST: read_manifest,
     }

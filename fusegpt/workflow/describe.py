@@ -12,6 +12,7 @@ from fusegpt.errors import ArtifactError
 from fusegpt.reports.text import ranges
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read_object
+from fusegpt.results.exports import Export, weight_bytes
 from fusegpt.results.files import Provenance, RecipeText, Source
 from fusegpt.results.history import read_history
 from fusegpt.results.models import Checkpoint, Slice, read_record
@@ -24,13 +25,15 @@ class Description(Record):
     """A model, a step or a checkpoint; None where a kind does not know.
 
     Attributes:
-        kind: ``model``, ``step``, ``checkpoint`` or ``slice``.
+        kind: ``model``, ``step``, ``checkpoint``, ``slice`` or ``export``.
         num_blocks: Blocks of the dense model.
         removed: Units in order.
         kept: Dense indices.
         fused: Dense index to the indices of what was fused into it, in order.
         hidden_size, width: Dimensions of the dense model's hidden states, and those that remain.
         shape: Size of its blocks, as a model's entry in the configuration has it.
+        export: What it was exported to.
+        file_bytes: Size of the exported files.
     """
 
     kind: str
@@ -47,6 +50,8 @@ class Description(Record):
     hidden_size: int | None = None
     width: int | None = None
     shape: dict[str, int] | None = None
+    export: str | None = None
+    file_bytes: int | None = None
     provenance: Provenance | None = None
 
 
@@ -72,6 +77,8 @@ def describe(path: Path) -> Description:
         record = read_record(file)
         if isinstance(record, Checkpoint):
             found = _checkpoint(record)
+        elif isinstance(record, Export):
+            found = _exported(record)
         else:
             found = _fetched(record) if isinstance(record, Source) else _step(file)
     if found["kind"] == "model":
@@ -89,6 +96,8 @@ def as_text(about: Description) -> str:
         "blocks": f"{len(about.kept)} of {about.num_blocks} left",
         "width": f"{about.width} of {about.hidden_size} left" if about.width else None,
         "parameters": f"{about.parameters:,}" if about.parameters else None,
+        "exported to": about.export,
+        "file size": f"{about.file_bytes / 1e6:,.1f} MB" if about.file_bytes else None,
         "asked for": about.target,
         "shape": _shape_line(about),
         "removed": ", ".join(map(_unit_name, about.removed)) or "nothing",
@@ -120,6 +129,12 @@ def _checkpoint(record: Checkpoint) -> dict[str, Any]:
         "steps": [step.to_json() for step in record.steps],
         "provenance": record.provenance,
     }
+
+
+def _exported(record: Export) -> dict[str, Any]:
+    names = ("num_blocks", "kept", "removed", "parameters", "base_model", "provenance")
+    sizes = {"file_bytes": weight_bytes(record.files), "export": record.export}
+    return {"kind": "export", "fused": {}, **sizes, **{x: getattr(record, x) for x in names}}
 
 
 def _step(file: Path) -> dict[str, Any]:

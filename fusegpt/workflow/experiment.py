@@ -218,7 +218,7 @@ class Plan:
             dict.fromkeys(
                 point
                 for name, experiment in self.experiments.items()
-                if experiment.keep_checkpoints
+                if experiment.keep_checkpoints or experiment.exports
                 for point in self.points[name]
                 if not point.is_dense
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusegpt.workflow.dense_scores import DenseScores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.exported import all_exports, shown_with_exports
 from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together, settings_of
 from fusegpt.workflow.until import Chains, not_there
@@ -33,6 +34,7 @@ class Flags:
         plan: Everything that is to be computed.
         dense_scores: Scores of dense models by id, each with a recipe that needs them.
         chains: Chains that an evaluation ends.
+        exports: Names of exports in paths, each as it is written on a command line.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Flags:
         self.plan = plan
         self.dense_scores = dense_scores
         self.chains = chains or Chains(plan, not_there())
+        self.exports = {found.target.name: found.target.text for found in all_exports(plan)}
 
     def source(self, wildcards: Any) -> str:
         """Where a model comes from."""
@@ -57,6 +60,10 @@ class Flags:
         """``--trust-remote-code`` for a model whose entry says so; nothing otherwise."""
         trusted = self.plan.models[wildcards.model].trust_remote_code
         return ["--trust-remote-code"] if trusted else []
+
+    def export(self, wildcards: Any) -> str:
+        """What a model is exported to."""
+        return self.exports[wildcards.export]
 
     def num_blocks(self, wildcards: Any) -> int:
         """How many blocks the configuration says a model has."""
@@ -129,7 +136,8 @@ class Flags:
         """Models, recipes, sparsities and evaluations of a table; nothing while chains go on."""
         if self.chains.waiting(wildcards.experiment):
             return "not known yet"
-        return json.dumps(self.chains.known().contents(wildcards.experiment).to_json())
+        known = shown_with_exports(self.chains.known(), wildcards.experiment)
+        return json.dumps(known.to_json())
 
 
 def _as_it_is(value: str, wildcards: Any) -> str:

@@ -15,6 +15,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.point import Point
 from fusegpt.workflow.dense_scores import dense_scores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.exported import all_exports
 from fusegpt.workflow.generated import all_written
 
 __all__ = ["Garbage", "find", "remove"]
@@ -27,6 +28,7 @@ KINDS = (
     *(at.scores_part, at.dense_scores_part),
     *(at.run_directory, at.step_directory),
     *(at.checkpoint_directory, at.slice_directory, at.card, at.evaluation),
+    *(at.export_directory, at.export_evaluation),
     *(at.table, at.table_record, at.figure),
 )
 """What experiments can name; anything else is left alone."""
@@ -101,6 +103,8 @@ def _named(plan: Plan) -> set[str]:
             found |= set(_of_recipe(plan, point))
     for point in plan.kept:
         found |= {_parent(at.published(point)), at.card(point)}
+    for export in all_exports(plan):
+        found |= {_parent(export.record), *export.results}
     return found
 
 

@@ -12,6 +12,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.exported import exports_of
 from fusegpt.workflow.generated import located
 from fusegpt.workflow.together import Together
 from fusegpt.workflow.until import Chains, not_there
@@ -182,6 +183,15 @@ class Inputs:
         """The directory that transformers loads: merged or sliced."""
         return at.published(point_of(wildcards))
 
+    def exported_model(self, wildcards: Any) -> str:
+        """What is exported: a checkpoint, or the dense model."""
+        point = point_of(wildcards)
+        return at.source(point) if point.is_dense else at.published(point)
+
+    def exported_origin(self, wildcards: Any) -> list[str]:
+        """Where the config and the tokenizer of an export lie, where jobs see no other files."""
+        return [] if self.shared else [self.exported_model(wildcards)]
+
     def evaluations_of_model(self, wildcards: Any) -> list[str]:
         """Every result that any experiment asks for on a model."""
         point = point_of(wildcards)
@@ -204,6 +214,15 @@ class Inputs:
         read = [at.evaluation(point, evaluation=name) for point in points for name in names]
         return list(dict.fromkeys([*read, *self.chains.measured(experiment)]))
 
+    def exports_of_experiment(self, wildcards: Any) -> list[str]:
+        """The exports that a table reads, and what is measured on them."""
+        found = exports_of(self.plan, wildcards.experiment)
+        return [file for export in found for file in (export.record, *export.results)]
+
+    def data_of_evaluation(self, wildcards: Any) -> list[str]:
+        """The local files that one evaluation reads."""
+        return self._data([wildcards.evaluation])
+
     def corpus_files(self, wildcards: Any) -> list[str]:
         """The files that windows are cut from, where a corpus is one, or the model writes it."""
         entries = self.plan.windows[wildcards.windows].corpora
@@ -215,8 +234,11 @@ class Inputs:
 
     def evaluation_data(self, evaluations: Together) -> list[str]:
         """The local files that a set reads: corpora, or the items of tasks."""
+        return self._data(evaluations.evaluations)
+
+    def _data(self, evaluations: Iterable[str]) -> list[str]:
         found: dict[str, None] = {}
-        for name in evaluations.evaluations:
+        for name in evaluations:
             tasks = self.plan.tasks_of(name)
             local = {task: entry for task, entry in tasks.items() if "package" not in entry}
             found |= dict.fromkeys([*_files(self.plan.corpora_of(name)), *_files(local)])

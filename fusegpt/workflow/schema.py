@@ -17,8 +17,10 @@ from pydantic import (
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
 from fusegpt.data.generated import Generated
+from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.settings import EvaluationSettings
+from fusegpt.exports.targets import parse_target
 from fusegpt.methods import bind
 from fusegpt.pruning.target import Target
 from fusegpt.registry import lookup
@@ -63,6 +65,16 @@ Asked = Annotated[
     Discriminator(lambda value: "[target]" if isinstance(value, dict) else "[number]"),
 ]
 Sparsities = Annotated[list[Asked], Field(min_length=1), AfterValidator(_distinct)]
+
+
+def _target(value: str) -> str:
+    try:
+        return parse_target(value).text
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+Exports = Annotated[list[Annotated[str, AfterValidator(_target)]], AfterValidator(_distinct)]
 Line = Annotated[dict[Number, Name], Field(min_length=1)]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 
@@ -198,6 +210,11 @@ class Experiment(Strict):
     evaluations: Names = Field(description="Names of evaluations.")
     keep_checkpoints: bool = Field(
         default=False, description="Write the pruned models as checkpoints; results need none."
+    )
+    exports: Exports = Field(
+        default_factory=list,
+        description="Files for other programs, of every model of the experiment, the dense one"
+        " included: gguf:f16, gguf:q8_0, gguf:q4_k_m; they need the checkpoints, which are kept.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings laid over every recipe of this experiment."

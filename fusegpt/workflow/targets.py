@@ -5,9 +5,19 @@ from __future__ import annotations
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
 from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.exported import all_exports
 from fusegpt.workflow.until import Chains
 
-__all__ = ["cards", "checkpoints", "figures", "scores", "steps_of_runs", "tables", "waiting"]
+__all__ = [
+    "cards",
+    "checkpoints",
+    "exports",
+    "figures",
+    "scores",
+    "steps_of_runs",
+    "tables",
+    "waiting",
+]
 
 
 def tables(plan: Plan) -> list[str]:
@@ -40,6 +50,9 @@ def waiting(chains: Chains, *, kept: bool = False) -> list[str]:
     experiments = chains.plan.experiments.items()
     names = [name for name, one in experiments if one.keep_checkpoints or not kept]
     return list(dict.fromkeys(file for name in names for file in chains.waiting(name)))
+def exports(plan: Plan) -> list[str]:
+    """Return the files for other programs, each once."""
+    return list(dict.fromkeys(export.record for export in all_exports(plan)))
 
 
 def scores(plan: Plan) -> list[str]:

@@ -15,6 +15,7 @@ from fusegpt.pruning.recipe import read_recipe
 from fusegpt.results import layout as at
 from fusegpt.results.base import Record, read
 from fusegpt.results.digests import check_text, has_digest
+from fusegpt.results.exports import Export
 from fusegpt.results.files import FileRecord, Parent, Source
 from fusegpt.results.kinship import misplaced, parents_of
 from fusegpt.results.models import Evaluation, Stored, Table, read_checkpoint
@@ -37,7 +38,9 @@ READERS: dict[at.Pattern, Callable[[Path], Record]] = {
     at.manifest: read_manifest,
     at.checkpoint: read_checkpoint,
     at.sliced: read_checkpoint,
+    at.export: functools.partial(read, model=Export),
     at.evaluation: functools.partial(read, model=Evaluation),
+    at.export_evaluation: functools.partial(read, model=Evaluation),
     at.table_record: functools.partial(read, model=Table),
     at.training: functools.partial(read, model=Training),
     at.trials: functools.partial(read, model=Trials),

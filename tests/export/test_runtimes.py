@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import fusegpt
 from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, compare, convert, read_back
+from fusegpt.cli import fusegpt_command
 from fusegpt.data.kinds import pattern_of
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.surgery.removal import remove
+from fusegpt.results.base import read
+from fusegpt.results.exports import Export, weight_bytes
+from fusegpt.results.models import Evaluation
 from fusegpt.units import Unit
 from tests import tiny
 from tests.conftest import EXPORT_TOOLS
@@ -135,6 +140,63 @@ def test_a_value_that_differs_is_found(checkpoint, tmp_path):
     weights[name][3, 5] += 1e-3
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     assert read_back(other, tmp_path / "pruned.gguf")["different"] == [name]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """The checkpoint as f16 and as q8_0, by the verb."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSEGPT_EXPORT_TOOLS", str(EXPORT_TOOLS))
+        for kind in ("f16", "q8_0"):
+            fusegpt_verb(
+                "export", str(checkpoint), "--to", f"gguf:{kind}", "--output", folder / kind
+            )
+        yield folder
+
+
+@pytest.mark.export
+@pytest.mark.index
+def test_an_export_was_loaded_and_says_what_it_is(exported):
+    plain, small = (read(exported / kind / "export.json", Export) for kind in ("f16", "q8_0"))
+
+    assert plain.checks["same_tokens"] == plain.checks["tokens"] > 50
+    assert plain.checks["largest_difference"] < 1e-2
+    assert abs(small.checks["quantised_nats"] - small.checks["nats"]) < 0.05
+    sizes = [weight_bytes(record.files) for record in (plain, small)]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert sorted(small.files) == ["model-q8_0.gguf"] and "cyllama" in small.tools
+    assert (len(small.kept), len(small.removed)) == (BLOCKS - REMOVED, REMOVED)
+    assert "exported to gguf:q8_0" in " ".join(fusegpt_verb("info", exported / "q8_0").split())
+
+
+@pytest.mark.export
+@pytest.mark.index
+def test_llama_cpp_measures_the_perplexity_of_the_same_windows(checkpoint, exported, tmp_path):
+    asked = ["--data", "python_docs", "--length", "32", "--windows", "2", "--dtype", "float32"]
+    values, protocols = {}, {}
+    for name, model in (
+        ("own", checkpoint),
+        ("f16", exported / "f16"),
+        ("q8_0", exported / "q8_0"),
+    ):
+        file = tmp_path / f"{name}.json"
+        fusegpt_verb("evaluate", "--model", model, *asked, "--output", file)
+        (row,) = read(file, Evaluation).rows
+        values[name], protocols[name] = row.value, row.protocol
+    assert values["f16"] == pytest.approx(values["own"], rel=1e-3)
+    assert values["q8_0"] == pytest.approx(values["own"], rel=2e-2) != values["own"]
+    assert {x.pop("dtype") for x in protocols.values()} == {"float32", "f16", "q8_0"}
+    assert protocols["own"] == protocols["f16"] == protocols["q8_0"]
+    line = ["evaluate", "--model", str(exported / "f16"), "--eval", "speed"]
+    done = CliRunner().invoke(fusegpt_command, [*line, "--output", str(tmp_path / "speed.json")])
+    assert "must be measured by perplexity" in str(done.exception)
+
+
+def fusegpt_verb(*arguments: object) -> str:
+    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, (arguments, done.output, done.exception)
+    return done.output
 
 
 @pytest.mark.export

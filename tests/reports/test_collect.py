@@ -5,12 +5,12 @@ import json
 import pytest
 
 from fusegpt.errors import ArtifactError, ConfigError
-from fusegpt.reports.collect import COLUMNS, collect
+from fusegpt.reports.collect import COLUMNS, collect, whole_models
 from fusegpt.reports.grid import results_grid, step_grid
 from fusegpt.reports.tables import text_table
 from fusegpt.results.contents import parse_contents
 from fusegpt.results.history import read_history
-from tests.reports.conftest import write_checkpoint, write_step
+from tests.reports.conftest import evaluation, write, write_checkpoint, write_step
 
 
 def test_every_recipe_and_sparsity_is_a_row_and_dense_is_one(results, experiment):
@@ -99,3 +99,31 @@ def test_one_name_and_seed_with_two_ids_is_refused(experiment):
 def test_an_unknown_key_of_the_experiment_is_refused(experiment):
     with pytest.raises(ConfigError, match="unknown setting 'model'"):
         parse_contents({**experiment, "model": 1})
+
+
+def test_exports_are_rows_of_their_own_with_the_sizes_of_their_files(results, experiment):
+    def listed(name: str, size: int) -> dict:
+        return {"files": {name: {"sha256": "0" * 64, "bytes": size}, "config.json": FEW}}
+
+    FEW = {"sha256": "0" * 64, "bytes": 7}
+    source = json.loads((results / "models/tiny/source.json").read_text())
+    place = "tiny/dense/step-000"
+    folder = results / f"exports/{place}/gguf-q8_0"
+    write(results / "models/tiny/source.json", source | listed("model.safetensors", 4_000_000))
+    about = {"kind": "export", "export": "gguf:q8_0", "num_blocks": 12, "kept": list(range(12))}
+    write(folder / "export.json", about | listed("model-q8_0.gguf", 1_100_000))
+    write(results / f"evaluations/{place}/gguf-q8_0/docs.json", evaluation(0, 20.5))
+    exports = [{"name": "gguf-q8_0", "text": "gguf:q8_0", "evaluations": ["docs"]}]
+    contents = parse_contents(experiment | {"recipes": experiment["recipes"][:1]})
+    asked = parse_contents({**contents.to_json(), "exports": exports})
+
+    frame = collect(asked, results)
+
+    assert frame["export"].tolist() == ["", "gguf:q8_0"]
+    assert frame["file_bytes"].tolist() == [4_000_000, 1_100_000]
+    assert frame["value"].tolist() == [20.0, 20.5]
+    assert whole_models(frame)["value"].tolist() == [20.0]
+    lines = text_table(frame).splitlines()
+    assert lines[1].split()[:5] == ["recipe", "sparsity", "export", "file", "size"]
+    assert lines[-1].split()[:5] == ["dense", "0%", "gguf:q8_0", "1.1", "MB"]
+    assert "file size" not in text_table(collect(contents, results))

@@ -23,6 +23,7 @@ NAMES = {
     "answers": "docs-train-89abcdef-01234567",
     "evaluation": "docs",
     "experiment": "study",
+    "export": "gguf-q8_0",
 }
 STEP = Point("tiny", "fusegpt-01234567", Place.step(7))
 SLICE = Point("tiny", "slicegpt-01234567", Place.sparsity("0.25"))

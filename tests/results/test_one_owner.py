@@ -17,11 +17,12 @@ FILES = [
     ROOT / "Snakefile",
 ]
 FOLDERS = (
-    "models|data|scores|parts|runs|answers|checkpoints|slices|cards|evaluations|tables|figures"
+    "models|data|scores|parts|runs|answers|checkpoints|slices|exports|cards|evaluations|tables"
+    "|figures"
 )
 NAMES = (
     *(layout.SOURCE, layout.MANIFEST, layout.CHECKPOINT, layout.SCORES, layout.DELTA),
-    *(layout.TRAINING, layout.RESUME, layout.TRIALS, layout.RECIPE),
+    *(layout.TRAINING, layout.RESUME, layout.TRIALS, layout.RECIPE, layout.EXPORT),
 )
 SPELLED = re.compile(
     rf"""["'](?:results/|(?:{FOLDERS})/[*{{])|["'/](?:{"|".join(map(re.escape, NAMES))})["']"""

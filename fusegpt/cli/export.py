@@ -1,0 +1,35 @@
+"""``fusegpt export``: a model as a file that another program runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusegpt.cli.options import input_path, output_path
+
+
+@click.command()
+@click.argument("checkpoint", type=input_path)
+@click.option("--to", "target", required=True, metavar="KIND:TYPE", help="gguf:q4_k_m, for one.")
+@click.option("--output", required=True, type=output_path, help="The directory to write.")
+def export(checkpoint: Path, target: str, output: Path) -> None:
+    """Write CHECKPOINT, or a fetched model, as another program runs it, and load it there.
+
+    GGUF files are written by llama.cpp's converter and quantiser (make export-tools installs
+    them) and loaded by llama.cpp, which must say what transformers says before weights are rounded.
+    """
+    from fusegpt.errors import ConfigError
+    from fusegpt.exports.targets import parse_target
+
+    try:
+        asked = parse_target(target)
+    except ConfigError as error:
+        raise ConfigError(f"--to: {error}") from None
+    from fusegpt.exports.job import export_model
+
+    made = export_model(checkpoint, asked, output)
+    for name, about in made.files.items():
+        click.echo(f"{(about.bytes or 0) / 1e6:>10.1f} MB  {output / name}")
+    for name, value in made.checks.items():
+        click.echo(f"{name:<20} {value}")

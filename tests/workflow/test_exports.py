@@ -1,0 +1,126 @@
+"""Exports of an experiment: what is planned, refused, made, measured, kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fusegpt.errors import ConfigError
+from fusegpt.exports.tools import TOOLS
+from fusegpt.results import layout as at
+from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.exported import all_exports, check_exports, exports_of, shown_with_exports
+from fusegpt.workflow.garbage import find
+from tests.workflow.conftest import configuration
+
+RECIPES = Path(__file__).resolve().parents[2] / "config" / "recipes"
+
+
+def plan(exports, **more):
+    config = configuration()
+    config["experiments"]["study"] |= {"exports": exports, "keep_checkpoints": False, **more}
+    return make_plan(config, RECIPES)
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """A folder where every tool seems to be installed."""
+    folder = tmp_path / "tools"
+    for name, _, version in (tool.partition("==") for tool in TOOLS):
+        about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+    monkeypatch.setenv("FUSEGPT_EXPORT_TOOLS", str(folder))
+    return folder
+
+
+def test_every_model_is_exported_the_dense_one_included_and_checkpoints_are_kept():
+    made = plan(["gguf:q8_0", "gguf:f16"])
+
+    found = exports_of(made, "study")
+
+    assert len(found) == 3 * 2
+    assert found[0].record == "results/exports/tiny/dense/step-000/gguf-q8_0/export.json"
+    assert found[0].results == [
+        f"results/evaluations/tiny/dense/step-000/gguf-q8_0/{name}.json"
+        for name in ("docs", "short")
+    ]
+    assert len(made.kept) == 2
+    assert [x.text for x in shown_with_exports(made, "study").exports] == ["gguf:q8_0", "gguf:f16"]
+    assert "exports" not in shown_with_exports(plan([]), "study").to_json()
+
+
+@pytest.mark.parametrize(
+    ("exports", "message"),
+    [
+        (["gguf:q8"], "got 'gguf:q8'; did you mean 'gguf:q8_0'"),
+        (["gguf:f16", "gguf:f16"], "must list each entry once, got 'gguf:f16' 2 times"),
+    ],
+)
+def test_what_is_no_export_is_refused_in_one_line(exports, message):
+    with pytest.raises(ConfigError) as caught:
+        plan(exports)
+    assert message in str(caught.value) and "experiments.study.exports" in str(caught.value)
+
+
+def test_a_missing_tool_is_named_with_what_installs_it(tools):
+    made = plan(["gguf:f16"])
+    check_exports(made)
+    shutil.rmtree(next(tools.glob("cyllama*")))
+    with pytest.raises(ConfigError) as caught:
+        check_exports(made)
+    said = str(caught.value)
+    assert said.startswith("experiments.study.exports: gguf must have llama.cpp's tools in ")
+    assert "cyllama==0.2.18 is missing; run make export-tools, or pip install" in said
+    check_exports(plan([]))
+
+
+@pytest.mark.parametrize("recipe", ["slicegpt", "macro_influence_attention"])
+def test_models_that_other_programs_do_not_know_are_refused(recipe, tools):
+    if recipe != "slicegpt":
+        more = {"recipe_settings": {"macro_influence": {"granularity": "attention"}}}
+        made = plan(["gguf:f16"], recipes=["macro_influence"], **more)
+    else:
+        made = plan(["gguf:f16"], recipes=[recipe])
+    with pytest.raises(ConfigError, match="must be of recipes that remove whole blocks"):
+        check_exports(made)
+
+
+def test_gc_keeps_what_is_named_and_lists_the_rest(tmp_path):
+    both, one = plan(["gguf:q8_0", "gguf:f16"]), plan(["gguf:f16"])
+    for export in all_exports(both):
+        for file in (export.record, *export.results):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+
+    gone = {garbage.path.relative_to(tmp_path).as_posix() for garbage in find(one, tmp_path)}
+
+    assert find(both, tmp_path) == []
+    expected = [x for x in all_exports(both) if x.target.type == "q8_0"]
+    assert gone == {
+        *(str(Path(export.record).parent) for export in expected),
+        *(file for export in expected for file in export.results),
+    }
+
+
+def test_the_workflow_makes_them_and_measures_them(project, tools):
+    project.environment["FUSEGPT_EXPORT_TOOLS"] = str(tools)
+    project.study.update(exports=["gguf:q4_k_m"], evaluations=["docs"], recipes=["dense"])
+
+    done = project.snakemake("-n", "--printshellcmds")
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout + done.stderr
+    folder = "results/exports/tiny/dense/step-000/gguf-q4_k_m"
+    assert f"export results/models/tiny --to gguf:q4_k_m --output {folder} " in said
+    assert f"evaluate --model {folder} --evaluation " in said
+    assert (
+        at.export_evaluation.partly(
+            model="tiny", recipe="dense", place="step-000", export="gguf-q4_k_m", evaluation="docs"
+        )
+        in said
+    )

@@ -11,13 +11,16 @@ from fusegpt.cli.options import input_path, output_path
 
 @click.command()
 @click.argument("checkpoint", type=input_path)
-@click.option("--to", "target", required=True, metavar="KIND:TYPE", help="gguf:q4_k_m, for one.")
+@click.option(
+    "--to", "target", required=True, metavar="TARGET", help="gguf:q4_k_m, int8, int4, ..."
+)
 @click.option("--output", required=True, type=output_path, help="The directory to write.")
 def export(checkpoint: Path, target: str, output: Path) -> None:
     """Write CHECKPOINT, or a fetched model, as another program runs it, and load it there.
 
     GGUF files are written by llama.cpp's converter and quantiser (make export-tools installs
     them) and loaded by llama.cpp, which must say what transformers says before weights are rounded.
+    int8 and int4 are directories that transformers and vLLM load.
     """
     from fusegpt.errors import ConfigError
     from fusegpt.exports.targets import parse_target

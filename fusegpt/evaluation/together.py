@@ -149,7 +149,8 @@ def _measure(
     place = torch_device(device)
     directory = dense_directory(model)
     plans = [entry.evaluation.load()(directory, entry.reads, entry.settings) for entry in asked]
-    loaded = functools.cache(lambda: load(model, dtype=dtype, device=place, weights=weights))
+    how: dict[str, Any] = {"dtype": dtype, "device": place, "weights": weights}
+    loaded = functools.cache(lambda: load(model, **how, packed=exported is not None))
     for number, (entry, plan) in enumerate(zip(asked, plans, strict=True)):
         own = reset_peak_memory() or number == 0
         if gguf:

@@ -10,28 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
-from fusegpt.data.tokens import encode, load_tokenizer
 from fusegpt.errors import ArtifactError
+from fusegpt.exports.reading import LARGEST, text_ids, text_logits, token_nats
 from fusegpt.exports.targets import GGUF_TYPES, ExportTarget
 from fusegpt.exports.tools import ask_llama_cpp, check_tools, convert_to_gguf
-from fusegpt.models.checkpoints.load import load
 from fusegpt.models.stored import stored_in
 
 __all__ = ["Losses", "losses", "write_gguf"]
 
 logger = logging.getLogger(__name__)
-
-TEXT = (
-    "The capital of France is Paris. Water boils at a temperature of 100 degrees Celsius, and"
-    " freezes at zero. A function that adds two numbers is written like this: def add(a, b):"
-    " return a + b. In the morning she walked to the station, bought a newspaper and waited for"
-    " the train, which was late again."
-)
-"""What transformers and llama.cpp both read, token by token."""
-LARGEST = 0.25
-"""Nats by which they may differ on a token, with the same weights."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ def write_gguf(checkpoint: Path, target: ExportTarget, output: Path) -> dict[str
         number = GGUF_TYPES[target.type]
         where = f"{checkpoint}: {target.text}"
         ask_llama_cpp("quantise", where, source=str(whole), output=str(output), ftype=number)
-    seen["quantised_nats"] = round(float(losses(output, _text_ids(checkpoint)).nats.mean()), 6)
+    seen["quantised_nats"] = round(float(losses(output, text_ids(checkpoint)).nats.mean()), 6)
     return seen
 
 
@@ -103,26 +91,20 @@ def _lossless(checkpoint: Path) -> str:
     return "f16" if {place.dtype for place in stored} == {torch.float16} else "f32"
 
 
-@torch.no_grad()
 def _same_as_transformers(checkpoint: Path, file: Path) -> dict[str, Any]:
     """Compare a plain file with the checkpoint that it was converted from."""
-    ids = _text_ids(checkpoint)
-    model = load(checkpoint, dtype="float32", weights="auto")
-    window = torch.from_numpy(ids).to(model.device)
-    logits = model.module(**model.inputs(window), use_cache=False).logits[0, :-1].double()
-    own = cross_entropy(logits, window[0, 1:], reduction="none").cpu().numpy()
-    theirs = losses(file, ids)
+    ids = text_ids(checkpoint)
+    logits = text_logits(checkpoint)
+    own, theirs = token_nats(logits, ids).numpy(), losses(file, ids)
     gap = float(np.abs(own - theirs.nats[0]).max())
-    same = int((logits.argmax(-1).cpu().numpy() == theirs.likeliest[0]).sum())
+    same = int((logits.argmax(-1).numpy() == theirs.likeliest[0]).sum())
     if not gap <= LARGEST:
         raise ArtifactError(
             f"{checkpoint}: llama.cpp must compute what transformers does, got {gap:.2f} nats of"
             " difference on a token; it computes this architecture otherwise"
         )
     if same < len(own):
-        logger.warning(
-            "%s: the likeliest token is the same in %d of %d places", file, same, len(own)
-        )
+        logger.warning("%s: the same likeliest token in %d of %d places", file, same, len(own))
     return {
         "nats": round(float(own.mean()), 6),
         "llama_cpp_nats": round(float(theirs.nats.mean()), 6),
@@ -130,8 +112,3 @@ def _same_as_transformers(checkpoint: Path, file: Path) -> dict[str, Any]:
         "same_tokens": same,
         "tokens": len(own),
     }
-
-
-def _text_ids(checkpoint: Path) -> np.ndarray:
-    """The ids of a short text, ``[1, length]`` int64."""
-    return encode(load_tokenizer(checkpoint), TEXT).astype(np.int64)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fusegpt.artifacts import STAGE_VERSION, atomic_directory, file_record, prov
 from fusegpt.data.directories import check_listed, count_parameters, text_config, weight_files
 from fusegpt.errors import ConfigError
 from fusegpt.exports.gguf import write_gguf
+from fusegpt.exports.quantised import PACKAGE, write_quantised
 from fusegpt.exports.targets import ExportTarget
 from fusegpt.exports.tools import versions
 from fusegpt.results import layout
@@ -41,7 +43,10 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
     check_listed(checkpoint)
     with atomic_directory(output, last=layout.EXPORT) as partial:
         with Timer() as timer:
-            checks = write_gguf(checkpoint, target, partial / f"model-{target.type}.gguf")
+            if target.is_gguf:
+                checks = write_gguf(checkpoint, target, partial / f"model-{target.type}.gguf")
+            else:
+                checks = write_quantised(checkpoint, target, partial)
         files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
         parent = Parent.of(checkpoint, output)
         record = {
@@ -49,7 +54,7 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
             "export": target.text,
             **about,
             "checks": checks,
-            "tools": versions(),
+            "tools": versions() if target.is_gguf else {PACKAGE: version(PACKAGE)},
             "seconds": round(timer.seconds, 3),
             "memory_gib": round(peak_memory_gib(), 3),
             "stage_version": STAGE_VERSION["export"],

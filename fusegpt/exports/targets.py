@@ -1,4 +1,4 @@
-"""What a model can be exported to: ``gguf:q4_k_m``."""
+"""What a model can be exported to: ``gguf:q4_k_m``, ``int4``."""
 
 from __future__ import annotations
 
@@ -29,31 +29,41 @@ GGUF_TYPES = {
     "q2_k": 10,
 }
 """Types of GGUF files that need no importance matrix, with llama.cpp's numbers of them."""
+BITS = {"int8": 8, "int4": 4}
+"""Directories that transformers and vLLM load, with the bits of a weight in them."""
 PLAIN = ("f32", "f16", "bf16")
 """Those that the converter writes by itself; the others are quantised from one of them."""
 
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """A kind of file, and the type of the weights in it.
+    """A kind of export, and the type of the weights in it.
 
     Attributes:
-        kind: ``gguf``.
-        type: ``q8_0``.
+        text: How a configuration and the command line write it: ``gguf:q8_0``, ``int4``.
     """
 
-    kind: str
-    type: str
-
-    @property
-    def text(self) -> str:
-        """How a configuration and the command line write it."""
-        return f"{self.kind}:{self.type}"
+    text: str
 
     @property
     def name(self) -> str:
         """Its name in paths."""
-        return f"{self.kind}-{self.type}"
+        return self.text.replace(":", "-")
+
+    @property
+    def type(self) -> str:
+        """The type of the weights."""
+        return self.text.rpartition(":")[2]
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file; if not, it is a directory that transformers loads."""
+        return self.text.startswith("gguf:")
+
+    @property
+    def bits(self) -> int:
+        """Bits of a weight of a directory."""
+        return BITS[self.text]
 
     @property
     def is_plain(self) -> bool:
@@ -63,7 +73,7 @@ class ExportTarget:
 
 def known_targets() -> tuple[str, ...]:
     """Return every target as it is written."""
-    return tuple(f"gguf:{name}" for name in GGUF_TYPES)
+    return (*BITS, *(f"gguf:{name}" for name in GGUF_TYPES))
 
 
 def parse_target(text: str) -> ExportTarget:
@@ -75,5 +85,4 @@ def parse_target(text: str) -> ExportTarget:
     known = known_targets()
     if text not in known:
         raise ConfigError(f"must be something to export to, got {text!r}{suggestion(text, known)}")
-    kind, _, type_ = text.partition(":")
-    return ExportTarget(kind, type_)
+    return ExportTarget(text)

@@ -12,9 +12,9 @@ from fusegpt.reports.palette import DENSE_COLOUR, recipe_marks, recipes_of
 from fusegpt.reports.tables import format_sparsity, with_labels
 from fusegpt.results.point import DENSE
 
-__all__ = ["Axis", "frontier_chart", "speed_axis"]
+__all__ = ["Axis", "frontier_chart", "size_axis", "speed_axis"]
 
-KEY = ["recipe", "recipe_id", "sparsity", "step"]
+KEY = ["recipe", "recipe_id", "sparsity", "step", "export"]
 SPEED_UP = "_speedup"
 """End of the name of every metric that is a measured speed over the dense model's."""
 
@@ -26,7 +26,7 @@ class Axis:
     Attributes:
         title: Title of the axis.
         measured: Whether speed was measured; otherwise the remaining parameters stand for it.
-        values: Columns recipe, recipe_id, sparsity, step, cost.
+        values: Columns recipe, recipe_id, sparsity, step, export, cost.
         more_is_better: Whether a higher ``cost`` is better.
     """
 
@@ -58,6 +58,20 @@ def speed_axis(rows: pd.DataFrame) -> Axis:
     values = rows[[*KEY, "parameters"]].drop_duplicates()
     values = values.assign(cost=values["parameters"] / 1e6)[[*KEY, "cost"]]
     return Axis("remaining parameters, millions", False, values, False)
+
+
+def size_axis(rows: pd.DataFrame) -> Axis | None:
+    """Return how large the files of models and of their exports are; None: nothing was exported.
+
+    Args:
+        rows: Rows of ``collect`` of one model, those of exports included.
+    """
+    known = rows[rows["file_bytes"].notna()]
+    if not (known["export"] != "").any():
+        return None
+    values = known[[*KEY, "file_bytes"]].drop_duplicates()
+    values = values.assign(cost=values["file_bytes"] / 1e6)[[*KEY, "cost"]]
+    return Axis("file size, MB", True, values, False)
 
 
 def frontier_chart(rows: pd.DataFrame, label: str, axis: Axis) -> alt.LayerChart | None:
@@ -92,7 +106,15 @@ def _layers(
     placed = alt.Chart(data).encode(x=x)
     base = within(placed, values)
     marks = recipe_marks(recipes, "frontier", dense=True)
-    tooltip = ["recipe", "seed", alt.Tooltip("sparsity", format=".1%"), "cost", "value", "frontier"]
+    tooltip = [
+        "recipe",
+        "export",
+        "seed",
+        alt.Tooltip("sparsity", format=".1%"),
+        "cost",
+        "value",
+        "frontier",
+    ]
     line = base.transform_filter("datum.frontier").mark_line(
         strokeDash=[5, 4], color=DENSE_COLOUR, order=False
     )
@@ -105,10 +127,11 @@ def _layers(
 
 
 def _words(data: pd.DataFrame, higher: bool) -> pd.Series:
-    """The sparsity, at the frontier's best point of each."""
+    """The sparsity and what it was exported to, at the frontier's best point of each."""
     best = data[data["frontier"]].sort_values("value", ascending=not higher)
-    named = best.drop_duplicates("sparsity")["sparsity"].map(format_sparsity)
-    return named.reindex(data.index, fill_value="")
+    best = best.drop_duplicates(["sparsity", "export"])
+    named = best["sparsity"].map(format_sparsity) + " " + best["export"]
+    return named.str.strip().reindex(data.index, fill_value="")
 
 
 def _frontier(data: pd.DataFrame, higher: bool, more: bool) -> list[bool]:

@@ -47,7 +47,7 @@ def write_page(
             or corrupt.
     """
     papers = read_published(published)
-    frames = [whole_models(tables.read_csv(csv)) for csv in csvs]
+    frames = [tables.read_csv(csv) for csv in csvs]
     charts = Charts()
     experiments = []
     for place, (csv, frame) in enumerate(zip(csvs, frames, strict=True)):
@@ -60,7 +60,8 @@ def write_page(
         section["csv"] = base64.b64encode(csv.read_bytes()).decode()
         section["svg"] = plain_svg(svgs[place]) if svgs else ""
         experiments.append(section)
-    entries = beside_ours(papers, pd.concat(frames, ignore_index=True)) if len(papers) else []
+    whole = whole_models(pd.concat(frames, ignore_index=True))
+    entries = beside_ours(papers, whole) if len(papers) else []
     page = _render(
         experiments=experiments,
         charts=charts.as_json(),

@@ -12,9 +12,10 @@ import pandas as pd
 
 from fusegpt.reports import tables
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
+from fusegpt.reports.collect import whole_models
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.curves import curve_charts
-from fusegpt.reports.frontier import frontier_chart, speed_axis
+from fusegpt.reports.frontier import frontier_chart, size_axis, speed_axis
 from fusegpt.reports.grid import protocol_grid, results_grid, step_grid
 from fusegpt.reports.quality import quality_chart
 from fusegpt.reports.run import Run, read_runs
@@ -67,13 +68,15 @@ def model_section(
     """Return what the template needs for one model.
 
     Args:
-        frame: Rows of ``collect`` of one experiment.
+        frame: Rows of ``collect`` of one experiment; those of exports are drawn over file size.
         model: Which model.
         results: The results folder.
         papers: Published values from ``read_published``; those of this model are drawn, too.
         charts: Receives the charts.
         curves: What the experiment varies.
     """
+    sizes = _sizes(frame[frame["model"] == model], charts)
+    frame = whole_models(frame)
     rows = frame[frame["model"] == model]
     place = f"{frame['experiment'].iloc[0]}-{model}"
     runs = read_runs(rows, results)
@@ -83,6 +86,7 @@ def model_section(
         "table": results_grid(place, rows),
         "protocols": protocol_grid(f"{place}-protocols", rows),
         "measured": _measured(frame, model, papers, charts),
+        "sizes": sizes,
         "varied": _varied(frame, model, curves or {}, charts),
         "costs": _costs(rows, model, results, runs, charts),
         **_removals(runs, int(rows["num_blocks"].iloc[0]), place, charts),
@@ -117,6 +121,16 @@ def _measured(
         "frontiers": frontiers,
         "speed_measured": axis.measured,
     }
+
+
+def _sizes(rows: pd.DataFrame, charts: Charts) -> list[dict[str, str | None]]:
+    """Frontiers over file size, where models were exported."""
+    axis = size_axis(rows)
+    return [
+        {"chart": charts.add(chart, 300, f"{label} against {axis.title}"), "label": label}
+        for label in tables.main_labels(rows)
+        if axis is not None and (chart := frontier_chart(rows, label, axis)) is not None
+    ]
 
 
 def _varied(

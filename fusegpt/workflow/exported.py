@@ -46,9 +46,14 @@ def exports_of(plan: Plan, experiment: str) -> list[Exported]:
     """Return the exports of an experiment, models in the order of its table."""
     asked = plan.experiments[experiment]
     targets = [parse_target(text) for text in asked.exports]
-    measured = tuple(name for name in asked.evaluations if _is_measured(plan, name))
+    measured = {
+        target: tuple(name for name in asked.evaluations if _is_measured(plan, name, target))
+        for target in targets
+    }
     return [
-        Exported(point, target, measured) for point in plan.points[experiment] for target in targets
+        Exported(point, target, measured[target])
+        for point in plan.points[experiment]
+        for target in targets
     ]
 
 
@@ -82,7 +87,8 @@ def check_exports(plan: Plan) -> None:
                 f"{where}: must stand beside sparsities, got until; use fusegpt export on the"
                 " checkpoint that it comes to"
             )
-        check_tools(where)
+        if any(parse_target(text).is_gguf for text in experiment.exports):
+            check_tools(where)
         for member in plan.members[name]:
             recipe = plan.recipes.get(member.id)
             if recipe is not None and (recipe.slices or recipe.granularity != "block"):
@@ -92,6 +98,7 @@ def check_exports(plan: Plan) -> None:
                 )
 
 
-def _is_measured(plan: Plan, evaluation: str) -> bool:
-    entry = plan.evaluations[evaluation]
-    return isinstance(entry.bound(f"evaluations.{evaluation}"), Perplexity)
+def _is_measured(plan: Plan, evaluation: str, target: ExportTarget) -> bool:
+    """Whether an evaluation is for an export: not speed, since here weights are made plain."""
+    settings = plan.evaluations[evaluation].bound(f"evaluations.{evaluation}")
+    return isinstance(settings, Perplexity) if target.is_gguf else settings.reads != "models"

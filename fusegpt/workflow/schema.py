@@ -214,7 +214,8 @@ class Experiment(Strict):
     exports: Exports = Field(
         default_factory=list,
         description="Files for other programs, of every model of the experiment, the dense one"
-        " included: gguf:f16, gguf:q8_0, gguf:q4_k_m; they need the checkpoints, which are kept.",
+        " included: gguf:f16, gguf:q8_0, gguf:q4_k_m, int8, int4; they need the checkpoints, which"
+        " are kept.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings laid over every recipe of this experiment."

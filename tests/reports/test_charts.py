@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from fusegpt.reports.charts import fusion_chart, importance_chart, loss_chart, stack_chart
-from fusegpt.reports.collect import collect
+from fusegpt.reports.collect import collect, whole_models
 from fusegpt.reports.costs import cost_rows, memory_chart, time_chart
 from fusegpt.reports.figures import sparsity_chart
-from fusegpt.reports.frontier import frontier_chart, speed_axis
+from fusegpt.reports.frontier import frontier_chart, size_axis, speed_axis
 from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.run import Run, read_finishes
 from fusegpt.reports.tables import main_labels
@@ -74,6 +74,21 @@ def test_any_evaluations_speed_up_is_a_speed_and_the_last_metric_counts(frame):
     axis = speed_axis(pd.concat([fast, *more], ignore_index=True))
     assert axis.title == "tuning speed, times the dense model's (batch 1)"
     assert set(axis.values["cost"]) == {1.0, 7.0}
+
+
+def test_files_that_were_exported_have_a_frontier_over_their_size(frame):
+    assert size_axis(frame) is None
+    whole = frame.assign(file_bytes=frame["parameters"] * 2)
+    small = whole.assign(export="int4", file_bytes=whole["file_bytes"] / 3)
+    files = pd.concat([whole, small.assign(value=small["value"] + 1)], ignore_index=True)
+
+    rows = data_of(frontier_chart(files, "docs perplexity", size_axis(files)))
+
+    assert len(rows) == len(files)
+    words = {row["words"] for row in rows if row["words"]}
+    assert {"0%", "0% int4"} <= words
+    assert all(row["frontier"] for row in rows if row["recipe"] == "dense")
+    assert set(whole_models(files)["export"]) == {""}
 
 
 def test_without_measured_speed_the_parameters_stand_in_and_say_so(frame):

@@ -37,6 +37,8 @@ from fusegpt.models.weights import (
     size_in_memory,
 )
 from fusegpt.results import layout
+from fusegpt.results.base import read
+from fusegpt.results.exports import Export
 from fusegpt.results.history import read_history
 from fusegpt.results.models import read_checkpoint
 from fusegpt.runtime import (
@@ -64,6 +66,7 @@ def load(
     trust_remote_code: bool | None = None,
     unfolded: bool = False,
     weights: Weights = "resident",
+    packed: bool = False,
 ) -> Model:
     """Load a model in eval mode, without gradients.
 
@@ -81,6 +84,8 @@ def load(
             ``model.fused``, for the steps that train them further. The weights are the same.
         weights: ``resident``: all in memory. ``streamed``: those of a block only while it runs.
             ``auto``: resident where they take at most 80% of the memory that is free.
+        packed: Take weights of few bits as well, which become plain ones: to be measured, not to
+            be pruned.
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
@@ -94,7 +99,7 @@ def load(
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     history = read_history(manifest) if manifest.is_file() else None
     source = path if history is None else history.source.parent
-    model, places = _load_directory(source, dtype, trust_remote_code)
+    model, places = _load_directory(source, dtype, trust_remote_code, packed)
     following: Places = {} if places is None else places
     rounding = None if history is None else look_ahead(model, history)
     # which part of a block is its attention shows when it runs, so weights come before the removal
@@ -247,7 +252,7 @@ def load_structure(path: str | Path) -> Model:
 
 
 def _load_directory(
-    path: Path, dtype: str | torch.dtype, trust_remote_code: bool
+    path: Path, dtype: str | torch.dtype, trust_remote_code: bool, packed: bool
 ) -> tuple[Model, Places | None]:
     """Build the model of a directory.
 
@@ -257,7 +262,8 @@ def _load_directory(
     """
     if not path.is_dir():
         raise ArtifactError(f"{path}: must be a model directory or a step manifest, is not there")
-    check_plain(path)
+    if not packed:
+        check_plain(path)
     if not (path / "config.json").is_file():
         raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
     check_listed(path)
@@ -268,14 +274,15 @@ def _load_directory(
             f"{path}: must be a model that predicts tokens, got {type(module).__name__}"
         )
     model = Model.dense(module.requires_grad_(False), source=path)
-    if (path / layout.CHECKPOINT).is_file():
-        _number(model, path / layout.CHECKPOINT)
+    record = layout.record_in(path)
+    if record is not None and record.name in (layout.CHECKPOINT, layout.EXPORT):
+        _number(model, record)
     return model, places
 
 
 def _number(model: Model, path: Path) -> None:
-    """Take over the dense numbering from a checkpoint of ours."""
-    record = read_checkpoint(path)
+    """Take over the dense numbering from a checkpoint or an export of ours."""
+    record = read_checkpoint(path) if path.name == layout.CHECKPOINT else read(path, Export)
     kept, num_blocks = record.kept, record.num_blocks
     if len(kept) != len(model.kept) or sorted({*kept}) != kept or kept[-1] >= num_blocks:
         raise ArtifactError(
@@ -320,7 +327,7 @@ def _built(
     path: Path, cls: Any, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, dict[str, Any], Places | None]:
     """Build a model without memory; with all its weights where their places cannot be told."""
-    if not trust_remote_code:
+    if not _made_plain(config) and not trust_remote_code:
         found = without_memory(path, cls, config, dtype)
         if found is not None:
             return found
@@ -330,6 +337,15 @@ def _built(
     module, info = cls.from_pretrained(path, **options)
     own_memory(module)
     return module, info, None
+
+
+def _made_plain(config: PretrainedConfig) -> bool:
+    """Let transformers make weights of few bits plain while it reads them, if these are such."""
+    packed: Any = getattr(config, "quantization_config", None) or {}
+    if packed.get("quant_method") != "compressed-tensors":
+        return False
+    config.quantization_config = {**packed, "dequantize": True}
+    return True
 
 
 def _with_attention(path: Path, config: PretrainedConfig, build: Callable[[], Any]) -> Any:

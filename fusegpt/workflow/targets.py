@@ -50,6 +50,8 @@ def waiting(chains: Chains, *, kept: bool = False) -> list[str]:
     experiments = chains.plan.experiments.items()
     names = [name for name, one in experiments if one.keep_checkpoints or not kept]
     return list(dict.fromkeys(file for name in names for file in chains.waiting(name)))
+
+
 def exports(plan: Plan) -> list[str]:
     """Return the files for other programs, each once."""
     return list(dict.fromkeys(export.record for export in all_exports(plan)))

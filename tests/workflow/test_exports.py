@@ -90,6 +90,26 @@ def test_models_that_other_programs_do_not_know_are_refused(recipe, tools):
         check_exports(made)
 
 
+def test_a_chain_that_an_evaluation_ends_has_no_exports(tools):
+    config = configuration()
+    study = config["experiments"]["study"]
+    del study["sparsities"]
+    study |= {"exports": ["int8"], "until": {"evaluation": "docs", "at_most": 99.0}}
+    with pytest.raises(ConfigError, match="must stand beside sparsities, got until; use fusegpt"):
+        check_exports(make_plan(config, RECIPES))
+
+
+def test_eight_and_four_bits_need_no_tool_and_are_measured_by_all_but_speed(monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEGPT_EXPORT_TOOLS", str(tmp_path))
+    config = configuration()
+    config["evaluations"] |= {"fast": {"eval": "speed"}, "tasks": {"eval": "zero_shot"}}
+    names = ["docs", "fast", "tasks"]
+    config["experiments"]["study"] |= {"exports": ["int4"], "evaluations": names}
+    made = make_plan(config, RECIPES)
+    check_exports(made)
+    assert exports_of(made, "study")[0].evaluations == ("docs", "tasks")
+
+
 def test_gc_keeps_what_is_named_and_lists_the_rest(tmp_path):
     both, one = plan(["gguf:q8_0", "gguf:f16"]), plan(["gguf:f16"])
     for export in all_exports(both):

@@ -129,11 +129,13 @@ class Passes:
         forward: Number of blocks run forward; one run for one of its sublayers counts whole.
         heads: Number of times that logits are formed.
         backward: Number of blocks run backward.
+        frozen: Whether weights get no gradient on the way back.
     """
 
     forward: float
     heads: float = 0
     backward: int = 0
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

@@ -168,4 +168,4 @@ class Gates(MetricSettings):
     def passes(self, scoring: Scoring) -> Passes:
         """Return a pass forward for each step, and one backward as far as the first unit."""
         backward = self.steps * (scoring.blocks - scoring.first)
-        return Passes(self.steps * scoring.blocks, heads=self.steps, backward=backward)
+        return Passes(self.steps * scoring.blocks, self.steps, backward, frozen=True)

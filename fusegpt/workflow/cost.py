@@ -243,6 +243,7 @@ def _scoring_flops(passes: Passes, shape: Shape, tokens: int, length: int) -> fl
     backward, width = passes.backward, shape.attended
     forward = passes.forward - backward
     flops = forward_rule(forward * shape.values, forward * width, tokens, length)
-    flops += training_rule(backward * shape.values, backward * width, tokens, length)
-    heads = passes.heads + 2 * min(passes.heads, backward)
+    size = (backward * shape.values, backward * width)
+    flops += training_rule(*size, tokens, length, adapters=passes.frozen)
+    heads = passes.heads + (1 if passes.frozen else 2) * min(passes.heads, backward)
     return flops + head_rule(shape.vocab, shape.width, heads * tokens)

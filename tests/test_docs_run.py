@@ -88,6 +88,12 @@ ELSEWHERE = {
     "fusegpt prune --model work/model --blocks": (
         "pruning/test_given.py::test_the_verb_removes_what_it_is_told"
     ),
+    "python benchmarks/approximate.py": (
+        "importance/test_approximate_benchmark.py::test_it_counts_the_orders"
+    ),
+    "fusegpt score --model MODEL --calibration windows.parquet": (
+        "pruning/test_score_jobs.py::test_parts_add_up"
+    ),
     "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
     "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
     "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",

@@ -65,6 +65,11 @@ class MetricSettings(Settings):
         return False
 
     @property
+    def first_share(self) -> float:
+        """Fraction of the windows that all units are scored on; less than 1 is approximate."""
+        return 1.0
+
+    @property
     def adds_up(self) -> bool:
         """Whether these settings let several jobs share the windows of a metric that can."""
         return True

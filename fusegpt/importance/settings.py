@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fusegpt.config import added_later
+from fusegpt.config import Fraction, added_later
 from fusegpt.errors import ConfigError
 from fusegpt.importance.base import Listed, MetricSettings, block_of, check_numbers
 from fusegpt.methods import RecipeLike
@@ -52,25 +52,59 @@ class _NoPass(MetricSettings):
         return Passes(0)
 
 
-class _LossWithoutEach(MetricSettings):
+class _WithoutEach(MetricSettings):
+    """Metrics that run the model without each unit; which can be had for less, approximately."""
+
+    approximate: Annotated[
+        Fraction,
+        added_later(
+            0.0,
+            "Approximate choice: fraction of the windows that all units are scored on; half of"
+            " them, the least important, go on with twice as many windows, and so on. 0: all units"
+            " on all windows, which is exact.",
+        ),
+    ] = 0.0
+
+    @property
+    def first_share(self) -> float:
+        return self.approximate or 1.0
+
+    @property
+    def adds_up(self) -> bool:
+        return not self.approximate
+
+    def check(self, recipe: RecipeLike, where: str) -> None:
+        """Refuse approximate scores where more than the lowest one counts."""
+        super().check(recipe, where)
+        if self.approximate and (recipe.selection != "iterative" or recipe.rerank is not None):
+            other = "rerank" if recipe.rerank is not None else f"selection {recipe.selection!r}"
+            raise ConfigError(
+                f"{where}.importance.approximate: must be 0 with {other}, got"
+                f" {self.approximate:g}; only the chosen unit is scored on all windows"
+            )
+
+
+class _LossWithoutEach(_WithoutEach):
     """Metrics that measure the loss without each unit."""
 
     @property
     def predicts_next_token(self) -> bool:
         return True
 
-    def passes(self, scoring: Scoring) -> Passes:
-        return Passes(scoring.without_each, heads=scoring.units)
+    def passes(self, scoring: Scoring) -> Passes | None:
+        return None if self.approximate else Passes(scoring.without_each, heads=scoring.units)
 
 
-class MacroInfluence(MetricSettings):
+class MacroInfluence(_WithoutEach):
     """Macro Influence: how far the last hidden states change direction without a unit."""
 
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Section III-B, Eq. 3"
     takes: ClassVar[frozenset[str]] = frozenset({"original"})
 
-    def passes(self, scoring: Scoring) -> Passes:
+    def passes(self, scoring: Scoring) -> Passes | None:
         """Return a whole pass and one without each unit, and one of the model compared with."""
+        if self.approximate:  # which units go on is not known beforehand
+            return None
         dense = scoring.dense if self.reference == "original" else 0
         return Passes(scoring.without_each + dense)
 

@@ -36,6 +36,18 @@ class Sums:
         self.values.append(torch.stack([value.cpu() for value in values]))
         self.weights.append(weight)
 
+    def extend(self, more: Sums) -> None:
+        """Append what further batches add."""
+        self.values += more.values
+        self.weights += more.weights
+
+    def of(self, places: Sequence[int]) -> Sums:
+        """Return the same of some units alone."""
+        fewer = Sums()
+        fewer.values = [values[list(places)] for values in self.values]
+        fewer.weights = list(self.weights)
+        return fewer
+
     def mean(self) -> Tensor:
         """Return ``[units]`` float64: all values of all batches, averaged."""
         total = torch.zeros_like(self.values[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fusegpt.data.masked import unpadded
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.importance.checks import finite
+from fusegpt.importance.halving import halve
 from fusegpt.importance.sums import Sums
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.model import Model
@@ -27,6 +29,8 @@ from fusegpt.results.shards import PartialScores, Shard
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
 from fusegpt.work import Scoring
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["add_up", "check_shards", "score_shard", "score_step"]
 
@@ -82,7 +86,10 @@ def score_step(
             rows = [known[unit] for unit in choice.units if unit in known]
         else:
             pieces = unpadded(windows, recipe.calibration.batch_size)
-            scores = _measure(model, recipe, pieces, choice, details=details)
+            if recipe.importance.first_share < 1:
+                choice, scores = _approximate(model, recipe, pieces, choice)
+            else:
+                scores = _measure(model, recipe, pieces, choice, details=details)
             rows = _rows(choice.units, scores, details)
     record = _record(recipe, choice, rows, len(model.removed) + choice.run)
     return record.plus(seconds=round(timer.seconds, 3), memory_gib=round(peak_memory_gib(), 3))
@@ -186,11 +193,11 @@ def _measure(
         recipe: Names the metric and its settings.
         pieces: Batches of windows.
         choice: What is scored.
-        more: ``sums`` or ``details``, which the metric fills.
+        more: ``sums`` or ``details``, which the metric fills; ``original``, if it is loaded.
     """
     metric = METRICS[recipe.metric]
     known: dict[str, Any] = {"seed": recipe.seed, "run": choice.run, **more}
-    if recipe.importance.reference == "original":
+    if recipe.importance.reference == "original" and "original" not in more:
         known["original"] = load_original(model)
     taken = recipe.importance.takes | {"sums"}
     given = {name: value for name, value in known.items() if name in taken}
@@ -198,6 +205,36 @@ def _measure(
     with counting_passes(model, recipe.metric, total):
         scores: Tensor = metric.load()(model, pieces, choice.units, recipe.importance, **given)
     return scores
+
+
+def _approximate(
+    model: Model, recipe: Recipe, pieces: Sequence[Tensor], choice: Choice
+) -> tuple[Choice, Tensor]:
+    """Score on growing numbers of windows.
+
+    Args:
+        model: As pruned so far. Unchanged.
+        recipe: Names the metric and its settings.
+        pieces: Batches of windows.
+        choice: What may go.
+
+    Returns:
+        The units that were scored on all windows, and their scores.
+    """
+    metric, chosen = METRICS[recipe.metric], recipe.importance
+    whole = {"original": load_original(model)} if chosen.reference == "original" else {}
+    rounds: list[str] = []
+
+    def measure(first: int, end: int, left: Sequence[Unit]) -> Sums:
+        rounds.append(f"{len(left)} on {sum(map(len, pieces[:end]))}")
+        sums = Sums()
+        _measure(model, recipe, pieces[first:end], Choice([*left], [], 1), sums=sums, **whole)
+        return sums
+
+    able = [choice.units[place] for place in choice.able]
+    left, scores = halve(measure, metric.combine, able, len(pieces), chosen.first_share)
+    logger.info("%s, approximately: units on windows: %s", recipe.metric, ", ".join(rounds))
+    return Choice(left, list(range(len(left))), 1), scores
 
 
 def _rows(

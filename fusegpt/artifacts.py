@@ -1,27 +1,21 @@
-"""Files that are whole or absent: atomic writes, checksums, provenance."""
+"""Files that are whole or absent: atomic writes and checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import filecmp
-import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import shutil
 import stat
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fusegpt
 from fusegpt.errors import ArtifactError
 
 __all__ = [
@@ -32,7 +26,6 @@ __all__ = [
     "check_free",
     "check_size",
     "file_record",
-    "provenance",
     "read_json",
     "sha256",
     "write_json",
@@ -59,17 +52,6 @@ STAGE_VERSION: dict[str, int] = {
     "report": 7,
 }
 """Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""
-
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pyarrow",
-    "lm_eval",
-    "scipy",
-)
 
 
 @contextlib.contextmanager
@@ -218,18 +200,6 @@ def check_free(directory: str | Path) -> None:
         raise ArtifactError(f"{path}: must not exist or be empty; choose another output")
 
 
-def provenance(device: object = "cpu") -> dict[str, Any]:
-    """Who made a result: code, libraries, interpreter, platform, device."""
-    return {
-        "fusegpt": fusegpt.__version__,
-        "commit": _commit(),
-        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": _device_name(str(device)),
-    }
-
-
 @contextlib.contextmanager
 def _full_disk_in_words(target: Path) -> Iterator[None]:
     """Say "disk full" in one line; libraries that write in Rust or C++ only have it in the text."""
@@ -316,41 +286,3 @@ def _sync(path: Path) -> None:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the clone this package runs from (``-dirty``: with changes), if it is one."""
-    clone = Path(__file__).resolve().parent.parent
-    if not (clone / ".git").exists() or shutil.which("git") is None:
-        return None
-    head = _git(clone, "rev-parse", "--verify", "HEAD")
-    if "safe.directory" in head.stderr:
-        logger.warning(
-            "%s: belongs to another user, so git names no commit and records go without; allow it"
-            " with git config --global --add safe.directory %s",
-            *(clone, clone),
-        )
-    if head.returncode:
-        return None
-    changed = _git(clone, "status", "--porcelain", "--untracked-files=no").stdout.strip()
-    return head.stdout.strip() + ("-dirty" if changed else "")
-
-
-def _git(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Ask git without a change to the clone's index and without a program that its config names."""
-    options = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(clone))
-    return subprocess.run(["git", *options, *words], capture_output=True, text=True, check=False)
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda") and "torch" in sys.modules:
-        return f"{device} ({sys.modules['torch'].cuda.get_device_name(device)})"
-    return device

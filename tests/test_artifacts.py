@@ -16,12 +16,12 @@ from fusegpt.artifacts import (
     atomic_path,
     check_file,
     file_record,
-    provenance,
     read_json,
     sha256,
     write_json,
 )
 from fusegpt.errors import ArtifactError
+from fusegpt.provenance import provenance
 
 
 def names(directory: Path) -> list[str]:

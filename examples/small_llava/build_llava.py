@@ -14,10 +14,11 @@ import torch
 
 from answering import accuracy, prompt, train_answering
 from assembly import assemble
-from fusegpt.artifacts import atomic_directory, file_record, provenance, read_json, write_json
+from fusegpt.artifacts import atomic_directory, file_record, read_json, write_json
 from fusegpt.cli import run
 from fusegpt.cli.options import input_path, output_path
 from fusegpt.data.directories import count_parameters, weight_files
+from fusegpt.provenance import provenance
 from fusegpt.runtime import Timer, quiet, set_up_logging
 from pictures import Picture, draw_pictures
 from tower import probe, train_tower

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fusegpt.artifacts import provenance
 from fusegpt.data.chats import holds_answers
 from fusegpt.data.cutting import Cut, cut_documents, cut_stream, shared_out, together
 from fusegpt.data.pictured import has_pictures, sample_questions
@@ -18,6 +17,7 @@ from fusegpt.data.tokenised import Source, source_of
 from fusegpt.data.tokens import fingerprint, load_tokenizer, usual_bos, window_start
 from fusegpt.data.window_files import check_ids, write_windows
 from fusegpt.errors import ConfigError
+from fusegpt.provenance import provenance
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = ["sample"]

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import atomic_directory, file_record, provenance
+from fusegpt.artifacts import atomic_directory, file_record
 from fusegpt.config import builtin_config_dir
 from fusegpt.data.directories import count_parameters, text_config, weight_files
 from fusegpt.data.hub import model_snapshot
 from fusegpt.data.packages import package_file
 from fusegpt.data.plain import check_plain
 from fusegpt.errors import ArtifactError, ConfigError, UnknownNameError
+from fusegpt.provenance import provenance
 from fusegpt.registry import lookup
 from fusegpt.results import layout
 from fusegpt.results.base import write

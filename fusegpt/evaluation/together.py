@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
+from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.config import Weights
 from fusegpt.evaluation import EVALS, Evaluation
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
+from fusegpt.provenance import provenance
 from fusegpt.results.base import check, write
 from fusegpt.results.exports import export_in
 from fusegpt.results.files import Parent

@@ -6,13 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, atomic_directory, file_record, provenance
+from fusegpt.artifacts import STAGE_VERSION, atomic_directory, file_record
 from fusegpt.data.directories import check_listed, count_parameters, text_config, weight_files
 from fusegpt.errors import ConfigError
 from fusegpt.exports.gguf import write_gguf
 from fusegpt.exports.quantised import PACKAGE, write_quantised
 from fusegpt.exports.targets import ExportTarget
 from fusegpt.exports.tools import versions
+from fusegpt.provenance import provenance
 from fusegpt.results import layout
 from fusegpt.results.base import check, write
 from fusegpt.results.exports import Export

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
-from fusegpt.artifacts import provenance
 from fusegpt.data.cutting import PADDING
 from fusegpt.data.directories import text_config
 from fusegpt.data.generated import Generated
@@ -30,6 +29,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.vllm_writer import vllm_writer
 from fusegpt.models.written import Written
 from fusegpt.pace import Pace
+from fusegpt.provenance import provenance
 from fusegpt.results import layout
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.signals import asked_to_stop, saving_first

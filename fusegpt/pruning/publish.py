@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, provenance
+from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
+from fusegpt.provenance import provenance
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.whole_periods import check_whole

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, provenance, sha256
+from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.config import Weights
 from fusegpt.data.window_files import windows_for
 from fusegpt.errors import ConfigError
 from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.model import Model
+from fusegpt.provenance import provenance
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.scoring import add_up, check_shards, score_shard, score_step
 from fusegpt.pruning.trajectory import load_step

@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fusegpt.artifacts import STAGE_VERSION, check_free, provenance, read_json, sha256
+from fusegpt.artifacts import STAGE_VERSION, check_free, read_json, sha256
 from fusegpt.data.directories import OWN_TYPES
 from fusegpt.data.masked import unpadded
 from fusegpt.data.window_files import windows_for
@@ -15,6 +15,7 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
+from fusegpt.provenance import provenance
 from fusegpt.pruning.papers import papers_of
 from fusegpt.pruning.publish import about_base
 from fusegpt.pruning.recipe import Recipe

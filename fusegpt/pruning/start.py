@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusegpt.artifacts import STAGE_VERSION, provenance, write_json
+from fusegpt.artifacts import STAGE_VERSION, write_json
 from fusegpt.errors import ConfigError
+from fusegpt.provenance import provenance
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.results import layout
 from fusegpt.results.base import read, write

@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fusegpt.artifacts import STAGE_VERSION, file_record, provenance, sha256
+from fusegpt.artifacts import STAGE_VERSION, file_record, sha256
 from fusegpt.config import Weights
 from fusegpt.models.checkpoints.adapters import adapter_tensors
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.checkpoints.save import write_delta
 from fusegpt.models.model import Model
 from fusegpt.models.surgery.removal import check_basis
+from fusegpt.provenance import provenance
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.results import layout

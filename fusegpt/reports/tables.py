@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from fusegpt.artifacts import atomic_path, file_record, provenance
+from fusegpt.artifacts import atomic_path, file_record
 from fusegpt.errors import ArtifactError
+from fusegpt.provenance import provenance
 from fusegpt.reports.collect import COLUMNS, collect, evaluation_files, refuse_mixed_settings
 from fusegpt.reports.text import aligned
 from fusegpt.results.base import check, write

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from fusegpt import artifacts
+from fusegpt import provenance
 from fusegpt.artifacts import read_json
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.config import builtin_config_dir
@@ -221,11 +221,11 @@ def test_asking_git_runs_nothing_of_the_clone_and_changes_nothing_in_it(tmp_path
     os.utime(clone / "file", (1, 1))  # git would note the new time in its index
     index = clone / ".git" / "index"
     before = index.read_bytes()
-    monkeypatch.setattr(artifacts, "__file__", str(clone / "fusegpt" / "artifacts.py"))
-    artifacts._commit.cache_clear()
+    monkeypatch.setattr(provenance, "__file__", str(clone / "fusegpt" / "provenance.py"))
+    provenance._commit.cache_clear()
     try:
-        assert len(artifacts._commit() or "") == 40
+        assert len(provenance._commit() or "") == 40
     finally:
-        artifacts._commit.cache_clear()
+        provenance._commit.cache_clear()
 
     assert index.read_bytes() == before and not ran.exists()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fusegpt.artifacts import STAGE_VERSION, file_record, provenance, sha256, write_json
+from fusegpt.artifacts import STAGE_VERSION, file_record, sha256, write_json
 from fusegpt.data.streamed import Streamed, stream_windows
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 from fusegpt.models.flops import forward_flops, head_flops
@@ -21,6 +21,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 from fusegpt.nn.teaching import Answers, answer
 from fusegpt.pace import Pace
+from fusegpt.provenance import provenance
 from fusegpt.results import layout
 from fusegpt.results.base import read, write
 from fusegpt.results.files import Parent

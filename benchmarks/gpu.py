@@ -145,7 +145,7 @@ def main() -> None:
     measure_resident()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    measure("streamed", lambda _: streamed(larger, device, dtype))
+    measure("streamed", lambda until: streamed(larger, device, dtype, until))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,8 +109,10 @@ def scoring(model: Model, sizes: Sizes, device: torch.device, until: float) -> d
     }
 
 
-def streamed(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Scoring of a model whose blocks are read one by one, once.
+def streamed(
+    sizes: Sizes, device: torch.device, dtype: torch.dtype, until: float
+) -> dict[str, Any]:
+    """Scoring of a model whose blocks are read one by one, once, where that ends before ``until``.
 
     Every block of it is the same place of one file, so that the disk holds one block: after the
     first time its bytes come from the system's cache and not from the disk, but each is read,
@@ -123,20 +126,21 @@ def streamed(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> dict[str
         windows, scores = list(ids.split(1)), []
         with model.present(0):
             one = _seconds_of_a_block(model, windows[0], device)
-        before = model.streamed.bytes_read
-
-        def work() -> None:
-            scores.append(macro_influence(model, windows, model.units()))
-
+        with Timer(device) as reading, model.present(1):
+            pass
+        count = model.num_blocks
+        computing = one * len(windows) * count * (count + 1) / 2
+        found = {"seconds_of_blocks_alone": computing, "seconds_to_read_a_block": reading.seconds}
+        if time.monotonic() + computing + count * reading.seconds > until:
+            return found | {"seconds": "not measured: no time left"}
+        before, units = model.streamed.bytes_read, model.units()
         with Timer(device) as timer:
-            peak = peak_gib(device, work)
-        count, read = model.num_blocks, model.streamed.bytes_read - before
-    computing = one * len(windows) * count * (count + 1) / 2
+            peak = peak_gib(device, lambda: scores.append(macro_influence(model, windows, units)))
+        read = model.streamed.bytes_read - before
     size = sum(p.nbytes for block in model.blocks for p in block.parameters())
     outside = sum(p.nbytes for p in model.module.parameters()) - size
-    return {
+    return found | {
         "seconds": timer.seconds,
-        "seconds_of_blocks_alone": computing,
         "rate_of_resident": computing / timer.seconds,
         "gib_read": read / 2**30,
         "models_read": read / size,

@@ -1,8 +1,10 @@
 """The benchmark of one GPU on the CPU, in a tiny shape: its arms agree and it keeps to its time."""
 
 import json
+import math
 import runpy
 import sys
+import time
 
 import pytest
 import torch
@@ -37,8 +39,11 @@ def test_a_model_of_one_block_many_times_is_read_once(root, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     parts = runpy.run_path(str(root / "benchmarks/gpu_scoring.py"))
     sizes = runpy.run_path(str(root / "benchmarks/gpu.py"))["TINY"]
-    found = parts["streamed"](sizes, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    found = parts["streamed"](sizes, cpu, torch.float32, math.inf)
     assert found["models_read"] == 1.0 and found["models_read_by_candidate"] == 12
+    found = parts["streamed"](sizes, cpu, torch.float32, time.monotonic())
+    assert found["seconds"] == "not measured: no time left" and "models_read" not in found
 
 
 def test_what_there_is_no_time_for_is_said_to_be_not_measured(root, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,11 @@ __all__ = ["Job", "jobs"]
 
 SETS = "evaluate_"
 """How the rules of sets of evaluations begin; the rest names the set."""
+
+MISSING = re.compile(
+    r"Missing input files for rule (?P<rule>\w+):\n.*?affected files:\n(?P<files>(?: +\S.*\n?)+)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,17 @@ def jobs(
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise ConfigError(f"snakemake --summary: {lines[-1] if lines else done.returncode}")
+        raise ConfigError(_refusal(done.stderr + done.stdout) or f"snakemake: {done.returncode}")
     return list(_of_runs(plan, _parse(done.stdout.splitlines())))
+
+
+def _refusal(said: str) -> str:
+    """Snakemake's last line; of files that are missing, which, and the rule that reads them."""
+    if missing := MISSING.search(said):
+        files = ", ".join(line.strip() for line in missing["files"].splitlines())
+        return f"{files}: must be there, as rule {missing['rule']} reads it and no rule makes it"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return f"snakemake --summary: {lines[-1]}" if lines else ""
 
 
 def _of_runs(plan: Plan, found: Iterable[Job]) -> Iterator[Job]:

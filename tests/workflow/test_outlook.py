@@ -327,6 +327,18 @@ def test_the_summary_counts_the_jobs_of_a_dry_run(finished):
     assert sorted(waiting) == sorted(rule for rule in rules if rule != "all")
 
 
+def test_a_corpus_whose_file_is_not_there_is_one_line(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "corpora: {mine: {splits: {train: nothing.jsonl}}}\n"
+        "experiments:\n  study:\n    models: [smollm2-135m]\n    recipes: [macro_influence]\n"
+        "    sparsities: [0.1]\n    evaluations: [python_docs]\n"
+        "    settings: {calibration: {corpus: mine, sequences: 2, length: 128}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"^nothing\.jsonl: must be there, as rule sample reads"):
+        jobs(plan_of([str(file)]), merged([file]), tmp_path)
+
+
 def _scored(run: Path, recipe: Recipe) -> None:
     """A run that was scored once, in 20 seconds on the CPU."""
     (run / "step-001").mkdir(parents=True)

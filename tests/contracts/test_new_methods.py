@@ -158,14 +158,13 @@ def hum(model, ids):
 
 LINES = """
 from fusegpt.evaluation import EVALS, Evaluation
-from fusegpt.importance import METRICS
-from fusegpt.methods import Method
+from fusegpt.importance import METRICS, Metric
 from fusegpt.recovery import RECOVERIES, Recovery
 from fusegpt.slicegpt import WIDTHS, Width
 
 _HUM = ("oddities.methods:plan", "oddities.settings:Hum", "oddities.methods:hum")
 LINES = [
-    (METRICS, "bulk", Method("oddities.methods:bulk", "oddities.settings:Bulk")),
+    (METRICS, "bulk", Metric("oddities.methods:bulk", "oddities.settings:Bulk")),
     (RECOVERIES, "nudge", Recovery("oddities.methods:nudge", "oddities.settings:Nudge")),
     (RECOVERIES, "polish", Recovery("oddities.methods:polish", "oddities.settings:Polish")),
     (WIDTHS, "squash", Width("oddities.methods:squash", "oddities.settings:Squash")),

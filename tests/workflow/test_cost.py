@@ -145,11 +145,12 @@ def scored(chosen, model: Model, windows: torch.Tensor = WINDOWS) -> tuple[int, 
 
 SMALL = {"epochs": 2, "batch_size": 2}
 RANKS = {"rank": 2, "lora_rank": 3, "group_size": 3}
+FINETUNED = {"method": "finetune", **SMALL, "group_size": 3, "lora_rank": 3}
 TRAINED = [
     {"method": "fusion", **SMALL, **RANKS},
     slow({"method": "fusion", **SMALL, **RANKS, "train_norms": True}),
     {"method": "fusion", **SMALL, **RANKS, "lora_rank": 0, "group_size": 9},
-    slow({"method": "finetune", **SMALL, "group_size": 3, "lora_rank": 3}),
+    slow(FINETUNED),
     {"method": "finetune", **SMALL, "group_size": 9, "lora_rank": 3, "fold": "at_end"},
     {"method": "streamline", **SMALL},
     {"method": "low_rank", "fit": "learned", "rank": 3, **SMALL},
@@ -281,7 +282,7 @@ def test_the_memory_is_that_of_the_tensors_that_a_step_holds(tiny_llama_dir, sha
 
 
 def test_streamed_weights_are_those_of_the_group_and_what_is_in_no_block(tiny_llama_dir, shape):
-    chosen = recipe({"metric": "macro_influence"}, TRAINED[3])
+    chosen = recipe({"metric": "macro_influence"}, FINETUNED)
     model = load(str(tiny_llama_dir), dtype="float32", weights="streamed")
     group = group_of(model, [Unit("block", 3)], chosen.recovery.group_size)
     model.hold({3, *group})
@@ -289,7 +290,7 @@ def test_streamed_weights_are_those_of_the_group_and_what_is_in_no_block(tiny_ll
     found = Cost(chosen, BLOCKS, shape).memory()
     assert found.streamed * 1024**3 == pytest.approx(_bytes(there))
     assert found.streamed < found.weights
-    taylor = Cost(recipe({"metric": "taylor"}, TRAINED[3]), BLOCKS, shape).memory()
+    taylor = Cost(recipe({"metric": "taylor"}, FINETUNED), BLOCKS, shape).memory()
     assert taylor.streamed is None
 
 

@@ -21,6 +21,7 @@ def measured(root, tmp_path, monkeypatch, *words):
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_arms_agree_and_ratios_stand_beside_their_bounds(root, tmp_path, monkeypatch):
     found = measured(root, tmp_path, monkeypatch)
     differences = ("largest_difference", "published_difference", "sleb_difference")

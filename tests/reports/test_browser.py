@@ -102,6 +102,7 @@ def test_every_chart_has_marks_once_its_fold_is_open(opened):
     assert not [word for word in heard if word.startswith("error")]
 
 
+@pytest.mark.slow
 def test_a_click_in_a_legend_shows_that_recipe_alone(opened):
     page, _ = opened
     faint = """[...document.querySelectorAll('.vega')][0].querySelectorAll(
@@ -158,6 +159,7 @@ def test_published_values_stand_beside_ours_with_a_mark_where_protocols_differ(s
     assert "printed 41" in page.locator("ul.errata").inner_text()
 
 
+@pytest.mark.slow
 def test_dark_and_light_can_be_chosen_and_paper_is_light(opened):
     page, _ = opened
     colour = "getComputedStyle(document.body).backgroundColor"

@@ -19,7 +19,7 @@ from fusegpt.recovery.group import group_of
 from fusegpt.units import Unit
 from fusegpt.workflow.cost import Cost
 from tests import required
-from tests.quick import slow
+from tests.quick import each, slow
 from tests.tiny import build
 
 BLOCKS, LENGTH = 6, 8
@@ -106,7 +106,7 @@ def test_block_passes_are_those_that_hooks_count(importance, tiny_llama_dir, sha
         assert flops == work.flops + attention
 
 
-@pytest.mark.parametrize("metric", DRAWN)
+@pytest.mark.parametrize("metric", each(DRAWN, ["shapley"]))
 @pytest.mark.parametrize("more", [slow({}), {"protect_first": 1}])
 def test_drawn_sub_networks_take_as_many_passes_on_average(metric, more, tiny_llama_dir, shape):
     chosen = recipe({"metric": metric, **DRAWN[metric], **more})

@@ -190,6 +190,7 @@ def outlook(project, *arguments: str) -> dict:
     return json.loads(done.output) if "--json" in arguments else done.output
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_longer_sweep_tells_new_from_there(finished):
     finished.study["sparsities"] = [0.25, 0.5]
 

@@ -187,6 +187,7 @@ def test_a_recipes_setting_computes_beside_the_old_result(finished):
     assert not {"score", "fuse", "evaluate"} & set(verbs(finished.started()))
 
 
+@pytest.mark.slow
 def test_a_raised_stage_version_reruns_the_stage_and_what_follows(finished):
     finished.environment["STUB_RAISE"] = "fuse"
 

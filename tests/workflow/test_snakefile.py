@@ -78,6 +78,7 @@ def test_without_an_experiment_one_line_names_the_demo(tmp_path):
     assert "table4-small" in said(done)[-1]
 
 
+@pytest.mark.slow
 def test_an_experiment_of_the_project_is_a_target_without_its_file(tmp_path):
     by_name = snakemake(tmp_path, "table4-small", "-n", "--cores", "1")
     file = str(ROOT / "config/experiments/table4-small.yaml")

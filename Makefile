@@ -2,7 +2,7 @@
 # Paths are relative on purpose: a checkout may lie in a folder with spaces in its name.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 CORES ?= 2
-JOBS ?= 3
+JOBS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -40,7 +40,7 @@ demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
 	$(SNAKEMAKE) --configfile config/demo.yaml --cores $(CORES)
 	@$(BIN)/fusegpt table --show results/tables/demo.csv
 
-test: $(STAMP) ## run the tests, the real model's first step included (JOBS=3: some tests wait for processes)
+test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
 	$(BIN)/python -m pytest --index -n $(JOBS) --dist worksteal
 
 test-all: $(STAMP) ## also the slow ones: all families, 20 kills of a real run, golden values of the real model

@@ -99,6 +99,8 @@ class Chains:
                 experiments ask for; as if they ended at the next step to be measured; or at the
                 last that they may reach.
         """
+        if all(experiment.until is None for experiment in self.plan.experiments.values()):
+            return self.plan  # with everything that it has worked out already
         reached: dict[str, dict[str, dict[str, int]]] = {}
         for name in self.plan.experiments:
             chains = self.of(name)

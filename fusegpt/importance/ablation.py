@@ -17,11 +17,11 @@ from torch import Tensor
 
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
-from fusegpt.models.structure.replay import Recording, record, run_blocks
+from fusegpt.models.structure.replay import Call, Recording, record, run_blocks
 from fusegpt.models.structure.visits import Visit, chunks, visits
 from fusegpt.units import Unit
 
-__all__ = ["states_without"]
+__all__ = ["run_without", "states_without"]
 
 Units = Collection[Unit]
 
@@ -71,16 +71,29 @@ def _state_without(model: Model, recording: Recording, units: Units) -> Tensor:
     Returns:
         ``[batch, seq, hidden]`` after the last block, before the final norm.
     """
-    missing = {model.position(unit.index) for unit in units if unit.kind == "block"}
     first = min(model.position(unit.index) for unit in units)
-    rest = [place for place in range(first, len(model.kept)) if place not in missing]
+    return run_without(model, recording.calls[first:], recording.states[first], units)
+
+
+def run_without(model: Model, calls: Sequence[Call], state: Tensor, units: Units) -> Tensor:
+    """Run the last blocks of the model without some units.
+
+    Args:
+        model: Unchanged.
+        calls: How the last blocks were called, all of them.
+        state: What enters the first of these.
+        units: Units of these blocks that are left out together.
+
+    Returns:
+        ``[batch, seq, hidden]`` after the last block, before the final norm.
+    """
+    missing = {model.position(unit.index) for unit in units if unit.kind == "block"}
     blocks = model.blocks
+    first = len(blocks) - len(calls)
+    rest = [place for place in range(first, len(blocks)) if place not in missing]
     with bypass(model, [unit for unit in units if unit.kind != "block"]):
-        return run_blocks(
-            [blocks[place] for place in rest],
-            [recording.calls[place] for place in rest],
-            recording.states[first],
-        )
+        own = [calls[place - first] for place in rest]
+        return run_blocks([blocks[place] for place in rest], own, state)
 
 
 def _together(

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from fusegpt.importance.settings import LlmBip
 from fusegpt.importance.sums import Sums
-from fusegpt.importance.updates import mean_update
+from fusegpt.importance.updates import mean_update, relative_change
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass
 from fusegpt.models.structure.replay import Call
@@ -48,9 +47,7 @@ def llm_bip(
     """
 
     def loss(without: Tensor, whole: Tensor) -> Tensor:
-        without, whole = without.float(), whole.float()
-        moved: Tensor = vector_norm(whole - without, 2, dim=-1) / vector_norm(whole, 2, dim=-1)
-        return moved
+        return relative_change(whole, without, 2)
 
     return mean_update("llm_bip", model, batches, units, loss, sublayer=_without, sums=sums)
 

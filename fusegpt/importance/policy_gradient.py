@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fusegpt.importance.ablation import run_without
 from fusegpt.importance.checks import finite
 from fusegpt.importance.drawn import PolicyGradient
 from fusegpt.importance.losses import sequence_loss
 from fusegpt.models.model import Model
-from fusegpt.models.structure.branches import bypass
-from fusegpt.models.structure.replay import Recording, head_logits, run_blocks
+from fusegpt.models.structure.replay import head_logits
 from fusegpt.models.structure.visits import recordings
 from fusegpt.runtime import generator
 from fusegpt.units import Unit
@@ -63,7 +63,8 @@ def policy_gradient(
     whole = [_loss(model, row, one.hidden_out) for row, one in zip(rows, seen, strict=True)]
 
     def loss(place: int, present: Tensor) -> float:
-        states = _states(model, seen[place], first, units, present)
+        missing = [unit for unit, here in zip(units, present.tolist(), strict=True) if not here]
+        states = run_without(model, seen[place].calls, seen[place].hidden_in, missing)
         return _loss(model, rows[place], states) - whole[place]
 
     return finite("policy_gradient", units, learn(loss, len(units), len(rows), settings, seed))
@@ -114,19 +115,6 @@ def project(values: Tensor, total: float) -> Tensor:
         else:
             high = shift
     return (values - (low + high) / 2).clamp(0, 1)
-
-
-def _states(
-    model: Model, seen: Recording, first: int, units: Sequence[Unit], present: Tensor
-) -> Tensor:
-    """The last hidden states of the sub-network without the units that are not present."""
-    missing = [unit for unit, here in zip(units, present.tolist(), strict=True) if not here]
-    gone = {model.position(unit.index) for unit in missing if unit.kind == "block"}
-    rest = [place for place in range(first, len(model.kept)) if place not in gone]
-    blocks = model.blocks
-    with bypass(model, [unit for unit in missing if unit.kind != "block"]):
-        calls = [seen.calls[place - first] for place in rest]
-        return run_blocks([blocks[place] for place in rest], calls, seen.hidden_in)
 
 
 def _loss(model: Model, tokens: Tensor, states: Tensor) -> float:

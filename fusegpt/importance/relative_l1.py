@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from fusegpt.importance.settings import RelativeL1
 from fusegpt.importance.sums import Sums
-from fusegpt.importance.updates import mean_update
+from fusegpt.importance.updates import mean_update, relative_change
 from fusegpt.models.model import Model
 from fusegpt.units import Unit
 
@@ -42,10 +42,5 @@ def relative_l1(
     Raises:
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
     """
-
-    def size(before: Tensor, after: Tensor) -> Tensor:
-        before, after = before.float(), after.float()
-        change: Tensor = vector_norm(after - before, 1, dim=-1) / vector_norm(before, 1, dim=-1)
-        return change
-
+    size = functools.partial(relative_change, order=1)
     return mean_update("relative_l1", model, batches, units, size, sums=sums)

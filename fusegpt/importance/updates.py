@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from fusegpt.importance.checks import finite
 from fusegpt.importance.sums import Sums
@@ -15,10 +16,23 @@ from fusegpt.models.structure.replay import Call
 from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
-__all__ = ["mean_update"]
+__all__ = ["mean_update", "relative_change"]
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 Around = Callable[[Model, Unit, Call, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def relative_change(of: Tensor, to: Tensor, order: int) -> Tensor:
+    """Return ||to - of|| / ||of|| of each token's state, ``[batch, seq]`` float32.
+
+    Args:
+        of: States ``[batch, seq, hidden]``.
+        to: What they changed to.
+        order: Of the norm: 1 or 2.
+    """
+    of, to = of.float(), to.float()
+    change: Tensor = vector_norm(to - of, order, dim=-1) / vector_norm(of, order, dim=-1)
+    return change
 
 
 @torch.no_grad()

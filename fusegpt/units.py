@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal
 
-__all__ = ["KINDS", "LIMIT", "Granularity", "Kind", "Unit", "listed_units"]
+__all__ = ["KINDS", "LIMIT", "Granularity", "Kind", "Unit", "listed_units", "part_of"]
 
 Kind = Literal["block", "attention", "mlp"]
 Granularity = Literal["block", "attention", "mlp", "mixed"]
@@ -86,3 +87,8 @@ def listed_units(listed: Any) -> list[int | str]:
         if times > 1:
             raise ValueError(f"must name each unit once, got {unit!r} {times} times")
     return found
+
+
+def part_of(count: int, fraction: Decimal | float | str) -> int:
+    """Return ceil(count · fraction) in decimals, so that 0.3 of 10 is 3 and not 4."""
+    return int((Decimal(str(fraction)) * count).to_integral_value(rounding=ROUND_CEILING))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 
 from fusegpt.errors import ConfigError
+from fusegpt.units import part_of
 
 __all__ = ["check_sparsity", "removals"]
 
@@ -35,7 +36,7 @@ def removals(num_units: int, sparsity: Decimal | float | str, where: str = "spar
         ConfigError: The sparsity is outside [0, 1), or nothing would be left.
     """
     value = check_sparsity(sparsity, where)
-    count = int((value * num_units).to_integral_value(rounding=ROUND_CEILING))
+    count = part_of(num_units, value)
     if count >= num_units:
         raise ConfigError(
             f"{where}: {sparsity} of {num_units} units removes all of them;"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record
+from fusegpt.models.wrapped import dense_config, wrapped
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
@@ -29,6 +29,7 @@ from fusegpt.sharing.modeling import (
     linear_layers,
 )
 from fusegpt.sharing.settings import FlexiGpt
+from fusegpt.units import part_of
 
 __all__ = ["closest", "flexigpt", "left_behind"]
 
@@ -68,7 +69,7 @@ def flexigpt(
         ConfigError: No block would be left to share with.
     """
     places = range(len(model.kept))
-    count = int((Decimal(str(sparsity)) * len(places)).to_integral_value(ROUND_CEILING))
+    count = part_of(len(places), sparsity)
     if count >= len(places):
         raise ConfigError(
             f"sparsity: {sparsity} of {len(places)} blocks leaves none to share with; lower it"
@@ -83,7 +84,9 @@ def flexigpt(
         expand(model.module)
     shared = {str(model.kept[i]): model.kept[j] for i, j in sources.items()}
     if settings.stored == "compact":
-        model = _wrapped(model, sources, settings.rank)
+        named = {str(place): source for place, source in sources.items()}
+        config = SharedConfig(dense_config(model), named, settings.rank, dtype=model.dtype)
+        model = wrapped(model, config, SharedForCausalLM)
     return model, {"shared": shared, "needs": NEEDS if settings.stored == "compact" else None}
 
 
@@ -250,20 +253,3 @@ class _Spread:
         shared.scale.copy_(scale)
         if shared.bias is not None:
             shared.bias.copy_(mean - scale * other)
-
-
-def _wrapped(model: Model, sources: dict[int, int], rank: int) -> Model:
-    """The shared modules inside their own model class, with the dense numbering."""
-    inner = model.module
-    dense = copy.deepcopy(inner.config)
-    dense.name_or_path = ""  # where the dense model happened to lie
-    named = {str(place): source for place, source in sources.items()}
-    config = SharedConfig(dense, named, rank, dtype=model.dtype)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(inner.config, name, None))
-    with torch.device("meta"):
-        module = SharedForCausalLM(config)
-    module.inner = inner
-    module.generation_config = inner.generation_config
-    module.eval().requires_grad_(False)
-    return Model(module, model.kept, model.num_blocks, model.removed, model.source)

@@ -12,21 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
+from fusegpt.models.wrapped import WrappedConfig, WrappedForCausalLM
 
 __all__ = ["SharedConfig", "SharedForCausalLM", "SharedLinear", "expand", "linear_layers", "share"]
 
 
-class SharedConfig(PretrainedConfig):
+class SharedConfig(WrappedConfig):
     """The configuration of a model whose blocks share weights.
 
     Attributes:
@@ -37,7 +32,6 @@ class SharedConfig(PretrainedConfig):
     """
 
     model_type = "fusegpt_shared"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
 
     def __init__(
         self,
@@ -47,15 +41,9 @@ class SharedConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         """Complete what is not given: nothing is shared."""
-        if text_config is None:
-            text_config = AutoConfig.for_model("llama")
-        if isinstance(text_config, Mapping):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config
         self.sources = dict(sources or {})
         self.rank = rank
-        tied = getattr(text_config, "tie_word_embeddings", False)
-        super().__init__(**{"tie_word_embeddings": tied, **kwargs})
+        super().__init__(text_config, **kwargs)
 
 
 class SharedLinear(nn.Module):
@@ -108,7 +96,7 @@ def _empty(like: nn.Linear, *shape: int) -> nn.Parameter:
     return nn.Parameter(like.weight.new_empty(shape), requires_grad=False)
 
 
-class SharedForCausalLM(PreTrainedModel, GenerationMixin):
+class SharedForCausalLM(WrappedForCausalLM):
     """A causal model some of whose blocks compute with other blocks' weights.
 
     Attributes:
@@ -116,36 +104,11 @@ class SharedForCausalLM(PreTrainedModel, GenerationMixin):
     """
 
     config_class = SharedConfig
-    base_model_prefix = "inner"
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     blocks_share_weights = True
 
-    def __init__(self, config: SharedConfig) -> None:
-        super().__init__(config)
-        self.inner = AutoModelForCausalLM.from_config(config.text_config)
+    def rebuild(self, config: SharedConfig) -> None:
+        """Let blocks share weights."""
         share(self.inner, {int(i): source for i, source in config.sources.items()}, config.rank)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings."""
-        found: nn.Module = self.inner.get_input_embeddings()
-        return found
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The head."""
-        found: nn.Module = self.inner.get_output_embeddings()
-        return found
-
-    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The part without the head."""
-        found: nn.Module = self.inner.get_decoder()
-        return found
-
-    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """As of the family's causal model."""
-        return self.inner(input_ids=input_ids, **kwargs)
 
 
 def linear_layers(block: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

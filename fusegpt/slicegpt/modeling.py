@@ -7,25 +7,19 @@ masks, positions, cache and head are the family's modules with smaller matrices.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from fusegpt.models.wrapped import WrappedConfig, WrappedForCausalLM
 from fusegpt.slicegpt.families import Family, family_of
 
 __all__ = ["PlainNorm", "SlicedConfig", "SlicedForCausalLM", "narrow", "prepare"]
 
 
-class SlicedConfig(PretrainedConfig):
+class SlicedConfig(WrappedConfig):
     """The configuration of a sliced model.
 
     Attributes:
@@ -35,7 +29,6 @@ class SlicedConfig(PretrainedConfig):
     """
 
     model_type = "fusegpt_sliced"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
 
     def __init__(
         self,
@@ -45,14 +38,9 @@ class SlicedConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         """Complete what is not given: no slicing."""
-        if text_config is None:
-            text_config = AutoConfig.for_model("llama")
-        if isinstance(text_config, Mapping):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config
-        self.width = width or text_config.hidden_size
-        self.head_width = head_width or text_config.hidden_size
-        super().__init__(**{"tie_word_embeddings": False, **kwargs})
+        super().__init__(text_config, **{"tie_word_embeddings": False, **kwargs})
+        self.width = width or self.text_config.hidden_size
+        self.head_width = head_width or self.text_config.hidden_size
 
 
 class PlainNorm(nn.Module):
@@ -112,7 +100,7 @@ class SlicedBlock(nn.Module):
         return normed
 
 
-class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
+class SlicedForCausalLM(WrappedForCausalLM):
     """A causal model of a family with sliced matrices, plain norms and residual adapters.
 
     Attributes:
@@ -120,58 +108,12 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
     """
 
     config_class = SlicedConfig
-    base_model_prefix = "inner"
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     blocks_change_basis = True
 
-    def __init__(self, config: SlicedConfig) -> None:
-        super().__init__(config)
-        self.inner = AutoModelForCausalLM.from_config(config.text_config)
+    def rebuild(self, config: SlicedConfig) -> None:
+        """Slice the family's model."""
         prepare(self.inner)
         narrow(self.inner, config.width, config.head_width)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, ``[vocab, width]``."""
-        hidden: nn.Module = self.inner.get_input_embeddings()
-        return hidden
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The head, ``[vocab, head width]``."""
-        hidden: nn.Module = self.inner.get_output_embeddings()
-        return hidden
-
-    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The part without the head."""
-        hidden: nn.Module = self.inner.get_decoder()
-        return hidden
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> Any:
-        """As of the family's causal model."""
-        return self.inner(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **kwargs,
-        )
 
 
 def prepare(inner: PreTrainedModel) -> Family:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record
+from fusegpt.models.wrapped import dense_config, wrapped
 from fusegpt.pace import Pace
 from fusegpt.runtime import generator
 from fusegpt.slicegpt.families import Family, family_of
@@ -91,7 +91,8 @@ def slicegpt(
     set_weight(head, _times(head.weight, into))
     _log(wanted, hidden, width)
     sizes = {"hidden_size": hidden, "width": width, "head_width": head_width}
-    return _wrapped(model, width, head_width), {**sizes, "kept_energy": wanted.kept}
+    config = SlicedConfig(dense_config(model), width, head_width, dtype=model.dtype)
+    return wrapped(model, config, SlicedForCausalLM), {**sizes, "kept_energy": wanted.kept}
 
 
 @dataclass
@@ -262,22 +263,6 @@ def _random_rotation(width: int, seed: int, name: str) -> Tensor:
 def _eps(inner: nn.Module, family: Family) -> float:
     norm: PlainNorm = getattr(inner.get_submodule(family.decoder), family.final_norm)
     return norm.eps
-
-
-def _wrapped(model: Model, width: int, head_width: int) -> Model:
-    """The sliced modules inside their own model class, with the dense numbering."""
-    inner = model.module
-    dense = copy.deepcopy(inner.config)
-    dense.name_or_path = ""  # where the dense model happened to lie
-    config = SlicedConfig(dense, width, head_width, dtype=model.dtype)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(inner.config, name, None))
-    with torch.device("meta"):
-        module = SlicedForCausalLM(config)
-    module.inner = inner
-    module.generation_config = inner.generation_config
-    module.eval().requires_grad_(False)
-    return Model(module, model.kept, model.num_blocks, model.removed, model.source)
 
 
 def _log(wanted: _Bases, hidden: int, width: int) -> None:

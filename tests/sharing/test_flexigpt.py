@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from fusegpt.sharing.modeling import SharedLinear, linear_layers
 from fusegpt.sharing.settings import FlexiGpt
 from fusegpt.units import Unit
 from tests import tiny
+from tests.fresh import loads_after
 
 UNTUNED = FlexiGpt(rank=4, epochs=0)
 EXACT = FlexiGpt(rank=32, epochs=0)
@@ -164,21 +163,7 @@ def test_a_compact_checkpoint_says_what_it_is_and_stores_each_matrix_once(writte
 
 @pytest.mark.slow
 def test_plain_transformers_loads_it_after_one_import(written):
-    code = f"""
-import fusegpt.sharing.modeling, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-path = {str(written)!r}
-model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
-ids = AutoTokenizer.from_pretrained(path)("beautiful is better", return_tensors="pt").input_ids
-out = [model.generate(ids, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False)]
-assert torch.equal(*out) and out[0].shape[1] > ids.shape[1]
-print(model(ids).logits.sum().item())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    model = load(written, dtype="float32")
-    ids = model.tokenizer("beautiful is better", return_tensors="pt").input_ids
-    assert float(done.stdout) == pytest.approx(model.module(ids).logits.sum().item(), rel=1e-4)
+    loads_after("import fusegpt.sharing.modeling", written)
 
 
 def test_streamed_weights_are_refused_in_one_line(written, tmp_path, capsys):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import load_recipe
 from fusegpt.slicegpt.rotation import slicegpt
 from fusegpt.workflow.describe import as_text, describe
+from tests.fresh import loads_after
 
 DTYPES = ("float32", "bfloat16")
 
@@ -61,22 +60,7 @@ def test_what_was_sliced_loads_to_the_last_bit(dtype, sliced_dirs, tiny_llama_di
 
 @pytest.mark.slow
 def test_plain_transformers_loads_it_after_one_import(sliced_dirs, calibration):
-    code = f"""
-import fusegpt.slicegpt.modeling, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-path = {str(sliced_dirs["float32"])!r}
-model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
-ids = AutoTokenizer.from_pretrained(path)("beautiful is better", return_tensors="pt").input_ids
-out = [model.generate(ids, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False)]
-assert torch.equal(*out) and out[0].shape[1] > ids.shape[1]
-print(model(ids).logits.sum().item())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert done.returncode == 0, done.stderr[-2000:]
-    model = load(sliced_dirs["float32"], dtype="float32")
-    ids = model.tokenizer("beautiful is better", return_tensors="pt").input_ids
-    assert float(done.stdout) == pytest.approx(model.module(ids).logits.sum().item(), rel=1e-4)
+    loads_after("import fusegpt.slicegpt.modeling", sliced_dirs["float32"])
 
 
 def test_saving_again_gives_the_same_weights(sliced_dirs, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from gpu_arms import Sizes, config_of, in_turn, peak_gib, ratio
+from step import plain
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
@@ -31,21 +32,8 @@ from fusegpt.units import Unit
 
 
 @torch.no_grad()
-def plain_scores(model: Model, windows: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
-    """FuseGPT's loop with our kernels: the whole model once more for every block."""
-    total = torch.zeros(len(units), dtype=torch.float64)
-    for batch in windows:
-        reference = record(model, batch).hidden_out
-        for place, unit in enumerate(units):
-            with skip(model, [unit]):
-                without = record(model, batch).hidden_out
-            total[place] += _cosines(without, reference)
-    return 1 - total / sum(batch.numel() for batch in windows)
-
-
-@torch.no_grad()
 def published_scores(model: Model, windows: Sequence[Tensor], units: Sequence[Unit]) -> Tensor:
-    """The same in the form of its code: inputs and outputs copied, memory emptied per block."""
+    """``plain`` in the form of its code: inputs and outputs copied, memory emptied per block."""
     total = torch.zeros(len(units), dtype=torch.float64)
     for batch in windows:
         seen = record(model, batch)
@@ -85,7 +73,7 @@ def scoring(model: Model, sizes: Sizes, device: torch.device, until: float) -> d
     ids = torch.randint(sizes["vocab"], (sizes["score"], length)).to(device)
     windows = list(ids.split(1))
     arms = {
-        "plain": lambda: plain_scores(model, windows, units),
+        "plain": lambda: plain(model, windows, units),
         "published": lambda: published_scores(model, windows, units),
         "sleb_style": lambda: sleb_scores(model, windows, units),
         "shared": lambda: macro_influence(model, windows, units),

@@ -94,7 +94,7 @@ def _lossless(checkpoint: Path) -> str:
 def _same_as_transformers(checkpoint: Path, file: Path) -> dict[str, Any]:
     """Compare a plain file with the checkpoint that it was converted from."""
     ids = text_ids(checkpoint)
-    logits = text_logits(checkpoint)
+    logits = text_logits(checkpoint, ids)
     own, theirs = token_nats(logits, ids).numpy(), losses(file, ids)
     gap = float(np.abs(own - theirs.nats[0]).max())
     same = int((logits.argmax(-1).numpy() == theirs.likeliest[0]).sum())

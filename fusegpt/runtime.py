@@ -158,9 +158,9 @@ def peak_memory_gib() -> float:
 
     What counts is the time since its start, or since ``reset_peak_memory``.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return float(torch.cuda.max_memory_allocated() / 2**30)
+    held = [sys.modules["torch"].cuda.max_memory_allocated(number) for number in _started_gpus()]
+    if any(held):
+        return float(max(held) / 2**30)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
@@ -171,14 +171,20 @@ def reset_peak_memory() -> bool:
     Returns:
         Whether that worked; only Linux forgets the peak of the machine's memory.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    for number in _started_gpus():
+        sys.modules["torch"].cuda.reset_peak_memory_stats(number)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return False
     return True
+
+
+def _started_gpus() -> range:
+    """Numbers of the GPUs, once this process has used one; it begins to use none by asking."""
+    torch = sys.modules.get("torch")
+    started = torch is not None and torch.cuda.is_initialized()
+    return range(sys.modules["torch"].cuda.device_count() if started else 0)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -100,3 +100,27 @@ def test_memory_that_was_given_back_is_not_in_a_peak_that_was_reset():
     assert reset_peak_memory()
 
     assert peak_memory_gib() < before - 0.3
+
+
+def test_the_peak_of_a_gpu_counts_whichever_number_it_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", [0, 3 * 2**30].__getitem__)
+    reset = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+
+    assert peak_memory_gib() == 3
+    reset_peak_memory()
+    assert reset == [0, 1]
+
+
+def test_a_job_on_the_cpu_starts_no_gpu_to_ask_for_its_peak(monkeypatch):
+    def started(*_):
+        pytest.fail("a full GPU would end a job that does not need it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("current_device", "max_memory_allocated", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, started)
+
+    reset_peak_memory()
+    assert peak_memory_gib() > 0

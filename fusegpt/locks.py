@@ -13,16 +13,15 @@ import fcntl
 import json
 import logging
 import os
-import socket
 import stat
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fusegpt.errors import ArtifactError, BusyError
+from fusegpt.owners import is_gone, me, owner_of, read_owner, words
 
 __all__ = ["holder", "lock_path", "open_plain", "sole_writer", "try_lock"]
 
@@ -68,11 +67,11 @@ def holder(output: str | Path) -> str | None:
     except (OSError, ArtifactError):
         return None
     try:
-        owner = _read(descriptor)
+        owner = read_owner(descriptor)
         if try_lock(descriptor) is False:
-            return _words(owner)
+            return words(owner)
         silent = time.time() - os.fstat(descriptor).st_mtime > SILENT_SECONDS
-        return None if _is_gone(owner) or silent else _words(owner)
+        return None if is_gone(owner) or silent else words(owner)
     finally:
         os.close(descriptor)
 
@@ -96,7 +95,7 @@ def sole_writer(
         ArtifactError: The lock file cannot be written.
     """
     path = lock_path(output)
-    record = _me() | {"job": job}
+    record = me() | {"job": job}
     descriptor, waited_for = _acquire(path, record, wait_seconds)
     held = [descriptor]
     stop = threading.Event()
@@ -105,7 +104,7 @@ def sole_writer(
         yield waited_for
     finally:
         stop.set()
-        if _owner(path).get("token") == record["token"] or _is_still(path, held[-1]):
+        if owner_of(path).get("token") == record["token"] or _is_still(path, held[-1]):
             path.unlink(missing_ok=True)
         for each in held:
             os.close(each)
@@ -124,10 +123,10 @@ def _acquire(
             return descriptor, waited_for
         now = time.monotonic()
         if wait_seconds is not None and now - began >= wait_seconds:
-            raise BusyError(f"{path}: {_words(owner)} writes this output; try again when it ended")
+            raise BusyError(f"{path}: {words(owner)} writes this output; try again when it ended")
         if waited_for is None or now - reminded >= REMIND_SECONDS:
             reminded = now
-            logger.info("%s: waiting for %s, which writes this output", path, _words(owner))
+            logger.info("%s: waiting for %s, which writes this output", path, words(owner))
         waited_for = str(owner.get("job", "")) or waited_for or ""
         time.sleep(POLL_SECONDS)
 
@@ -139,18 +138,18 @@ def _try_once(
     descriptor, new = _open(path)
     keep = False
     try:
-        owner = {} if new else _read(descriptor)
+        owner = {} if new else read_owner(descriptor)
         locked = try_lock(descriptor)
         if not _is_still(path, descriptor):
             return None, owner  # its holder has just ended and removed it
-        takes_over = not new and not _is_gone(owner)
+        takes_over = not new and not is_gone(owner)
         waits = takes_over and bool(owner) and not watch.is_silent(descriptor)
         if locked is False or waits:
             return None, owner
         _write(path, descriptor, record)
         if takes_over:  # another machine may be doing the same; the last to write has it
             time.sleep(TAKE_OVER_SECONDS)
-            if _owner(path).get("token") != record["token"]:
+            if owner_of(path).get("token") != record["token"]:
                 return None, owner
         keep = True
         return descriptor, owner
@@ -180,10 +179,10 @@ def _beat(path: Path, held: list[int], record: dict[str, Any], stop: threading.E
     """
     looks = 0
     while not stop.wait(LOOK_SECONDS if looks else HEARTBEAT_SECONDS):
-        owner = _owner(path)
+        owner = owner_of(path)
         looks = looks + 1 if owner and owner["token"] != record["token"] else 0
         if looks >= LOOKS and not stop.is_set():
-            logger.error("%s: %s took this lock; leaving", path, _words(owner))
+            logger.error("%s: %s took this lock; leaving", path, words(owner))
             os._exit(BusyError.exit_code)
         with contextlib.suppress(OSError):
             if not owner and not os.path.lexists(path) and not stop.is_set():
@@ -238,44 +237,6 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _me() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "token": uuid.uuid4().hex,
-    }
-
-
-def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether the holder on record is certainly dead, provided the kernel's lock is free."""
-    here = socket.gethostname(), _boot()
-    if (owner.get("host"), owner.get("boot")) == here:
-        return _started(int(owner["pid"])) != owner.get("started") or owner["pid"] == os.getpid()
-    job = owner.get("slurm_job")  # a requeued job keeps its number
-    return job is not None and job == os.environ.get("SLURM_JOB_ID")
-
-
-def _boot() -> str:
-    """An identifier of this start of this machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this machine started, in ticks; None if there is none, or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
 def _write(path: Path, descriptor: int, record: dict[str, Any]) -> None:
     try:
         os.ftruncate(descriptor, 0)
@@ -285,32 +246,3 @@ def _write(path: Path, descriptor: int, record: dict[str, Any]) -> None:
         path.unlink(missing_ok=True)
         reason = (error.strerror or str(error)).lower()
         raise ArtifactError(f"{path}: cannot be written: {reason}") from error
-
-
-def _read(descriptor: int) -> dict[str, Any]:
-    """The owner that a lock file names; nothing when it names none."""
-    try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    known = isinstance(found, dict) and type(found.get("pid")) is int
-    return found if known and isinstance(found.get("token"), str) else {}
-
-
-def _owner(path: Path) -> dict[str, Any]:
-    """The owner on record at a path; nothing when none can be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return {}
-    try:
-        return _read(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _words(owner: dict[str, Any]) -> str:
-    if not owner:
-        return "another process"
-    job = f" (slurm job {owner['slurm_job']})" if owner.get("slurm_job") else ""
-    return f"process {owner.get('pid')} on {owner.get('host')}{job}"

@@ -17,6 +17,7 @@ import pytest
 from fusegpt import locks
 from fusegpt.errors import BusyError
 from fusegpt.locks import holder, lock_path, sole_writer
+from fusegpt.owners import me
 
 HOLD = """
 import sys, time
@@ -123,8 +124,8 @@ def test_a_requeued_slurm_job_takes_over_what_it_held_elsewhere(tmp_path, monkey
 
 
 def test_a_process_that_has_the_number_of_a_dead_holder_is_not_taken_for_it(tmp_path):
-    me = locks._me()
-    write_record(tmp_path / "out", host=me["host"], boot=me["boot"], pid=1, started="-")
+    own = me()
+    write_record(tmp_path / "out", host=own["host"], boot=own["boot"], pid=1, started="-")
 
     with sole_writer(tmp_path / "out", wait_seconds=0):
         pass

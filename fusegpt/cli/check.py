@@ -49,7 +49,8 @@ def check(model: str, config_only: bool, dtype: str, device: str) -> None:
 
 
 def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator[Finding]:
-    from fusegpt.models.checkpoints.load import load, load_structure
+    from fusegpt.models.checkpoints.directory import load_structure
+    from fusegpt.models.checkpoints.load import load
     from fusegpt.models.structure.branches import plain_ids
     from fusegpt.models.suitability import check_structure, check_whole
     from fusegpt.runtime import device as torch_device

@@ -11,7 +11,7 @@ import click
 from fusegpt.cli.options import finite, input_file, output_path
 
 if TYPE_CHECKING:
-    from fusegpt.workflow.experiment import Plan
+    from fusegpt.workflow.plan import Plan
 
 
 @click.command()

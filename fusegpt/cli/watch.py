@@ -15,7 +15,7 @@ from fusegpt.cli.options import output_path
 
 if TYPE_CHECKING:
     from fusegpt.reports.progress import RunProgress
-    from fusegpt.workflow.experiment import Plan
+    from fusegpt.workflow.plan import Plan
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -17,7 +17,7 @@ from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.exports.reading import LARGEST, mean_nats
 from fusegpt.exports.targets import ExportTarget
-from fusegpt.models.checkpoints.load import load_structure
+from fusegpt.models.checkpoints.directory import load_structure
 from fusegpt.models.stored import stored_in
 from fusegpt.results import layout
 

@@ -16,7 +16,7 @@ from fusegpt.pruning.suits import check_masks
 from fusegpt.recovery import FINISHES, RECOVERIES
 from fusegpt.recovery.healing.answers import AnswersFile
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.results.records import SPENT, Finish, Training
+from fusegpt.results.recovered import SPENT, Finish, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = ["finish"]

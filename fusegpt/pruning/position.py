@@ -23,7 +23,8 @@ from fusegpt.recovery.resume import Checkpoint
 from fusegpt.results import layout
 from fusegpt.results.base import Record, read, write
 from fusegpt.results.files import FileRecord
-from fusegpt.results.records import Removal, Scores, TrainingRow
+from fusegpt.results.records import Removal, Scores
+from fusegpt.results.recovered import TrainingRow
 
 __all__ = ["Position", "PrunedStep"]
 

@@ -24,7 +24,8 @@ from fusegpt.recovery.closed_form import next_token_loss
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.results import layout
 from fusegpt.results.base import read, write
-from fusegpt.results.records import Reranking, ScoredUnit, Scores, Training, Trial, Trials
+from fusegpt.results.records import ScoredUnit, Scores
+from fusegpt.results.recovered import Reranking, Training, Trial, Trials
 from fusegpt.runtime import Timer
 
 __all__ = ["forget", "rerank"]

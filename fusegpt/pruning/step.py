@@ -17,7 +17,8 @@ from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import NoRecovery
-from fusegpt.results.records import SPENT, Removal, Scores, Training
+from fusegpt.results.records import Removal, Scores
+from fusegpt.results.recovered import SPENT, Training
 from fusegpt.runtime import Timer, peak_memory_gib
 from fusegpt.units import Unit
 

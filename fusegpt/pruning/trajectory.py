@@ -20,7 +20,8 @@ from fusegpt.recovery.report import RecoveryReport
 from fusegpt.results import layout
 from fusegpt.results.base import write
 from fusegpt.results.files import Parent
-from fusegpt.results.records import Removal, Step, Training
+from fusegpt.results.records import Removal, Step
+from fusegpt.results.recovered import Training
 
 __all__ = ["fingerprint", "load_step", "write_step"]
 

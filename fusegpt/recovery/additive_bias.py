@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fusegpt.models.checkpoints.load import load_structure
+from fusegpt.models.checkpoints.directory import load_structure
 from fusegpt.models.model import Model
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.nn.fused import FusedWeight

@@ -11,7 +11,7 @@ from typing import Any
 from fusegpt.reports.front_matter import front_matter
 from fusegpt.reports.text import code, escaped, ranges
 from fusegpt.results.models import BriefStep, Checkpoint, Row, Slice
-from fusegpt.results.records import Finish
+from fusegpt.results.recovered import Finish
 
 __all__ = ["card"]
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from fusegpt.reports.figures import labels_above
 from fusegpt.results.history import Link
-from fusegpt.results.records import Finish, Step, TrainingRow
+from fusegpt.results.records import Step
+from fusegpt.results.recovered import Finish, TrainingRow
 
 __all__ = ["fusion_chart", "importance_chart", "loss_chart", "stack_chart"]
 

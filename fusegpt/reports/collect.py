@@ -18,7 +18,8 @@ from fusegpt.results.files import Listing
 from fusegpt.results.history import read_history, step_of
 from fusegpt.results.models import EvaluatedModel, Evaluation, Slice, read_checkpoint
 from fusegpt.results.point import Point
-from fusegpt.results.records import SPENT, Finish, Step
+from fusegpt.results.records import Step
+from fusegpt.results.recovered import SPENT, Finish
 from fusegpt.units import KINDS
 
 __all__ = ["COLUMNS", "collect", "evaluation_files", "refuse_mixed_settings", "whole_models"]

@@ -15,7 +15,8 @@ from fusegpt.results import layout as at
 from fusegpt.results.base import read
 from fusegpt.results.models import Evaluation, Slice
 from fusegpt.results.point import DENSE
-from fusegpt.results.records import Finish, Scores, Step
+from fusegpt.results.records import Scores, Step
+from fusegpt.results.recovered import Finish
 
 __all__ = ["STAGES", "cost_rows", "memory_chart", "time_chart"]
 

@@ -11,7 +11,8 @@ from fusegpt.locks import holder
 from fusegpt.pace import SAYS, in_words
 from fusegpt.results import layout as at
 from fusegpt.results.base import read
-from fusegpt.results.records import Scores, Step, Training, TrainingRow, read_manifest
+from fusegpt.results.records import Scores, Step, read_manifest
+from fusegpt.results.recovered import Training, TrainingRow
 from fusegpt.results.unfinished import read_unfinished
 
 __all__ = ["Now", "RunProgress", "as_line", "read_progress", "training_so_far"]

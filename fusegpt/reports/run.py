@@ -12,7 +12,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.history import Link, read_history, step_of
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.point import DENSE, Place, Point
-from fusegpt.results.records import Finish
+from fusegpt.results.recovered import Finish
 
 __all__ = ["Run", "read_finishes", "read_runs"]
 

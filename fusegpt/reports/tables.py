@@ -18,7 +18,7 @@ from fusegpt.results.contents import parse_contents
 from fusegpt.results.files import Parent
 from fusegpt.results.models import Table
 from fusegpt.results.point import DENSE
-from fusegpt.results.records import SPENT
+from fusegpt.results.recovered import SPENT
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = [

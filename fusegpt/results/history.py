@@ -13,7 +13,8 @@ from fusegpt.results.exports import export_in
 from fusegpt.results.files import Source
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.point import Point
-from fusegpt.results.records import Removal, Scores, Start, Step, Training, read_manifest
+from fusegpt.results.records import Removal, Scores, Start, Step, read_manifest
+from fusegpt.results.recovered import Training
 from fusegpt.units import Unit
 
 __all__ = ["History", "Link", "dense_directory", "fused_map", "read_history", "step_of"]

@@ -16,14 +16,8 @@ from fusegpt.results.contents import Contents, parse_contents
 from fusegpt.results.digests import read_whole
 from fusegpt.results.exports import Export
 from fusegpt.results.files import FileRecord, Parent, Provenance, Source
-from fusegpt.results.records import (
-    Finish,
-    Removal,
-    Reranking,
-    Start,
-    Step,
-    read_manifest,
-)
+from fusegpt.results.records import Removal, Start, Step, read_manifest
+from fusegpt.results.recovered import Finish, Reranking
 
 __all__ = [
     "BriefStep",

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from fusegpt.errors import ArtifactError
 from fusegpt.results.digests import KEY, digest_of
-from fusegpt.results.records import TrainingRow
+from fusegpt.results.recovered import TrainingRow
 
 __all__ = [
     "FINGERPRINT",

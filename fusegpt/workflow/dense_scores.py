@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 from fusegpt.pruning.recipe import Recipe, resolve
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["DenseScores", "all_dense_scores", "dense_scores", "starts_dense"]
 

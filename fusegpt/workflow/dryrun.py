@@ -16,8 +16,8 @@ from typing import Any
 from fusegpt.errors import ConfigError
 from fusegpt.results import layout as at
 from fusegpt.workflow.dense_scores import all_dense_scores
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.files import snakefile
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Job", "jobs"]
 

@@ -11,7 +11,7 @@ from fusegpt.exports.tools import check_tools
 from fusegpt.results import layout as at
 from fusegpt.results.contents import Contents, ShownExport
 from fusegpt.results.point import Point
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Exported", "all_exports", "check_exports", "exports_of", "shown_with_exports"]
 

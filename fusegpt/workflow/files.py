@@ -9,7 +9,8 @@ from typing import Any
 from fusegpt.config import builtin_config_dir
 from fusegpt.errors import ConfigError
 from fusegpt.registry import lookup
-from fusegpt.workflow.experiment import Plan, make_plan
+from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.plan import Plan
 from fusegpt.yaml_files import read_yaml
 
 __all__ = [

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.workflow.dense_scores import DenseScores
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.exported import all_exports, shown_with_exports
 from fusegpt.workflow.generated import located
+from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.together import Together, settings_of
 from fusegpt.workflow.until import Chains, not_there
 

@@ -14,9 +14,9 @@ from fusegpt.locks import holder
 from fusegpt.results import layout as at
 from fusegpt.results.point import Point
 from fusegpt.workflow.dense_scores import dense_scores
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.exported import all_exports
 from fusegpt.workflow.generated import all_written
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Garbage", "find", "remove"]
 

@@ -11,9 +11,9 @@ from fusegpt.pruning.definition import Recipe
 from fusegpt.results import layout as at
 from fusegpt.results.point import DENSE, Place, Point
 from fusegpt.workflow.dense_scores import all_dense_scores, dense_scores
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.exported import exports_of
 from fusegpt.workflow.generated import located
+from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.together import Together
 from fusegpt.workflow.until import Chains, not_there
 

@@ -16,7 +16,7 @@ from fusegpt.results.base import read
 from fusegpt.results.records import Scores, Step, read_manifest
 from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.dryrun import Job
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Measured"]
 

@@ -17,8 +17,8 @@ from fusegpt.results.point import Place
 from fusegpt.work import Shape, total
 from fusegpt.workflow.cost import COUNTED, Cost
 from fusegpt.workflow.dryrun import Job, jobs
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.measured import Measured
+from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.until import Chains, not_there
 
 __all__ = ["outlook"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from fusegpt.data.directories import text_config
 from fusegpt.pruning.whole_periods import check_count
 from fusegpt.results import layout as at
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["check_patterns"]
 

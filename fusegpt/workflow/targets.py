@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
-from fusegpt.workflow.experiment import Plan
 from fusegpt.workflow.exported import all_exports
+from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.until import Chains
 
 __all__ = [

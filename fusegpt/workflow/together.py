@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from fusegpt.results.point import Point
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Together", "settings_of", "together"]
 

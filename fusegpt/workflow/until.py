@@ -13,7 +13,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.base import read
 from fusegpt.results.models import Evaluation
 from fusegpt.results.point import DENSE, Place, Point
-from fusegpt.workflow.experiment import Plan
+from fusegpt.workflow.plan import Plan
 
 __all__ = ["Chain", "Chains", "not_there"]
 

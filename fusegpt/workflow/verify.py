@@ -20,7 +20,8 @@ from fusegpt.results.files import FileRecord, Parent, Source
 from fusegpt.results.kinship import misplaced, parents_of
 from fusegpt.results.models import Evaluation, Stored, Table, read_checkpoint
 from fusegpt.results.point import Place
-from fusegpt.results.records import AnswersRecord, Scores, Training, Trials, read_manifest
+from fusegpt.results.records import AnswersRecord, Scores, read_manifest
+from fusegpt.results.recovered import Training, Trials
 from fusegpt.results.shards import PartialScores
 from fusegpt.results.unfinished import check_unfinished
 

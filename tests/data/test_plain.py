@@ -13,7 +13,8 @@ from fusegpt.cli import main
 from fusegpt.data import hub, sources
 from fusegpt.data.sources import fetch
 from fusegpt.errors import ArtifactError
-from fusegpt.models.checkpoints.load import load, load_structure
+from fusegpt.models.checkpoints.directory import load_structure
+from fusegpt.models.checkpoints.load import load
 
 METHODS = [
     *("fp8", "mxfp4", "gptq", "awq", "bitsandbytes", "compressed-tensors", "hqq", "aqlm"),

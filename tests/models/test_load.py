@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusegpt.errors import ArchitectureError, ArtifactError
-from fusegpt.models.checkpoints.load import load, load_structure
+from fusegpt.models.checkpoints.directory import load_structure
+from fusegpt.models.checkpoints.load import load
 from tests import tiny
 
 

@@ -10,7 +10,7 @@ import torch
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.results import layout as at
 from fusegpt.results.base import write
-from fusegpt.results.records import Trials
+from fusegpt.results.recovered import Trials
 from tests.crash.run import Project, configuration
 from tests.planned import commands, fusegpt
 

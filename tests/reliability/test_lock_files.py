@@ -92,13 +92,13 @@ def damage(path: Path, how: str) -> None:
 def counted(monkeypatch, *first: dict) -> list[Path]:
     """The looks of holders at their locks; the first ones see these records."""
     looks: list[Path] = []
-    owner, seen = locks._owner, iter(first)
+    owner, seen = locks.owner_of, iter(first)
 
     def look(path: Path) -> dict:
         looks.append(path)
         return next(seen, None) or owner(path)
 
-    monkeypatch.setattr(locks, "_owner", look)
+    monkeypatch.setattr(locks, "owner_of", look)
     return looks
 
 

@@ -15,7 +15,7 @@ from fusegpt.results.digests import (
     read_whole,
     without_digest,
 )
-from fusegpt.results.records import Training
+from fusegpt.results.recovered import Training
 
 ROWS = Training.model_validate({"rows": [{"step": 0, "loss": 1.5}]})
 

@@ -22,14 +22,8 @@ from fusegpt.results.models import (
     read_record,
 )
 from fusegpt.results.point import Point
-from fusegpt.results.records import (
-    Scores,
-    Start,
-    Step,
-    Training,
-    Trials,
-    read_manifest,
-)
+from fusegpt.results.records import Scores, Start, Step, read_manifest
+from fusegpt.results.recovered import Training, Trials
 from fusegpt.units import Unit
 
 UNIT = {"granularity": "block", "index": 3}

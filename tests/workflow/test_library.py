@@ -9,8 +9,9 @@ import yaml
 
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import load_recipe
-from fusegpt.workflow.experiment import Plan, make_plan
+from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.library import with_library
+from fusegpt.workflow.plan import Plan
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 

@@ -9,9 +9,10 @@ import pytest
 from fusegpt.errors import ConfigError
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
-from fusegpt.workflow.experiment import Plan, make_plan
+from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.outlook import outlook
 from fusegpt.workflow.outlook_text import as_text
+from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.together import together
 from fusegpt.workflow.until import Chains, not_there
 from tests.workflow.conftest import ROOT, configuration, verbs

@@ -9,6 +9,9 @@ import yaml
 
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.recipe import load_recipe
+from fusegpt.results.point import DENSE
+from fusegpt.work import total
+from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.plan import Plan
@@ -64,3 +67,40 @@ def test_two_meanings_of_one_name_are_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("evaluations: {short: {eval: speed}}")
     with pytest.raises(ConfigError, match=r"b.yaml: evaluations.short means .* than in a.yaml"):
         with_library({}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "units"),
+    [
+        ("finish_search", 1),
+        ("finish_search_2", 2),
+        ("finish_search_4", 4),
+        ("finish_seeds", 1),
+        ("finish_data", 1),
+        ("fusion_before_finish", 1),
+    ],
+)
+def test_arms_that_are_compared_at_equal_cost_cost_the_same(plan, experiment, units):
+    """Within 10% of so many times what `fusegpt_mse` spends at 25% of SmolLM2."""
+    model = plan.models["smollm2-135m"]
+    removals = plan.steps(experiment, "smollm2-135m")["0.25"]
+
+    def flops(recipe) -> float:
+        cost = Cost(recipe, model.num_blocks, model.shape)
+        steps = Cost(recipe.steps, model.num_blocks, model.shape)
+        works = [steps.work("fuse", step) for step in range(1, removals + 1)]
+        return total([*works, cost.work("finish", removals)]).flops
+
+    unit = flops(plan.recipes[_only(plan, "finish_seeds", "fusion_three_epochs")])
+    arms = {
+        member.name: flops(plan.recipes[member.id]) / unit
+        for member in plan.members[experiment]
+        if member.name != DENSE and not member.name.endswith("_one_epoch")  # half of an arm
+    }
+    assert len(arms) > 3
+    assert {name: cost for name, cost in arms.items() if not 0.9 <= cost / units <= 1.1} == {}
+
+
+def _only(plan: Plan, experiment: str, name: str) -> str:
+    """The id of a recipe of an experiment, with the first seed."""
+    return next(x.id for x in plan.members[experiment] if (x.name, x.seed) == (name, 0))

@@ -16,7 +16,17 @@ from fusegpt.data.hub import dataset_file
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.registry import lookup
 
-__all__ = ["Text", "by_rank", "c4", "c4_old", "draw_rows", "load_text", "python_docs", "wikitext2"]
+__all__ = [
+    "Text",
+    "by_rank",
+    "c4",
+    "c4_old",
+    "draw_rows",
+    "file_of",
+    "load_text",
+    "python_docs",
+    "wikitext2",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +95,31 @@ def load_text(
         raise ConfigError(
             f"corpora.{corpus}: unknown key {unknown[0]!r}; known: {', '.join(ENTRY_KEYS)}"
         )
-    if "splits" in entry:
-        path = _known_split(entry["splits"], corpus, split)
-        text = _from_file(Path(path), corpus, split, entry)
-    elif corpus not in CORPORA and Path(corpus).is_file():
-        text = _from_file(Path(corpus), Path(corpus).name, split, entry)
+    if (file := file_of(corpus, split, config or {})) is not None:
+        text = _from_file(file, corpus if "splits" in entry else file.name, split, entry)
     else:
         options = {key: entry[key] for key in ("join", "documents") if key in entry}
         text = lookup(CORPORA, corpus, "corpus").load()(split, **options)
     if not text.text.strip():
         raise DataError(f"corpus {corpus!r}, split {split!r}: no text in {text.source}")
     return replace(text, variant=entry.get("variant", text.variant))
+
+
+def file_of(corpus: str, split: str, corpora: Mapping[str, Any]) -> Path | None:
+    """Return the file that a split of a corpus is; None: code finds the text, or nothing does.
+
+    Args:
+        corpus: A corpus by name, or a file.
+        split: Split of the corpus.
+        corpora: The configuration's ``corpora``.
+
+    Raises:
+        DataError: The corpus has files, none of them for the split.
+    """
+    entry = corpora.get(corpus) or {}
+    if "splits" in entry:
+        return Path(_known_split(entry["splits"], corpus, split))
+    return Path(corpus) if corpus not in CORPORA and Path(corpus).is_file() else None
 
 
 def draw_rows(text: Text, count: int, seed: int) -> Text:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError, first_line
@@ -15,6 +12,7 @@ from fusegpt.results import layout
 from fusegpt.results.base import read
 from fusegpt.results.files import Listing
 from fusegpt.runtime import remote_code_is_allowed
+from fusegpt.tensor_files import read_header
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -148,17 +146,9 @@ def count_parameters(path: Path) -> int:
     Raises:
         ArtifactError: The file is shorter or longer than its header says.
     """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            tensors: dict[str, Any] = json.loads(stream.read(min(length, size)))
-        tensors.pop("__metadata__", None)
-        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
-        count: int = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-        end = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
-    if end != size:
-        raise ArtifactError(f"{path}: must have {end} bytes, has {size}; fetch it again")
-    return count
+    header = read_header(path)
+    if header.end != header.size:
+        raise ArtifactError(
+            f"{path}: must have {header.end} bytes, has {header.size}; fetch it again"
+        )
+    return sum(place.count for place in header.tensors.values())

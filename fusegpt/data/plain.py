@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import read_json
 from fusegpt.errors import ArtifactError
+from fusegpt.tensor_files import TensorPlace, read_header
 
-__all__ = ["check_plain", "read_header"]
+__all__ = ["check_plain"]
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -48,28 +47,19 @@ def check_plain(directory: Path) -> None:
     if whole and (kind := _quantisation(_config(directory / CONFIG))):
         raise ArtifactError(f"{directory}: must hold plain weights, got {kind}; {ADVICE}")
     for path in sorted(directory.glob("*.safetensors")):
-        for name, tensor in read_header(path).items():
+        for name, tensor in _tensors(path).items():
             if _is_quantised(name, tensor):
                 raise ArtifactError(
-                    f"{path}: must hold plain weights, got {name} as {tensor['dtype']}; {ADVICE}"
+                    f"{path}: must hold plain weights, got {name} as {tensor.dtype}; {ADVICE}"
                 )
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Read dtype, shape and place of each tensor of a safetensors file; no values.
-
-    Returns:
-        Empty for a file that is no safetensors file; whoever reads its values says so.
-    """
+def _tensors(path: Path) -> Mapping[str, TensorPlace]:
+    """What a safetensors file holds; nothing where it is none, as whoever reads its values says."""
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, path.stat().st_size)))
-    except (struct.error, ValueError, OSError):
+        return read_header(path).tensors
+    except ArtifactError:
         return {}
-    if not isinstance(header, dict):
-        return {}
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def _config(path: Path) -> Any:
@@ -95,9 +85,9 @@ def _entries(config: Any) -> Iterator[tuple[str, Any]]:
             yield from _entries(entry)
 
 
-def _is_quantised(name: str, tensor: Mapping[str, Any]) -> bool:
+def _is_quantised(name: str, tensor: TensorPlace) -> bool:
     """Floats of less than 16 bits, or whole numbers where a weight should be."""
-    dtype, leaf = str(tensor.get("dtype")), name.rpartition(".")[2]
+    dtype, leaf = tensor.dtype, name.rpartition(".")[2]
     if dtype.startswith(("F", "BF")):
         return dtype not in PLAIN_FLOATS
-    return dtype != "BOOL" and "weight" in leaf and len(tensor.get("shape", ())) > 1
+    return dtype != "BOOL" and "weight" in leaf and len(tensor.shape) > 1

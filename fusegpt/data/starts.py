@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fusegpt.data.chats import Message, format_of, read_conversations
-from fusegpt.data.corpora import by_rank
+from fusegpt.data.corpora import by_rank, file_of
 from fusegpt.data.cutting import cut_stream
 from fusegpt.data.generated import Generated
 from fusegpt.data.rewriting import request
@@ -72,9 +71,9 @@ def _prompts(tokenizer: Any, settings: Generated, corpora: Mapping[str, Any]) ->
     """Conversations up to the last answer; passed over are those that leave no room for one."""
     named = settings.corpus or ""
     entry = corpora.get(named) or {}
-    file = Path(entry.get("splits", {}).get(settings.split, named))
-    if not file.is_file() or format_of(file) is None:
-        raise DataError(f"{named}: prompts must be a file of conversations, got {file}")
+    file = file_of(named, settings.split, corpora)
+    if file is None or not file.is_file() or format_of(file) is None:
+        raise DataError(f"{named}: prompts must be a file of conversations, got {file or named}")
     chats = read_conversations(file, entry.get("documents"))
     found: list[Start] = []
     for number in by_rank(len(chats), settings.seed):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from fusegpt.data.chats import format_of, read_conversations
-from fusegpt.data.corpora import Text, by_rank, draw_rows, load_text
+from fusegpt.data.corpora import Text, by_rank, draw_rows, file_of, load_text
 from fusegpt.data.files import columns_of, read_rows
 from fusegpt.data.templates import render
 from fusegpt.data.tokens import encode, fingerprint
@@ -77,8 +77,8 @@ def source_of(
         DataError: No such corpus or split; or a row of a file cannot be read.
     """
     entry = corpora.get(corpus) or {}
-    file = Path(entry.get("splits", {}).get(split, corpus))
-    if file.is_file():
+    file = file_of(corpus, split, corpora)
+    if file is not None and file.is_file():
         about = (corpus if entry else file.name, split, file, entry.get("documents"))
         if format_of(file) is not None:
             return _conversations(tokenizer, *about, answers=answers)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusegpt.errors import ArtifactError
+from fusegpt.tensor_files import TensorPlace, read_header
 
 __all__ = ["Stored", "metadata_of", "stored_in", "write_tensors"]
 
@@ -88,11 +89,12 @@ def stored_in(files: Iterable[Path]) -> dict[str, Stored]:
 
 
 def metadata_of(file: Path) -> dict[str, str]:
-    """Return what a safetensors file says of itself; nothing where it says nothing."""
-    try:
-        return dict(_header(file)[1].get("__metadata__", {}))
-    except (OSError, struct.error, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{file}: not a readable safetensors file: {error}") from error
+    """Return what a safetensors file says of itself; nothing where it says nothing.
+
+    Raises:
+        ArtifactError: A file is missing, or no safetensors file.
+    """
+    return dict(read_header(file).metadata)
 
 
 def write_tensors(
@@ -128,34 +130,21 @@ def write_tensors(
                 stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the values begin, and what stands before them."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return 8 + length, json.loads(stream.read(min(length, file.stat().st_size)))
-
-
 def _tensors(file: Path) -> dict[str, Stored]:
+    header = read_header(file)
     try:
-        size = file.stat().st_size
-        start, header = _header(file)
-        header.pop("__metadata__", None)
-        found = {name: _tensor(file, start, entry) for name, entry in header.items()}
-        end = max((one.begin + one.nbytes for one in found.values()), default=start)
-        if end != size:
-            raise ValueError(f"must have {end} bytes, has {size}")
-    except OSError as error:
-        raise ArtifactError(f"{file}: not a readable safetensors file: {error}") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{file}: not a readable safetensors file: {error}") from error
+        found = {name: _tensor(file, place) for name, place in header.tensors.items()}
+        if header.end != header.size:
+            raise ValueError(f"must have {header.end} bytes, has {header.size}")
+    except ValueError as error:
+        raise ArtifactError(f"{file}: not a readable safetensors file ({error})") from error
     return found
 
 
-def _tensor(file: Path, start: int, entry: dict[str, Any]) -> Stored:
-    begin, end = entry["data_offsets"]
-    if entry["dtype"] not in DTYPES:
-        raise ValueError(f"no tensor of type {entry['dtype']} is read here")
-    tensor = Stored(file, start + begin, tuple(entry["shape"]), DTYPES[entry["dtype"]])
-    if begin < 0 or end - begin != tensor.nbytes:
-        raise ValueError(f"{end - begin} bytes for {tensor.shape} of {entry['dtype']}")
+def _tensor(file: Path, place: TensorPlace) -> Stored:
+    if place.dtype not in DTYPES:
+        raise ValueError(f"no tensor of type {place.dtype} is read here")
+    tensor = Stored(file, place.begin, place.shape, DTYPES[place.dtype])
+    if place.end - place.begin != tensor.nbytes:
+        raise ValueError(f"{place.end - place.begin} bytes for {place.shape} of {place.dtype}")
     return tensor

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from fusegpt.errors import ArtifactError
 from fusegpt.results.digests import KEY, digest_of
 from fusegpt.results.recovered import TrainingRow
+from fusegpt.tensor_files import Header, read_header
 
 __all__ = [
     "FINGERPRINT",
@@ -86,22 +86,20 @@ def check_unfinished(file: Path) -> bool:
     Raises:
         ArtifactError: It cannot be read, or is not what was written.
     """
+    header = read_header(file)
+    about = dict(header.metadata)
+    said = about.pop(KEY, None)
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-            about = header.pop("__metadata__", {})
-            said = about.pop(KEY, None)
-            same = said is None or said == state_digest(about, _tensors(stream, 8 + length, header))
-    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
+        same = said is None or said == state_digest(about, _tensors(file, header))
+    except OSError as error:
         raise ArtifactError(f"{file}: not a readable resume file ({error})") from None
     if not same:
         raise ArtifactError(f"{file}: must be what was written, its digest says that it is not")
     return said is not None
 
 
-def _tensors(stream: BinaryIO, start: int, header: Mapping[str, Any]) -> Iterator[Any]:
-    for name in sorted(header):
-        first, last = header[name]["data_offsets"]
-        stream.seek(start + first)
-        yield name, header[name]["shape"], stream.read(last - first)
+def _tensors(file: Path, header: Header) -> Iterator[tuple[str, Sequence[int], bytes]]:
+    with file.open("rb") as stream:
+        for name, place in sorted(header.tensors.items()):
+            stream.seek(place.begin)
+            yield name, place.shape, stream.read(place.end - place.begin)

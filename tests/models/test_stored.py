@@ -46,7 +46,7 @@ def test_a_damaged_file_is_refused_in_one_line(tensors, tmp_path, content):
     whole = file.read_bytes()
     made = {"cut": whole[:-1], "longer": whole + b"x"}
     file.write_bytes(made.get(content, content)) if content != "no file" else file.unlink()
-    with pytest.raises(ArtifactError, match="file: not a readable safetensors file: ") as caught:
+    with pytest.raises(ArtifactError, match=r"file: not a readable safetensors file \(") as caught:
         stored_in([file])
     assert "\n" not in str(caught.value)
 

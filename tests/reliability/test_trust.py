@@ -119,7 +119,7 @@ def test_a_resume_file_that_is_none_starts_the_tuning_again(text, resume, caplog
     resume.write_bytes(text)
 
     assert rows_of(resume, caplog) == []
-    assert "not a readable resume file" in caplog.text
+    assert "not a readable safetensors file" in caplog.text
 
 
 def test_a_resume_file_of_before_digests_is_taken_and_said(resume, caplog):
@@ -159,7 +159,10 @@ def flip(file, place: int) -> None:
     ("damage", "said"),
     [
         (lambda m: (m / "tokenizer.json").unlink(), "tokenizer.json: missing, though"),
-        (lambda m: flip(m / "model.safetensors", 9), "model.safetensors: not a safetensors file"),
+        (
+            lambda m: flip(m / "model.safetensors", 9),
+            "model.safetensors: not a readable safetensors file",
+        ),
         (lambda m: flip(m / "model.safetensors", 1), "model.safetensors: "),
         (lambda m: flip(m / "config.json", 60), "config.json: checksum must be"),
         (lambda m: flip(m / "source.json", 60), "source.json: "),
@@ -194,5 +197,5 @@ def test_a_header_that_is_none_is_one_line(fetched, length):
     weights.unlink()
     weights.write_bytes(length.to_bytes(8, "little") + content[8:])
 
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: not a safetensors file"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: not a readable safetensors file"):
         load(fetched)

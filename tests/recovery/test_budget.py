@@ -2,12 +2,18 @@
 
 import pytest
 
+from fusegpt.data.shape import block_shape
+from fusegpt.data.streamed import Streamed
+from fusegpt.models.checkpoints.load import load
 from fusegpt.models.flops import forward_flops, training_flops
-from fusegpt.pruning.recipe import load_recipe
+from fusegpt.models.surgery.removal import remove
+from fusegpt.pruning.finish import finish
+from fusegpt.pruning.recipe import load_recipe, resolve
 from fusegpt.recovery.finetune import finetune
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.settings.group import Finetune, Fusion
 from fusegpt.units import Unit
+from fusegpt.workflow.cost import Cost
 from tests import tiny
 
 UNIT = Unit("block", 2)
@@ -64,3 +70,28 @@ def test_coefficients_alone_train_without_an_update():
     shapes = [p.shape for block in blocks for p in block.parameters() if p.dim() >= 2]
     assert report.trainable_parameters == sum(4 * sum(shape) for shape in shapes)
     assert report.rows[-1]["loss"] < report.rows[0]["loss"]
+
+
+@pytest.mark.parametrize("train", ["full", "all", "gaps", "lora"])
+def test_a_plan_counts_of_a_finish_what_its_record_says(train, tiny_llama_dir):
+    how = {"method": "lora", "lora_rank": 3} if train == "lora" else {"method": "full"}
+    how |= {} if train == "lora" else {"train": train}
+    data = {"sequences": 8, "length": 10}
+    chosen = resolve(
+        "mine",
+        {
+            "importance": {"metric": "macro_influence"},
+            "recovery": {"method": "none"},
+            "finetune": data,
+            "finish": {**how, "batch_size": 4, "epochs": 1},
+        },
+    )
+    model = load(tiny_llama_dir, dtype="float32")
+    remove(model, UNIT)
+
+    record = finish(model, chosen, Streamed.of(tiny.ids(8, 10)))
+
+    work = Cost(chosen, 6, block_shape(tiny_llama_dir, 6)).work("finish", 1)
+    assert work.flops == record.flops
+    assert (work.tokens, work.optimizer_steps) == (record.tokens, record.optimizer_steps)
+    assert work.trainable == record.trainable_parameters

@@ -93,11 +93,25 @@ def test_gaps_are_the_blocks_beside_removed_ones(windows, answered):
         assert torch.equal(before[key], value) != ("layers" in key and block in "12"), key
 
 
+@pytest.mark.parametrize("family", ["llama_tied", "gpt2"])
+def test_all_are_the_blocks_and_what_is_around_them(family, windows, answered):
+    model = pruned(family)
+    before = weights(model)
+    report = finish(
+        "distill", model, windows, lambda *given: answered(*given, family=family), train="all"
+    )
+    assert report.rows[-1]["loss"] < report.rows[0]["loss"]
+    parameters = dict(model.module.named_parameters())
+    assert report.trainable_parameters == sum(p.numel() for p in parameters.values())
+    assert [name for name, p in parameters.items() if torch.equal(before[name], p)] == []
+
+
 @pytest.mark.parametrize("name", each(ALL, quick=("full", "distill")))
 def test_chunks_and_micro_batches_change_rounding_only(name, windows, answered):
-    models = [pruned() for _ in range(2)]
+    models = [pruned("llama_tied") for _ in range(2)]
+    more = {} if name == "lora" else {"train": "all"}
     for model, (chunk, size) in zip(models, ((256, 4), (2, 1)), strict=True):
-        finish(name, model, windows, answered, chunk=chunk, micro_batch_size=size)
+        finish(name, model, windows, answered, chunk=chunk, micro_batch_size=size, **more)
     one, other = map(weights, models)
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=2e-4)
@@ -219,7 +233,7 @@ def test_the_rate_may_stay_at_its_peak(windows, answered):
     assert [row["learning_rate"] for row in report.rows] == [0.005, *[0.01] * 5]
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "all", "lora"])
 def test_a_rise_of_the_loss_is_undone(train, windows, answered):
     model = pruned()
     before = weights(model)

@@ -99,13 +99,14 @@ def heal(
     adapters = settings.trains == "lora"
     flops = training_flops(model, blocks, tokens, length, adapters=adapters)
     flops += training_flops(model, frozen, tokens, length, adapters=True)
+    flops += head_flops(model, tokens) * (3 if settings.trains == "all" else 2)
     return RecoveryReport(
         group=blocks,
         rows=rows,
         trainable_parameters=trainable,
         tokens=tokens,
         optimizer_steps=steps,
-        flops=flops + 2 * head_flops(model, tokens),
+        flops=flops,
         undone=training.undo,
     )
 

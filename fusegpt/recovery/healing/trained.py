@@ -1,4 +1,4 @@
-"""What a finish trains: weights of blocks, with float32 masters, or low-rank updates of all."""
+"""What a finish trains: weights, with float32 masters, or low-rank updates of all blocks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fusegpt.models.blocks import decoder_of
 from fusegpt.models.model import Model
 from fusegpt.nn.leaves import trainable
 from fusegpt.recovery.adapted import adapted_model
@@ -54,7 +55,10 @@ def trained(model: Model, settings: FinishSettings, seed: int) -> Iterator[Train
             model.module.requires_grad_(False)
         return
     blocks = blocks_beside_gaps(model) if settings.trains == "gaps" else list(model.kept)
-    leaves = list(dict.fromkeys(p for index in blocks for p in model.block(index).parameters()))
+    modules: list[nn.Module] = [model.block(index) for index in blocks]
+    if settings.trains == "all":
+        modules = [decoder_of(model.module), model.module.get_output_embeddings()]
+    leaves = list(dict.fromkeys(p for module in modules for p in module.parameters()))
     begun = [leaf.detach().to("cpu", copy=True) for leaf in leaves]
     masters = [_master(leaf) for leaf in leaves]
     pairs = [(leaf, own) for leaf, own in zip(leaves, masters, strict=True) if own is not leaf]

@@ -37,7 +37,11 @@ Tokens = Annotated[
     PositiveInt,
     BeforeValidator(_count, json_schema_input_type=int | str),
 ]
-Trains = Literal["full", "gaps", "lora"]
+Trains = Literal["full", "all", "gaps", "lora"]
+WHAT = (
+    "Every remaining block; these with embeddings, last norm and output matrix (all); or the blocks"
+    " beside removed units alone (gaps)"
+)
 Rank = Annotated[PositiveInt, Field(description="Rank of the update of each layer.")]
 Alpha = Annotated[
     PositiveFloat, Field(description="The update is multiplied by this number over the rank.")
@@ -137,9 +141,12 @@ class FinishSettings(Settings):
         steps = self.steps(stage.sequences, stage.length)
         tokens, shape = steps * self.batch_size * stage.length, stage.shape
         blocks = stage.left if self.trains != "gaps" else min(stage.left, 2 * stage.number)
-        each = shape.values + shape.biases + shape.rest
-        trainable = blocks * (shape.sides * self.update[0] if self.trains == "lora" else each)
+        each = shape.sides * self.update[0] if self.trains == "lora" else shape.block
+        trainable = blocks * each
         flops = stage.heads(tokens)
+        if self.trains == "all":
+            trainable += shape.total - stage.dense * shape.block
+            flops *= 1.5  # the output matrix has a gradient, too
         flops += stage.training(blocks, tokens, adapters=self.trains == "lora")
         flops += stage.training(stage.left - blocks, tokens, adapters=True)
         return Work(0, tokens, steps, trainable, flops)
@@ -150,9 +157,7 @@ class Full(FinishSettings):
 
     paper: ClassVar[str] = "Shortened LLaMA, arXiv 2402.02834, continued pretraining"
 
-    train: Literal["full", "gaps"] = Field(
-        default="full", description="Every remaining block, or those beside removed units alone."
-    )
+    train: Literal["full", "all", "gaps"] = Field(default="full", description=f"{WHAT}.")
 
     @property
     def trains(self) -> Trains:
@@ -186,8 +191,7 @@ class Distill(FinishSettings):
 
     train: Trains = Field(
         default="full",
-        description="Every remaining block, those beside removed units alone, or low-rank updates"
-        " of all.",
+        description=f"{WHAT}; or low-rank updates of all blocks (lora).",
     )
     lora_rank: Rank = 8
     lora_alpha: Alpha = 16.0

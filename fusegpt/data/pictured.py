@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fusegpt.data.carried import Carried
+from fusegpt.data.processors import load_processor
 from fusegpt.data.windows import draw
-from fusegpt.errors import DataError, first_line
+from fusegpt.errors import DataError
 
 __all__ = ["Pictured", "has_pictures", "sample_questions"]
 
@@ -79,14 +80,15 @@ def sample_questions(
         The windows, and what there is to note of them.
 
     Raises:
-        DataError: No processor; a column is missing; a question is shorter than ``length``; or
-            its image alone is longer.
+        ArtifactError: No processor of images in the directory.
+        DataError: A column is missing; a question is shorter than ``length``; or its image alone is
+            longer.
     """
     import pyarrow.parquet as pq
 
     if not sequences:
         raise DataError(f"{file}: say how many sequences to draw; rows are for text")
-    processor = _processor(directory)
+    processor = load_processor(directory)
     rows = pq.read_table(file).to_pylist()
     chosen = [rows[draw(seed, number) % len(rows)] for number in range(sequences)]
     done = [_process(processor, row, length, file) for row in chosen]
@@ -128,15 +130,3 @@ def _process(
     along = {name: value.shape[:2] == tokens.shape for name, value in made.items()}
     extras = {name: value[:, :length] if along[name] else value for name, value in made.items()}
     return tokens[0, :length], extras
-
-
-def _processor(directory: Path) -> Any:
-    from transformers import AutoProcessor, ProcessorMixin
-
-    try:
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        raise DataError(f"{directory}: no readable processor ({first_line(error)})") from error
-    if not isinstance(processor, ProcessorMixin):
-        raise DataError(f"{directory}: no processor for images; use text windows")
-    return processor

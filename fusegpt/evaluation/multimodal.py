@@ -18,7 +18,8 @@ from lm_eval import evaluator
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.tasks import TaskManager
 
-from fusegpt.errors import ArtifactError, ConfigError, DataError, FuseGPTError, first_line
+from fusegpt.data.processors import load_processor
+from fusegpt.errors import ConfigError, DataError, FuseGPTError, first_line
 from fusegpt.evaluation.items import fingerprint, pack
 from fusegpt.evaluation.settings import Multimodal
 from fusegpt.evaluation.task_files import quiet
@@ -71,7 +72,7 @@ def plan(directory: Path, entries: Mapping[str, Any], settings: Multimodal) -> l
         ConfigError: ``chat_template`` is asked of a processor that has none.
         DataError: The questions are missing.
     """
-    processor = _processor(directory)
+    processor = load_processor(directory)
     if settings.chat_template:
         _check_template(processor)
     known = {path.stem: path for path in TASKS.glob("*.yaml")}
@@ -223,21 +224,6 @@ def _check_template(processor: Any) -> None:
             f"chat_template: the processor has none for images ({first_line(error)});"
             " set it to false"
         ) from error
-
-
-def _processor(directory: Path) -> Any:
-    from transformers import AutoProcessor, ProcessorMixin
-
-    try:
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        raise ArtifactError(f"{directory}: no readable processor ({first_line(error)})") from error
-    if not isinstance(processor, ProcessorMixin):
-        raise ArtifactError(
-            f"{directory}: must hold an image-text model's processor, has a"
-            f" {type(processor).__name__} only"
-        )
-    return processor
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:

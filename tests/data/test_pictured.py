@@ -9,7 +9,7 @@ from fusegpt.cli import main
 from fusegpt.data.pictured import Pictured, sample_questions
 from fusegpt.data.window_files import read_windows, write_windows
 from fusegpt.data.windows import batches, read_meta
-from fusegpt.errors import DataError
+from fusegpt.errors import ArtifactError, DataError
 
 LENGTH = 40
 
@@ -74,7 +74,7 @@ def test_a_length_that_does_not_fit_is_refused(tiny_llava_dir, length, message):
 
 
 def test_a_text_model_has_no_processor_for_them(tiny_llama_dir, tiny_llava_dir):
-    with pytest.raises(DataError, match="no processor for images"):
+    with pytest.raises(ArtifactError, match="must hold an image-text model's processor"):
         sample_questions(tiny_llama_dir, tiny_llava_dir / "questions-train.parquet", 2, 30, seed=0)
 
 

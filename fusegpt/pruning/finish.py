@@ -65,8 +65,9 @@ def finish(
         settle(model, recipe.checkpoint_dtype)
     training = Training.model_validate({"rows": report.rows})
     logger.info(
-        "%s of %d blocks: loss %.4g -> %.4g, %.0f s",
-        *(method, len(model.kept), training.first_loss, training.last_loss, timer.seconds),
+        "%s of %d blocks: loss %.4g -> %.4g%s, %.0f s",
+        *(method, len(model.kept), training.first_loss, training.last_loss),
+        *(" (undone)" if report.undone else "", timer.seconds),
     )
     return Finish.model_validate(
         {

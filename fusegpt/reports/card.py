@@ -79,6 +79,7 @@ def _finished(record: Checkpoint) -> list[str]:
     if finish is None or not (record.recipe or {}).get("finish"):
         return []
     losses = f"loss {finish.first_loss:.4g} to {finish.last_loss:.4g}"
+    losses += " (undone)" if finish.undone else ""
     return [
         f"- then trained as a whole ({finish.method}) on {finish.tokens or 0:,} tokens: {losses}"
     ]

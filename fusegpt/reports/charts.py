@@ -11,7 +11,7 @@ import pandas as pd
 from fusegpt.reports.figures import labels_above
 from fusegpt.results.history import Link
 from fusegpt.results.records import Step
-from fusegpt.results.recovered import Finish, TrainingRow
+from fusegpt.results.recovered import Finish, Recovered, TrainingRow
 
 __all__ = ["fusion_chart", "importance_chart", "loss_chart", "stack_chart"]
 
@@ -114,15 +114,18 @@ def loss_chart(
 ) -> alt.Chart | None:
     """Draw each step's loss over its optimiser steps; None when nothing was tuned.
 
+    The name of a curve says where its training was undone.
+
     Args:
         links: The steps of one run.
         finishes: Recoveries after the last removal, by the number of removals: curves of their
             own.
     """
-    curves: dict[str, Sequence[TrainingRow]] = {
-        **{str(link.record.step): link.training.rows for link in links},
-        **{f"after {number}": finish.training for number, finish in (finishes or {}).items()},
-    }
+    named: list[tuple[str, Recovered, Sequence[TrainingRow]]] = [
+        *((str(link.record.step), link.record, link.training.rows) for link in links),
+        *((f"after {number}", end, end.training) for number, end in (finishes or {}).items()),
+    ]
+    curves = {f"{name} (undone)" if made.undone else name: rows for name, made, rows in named}
     rows = [
         {"removal": name, "optimiser step": row.step, "loss": row.loss}
         for name, curve in curves.items()

@@ -13,8 +13,10 @@ from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
+from fusegpt.results.base import read
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
+from fusegpt.results.records import Step
 from fusegpt.workflow.describe import describe
 from fusegpt.workflow.verify import verify
 from tests import tiny
@@ -219,3 +221,25 @@ def test_masks_of_a_file_say_what_is_learned(results, tmp_path):
     assert found.tolist() == [[False, False, True, True, False]]
     with pytest.raises(DataError, match=r"masks \(answers\) leave no token to learn"):
         file(answers=[True] + [False] * 5)
+
+
+def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(results, tmp_path, caplog):
+    folder, windows, _ = results
+    wild = {"learning_rate": 30.0, "epochs": 1, "batch_size": 4}
+    tuning = {"method": "fusion", "loss": "mse", "rank": 4, "lora_rank": 4, "group_size": 3}
+    chosen = recipe("full", **wild, clip_norm=0.0).to_json()
+    chosen |= {"chain": None, "recovery": {**tuning, **wild, "coefficient_learning_rate": 30.0}}
+    chosen = resolve(chosen.pop("name"), chosen)
+    before, place = tmp_path / "step-000/manifest.json", tmp_path / "step-001"
+    write_start(before, folder / "models/tiny/source.json", chosen.steps)
+    score_model(before, chosen.steps, windows, place / "scores.json")
+
+    fuse_model(before, chosen.steps, place / "scores.json", place, finetune=windows)
+    finish_model(place / "manifest.json", chosen, tmp_path / "out", windows=windows)
+
+    assert read(place / "manifest.json", Step).undone
+    record = read_checkpoint(tmp_path / "out/fusegpt.json")
+    assert record.steps[0].undone and record.finish.undone
+    card = (tmp_path / "out/README.md").read_text()
+    assert "tunings undone because their loss rose: 2 of 2\n" in card and "(undone)\n" in card
+    assert caplog.text.count(" (undone), ") == 2

@@ -70,6 +70,8 @@ def test_a_finish_is_told_with_its_tokens_and_losses():
     info["recipe"] = {**INFO["recipe"], "finish": {"method": "distill"}}
     said = "- then trained as a whole (distill) on 98,304 tokens: loss 1.28 to 0.41\n"
     assert said in card_of(info)
+    undone = card_of({**info, "finish": {**finish, "optimizer_steps": 24, "undone": True}})
+    assert f"{said[:-1]} (undone)\n" in undone and "loss rose: 1 of 1\n" in undone
 
 
 def front_matter(text: str) -> dict:

@@ -121,6 +121,9 @@ def test_losses_of_a_recovery_at_the_end_are_a_curve_of_their_own(results):
     drawn = data_of(loss_chart(links, read_finishes(results, "tiny", recipe)))
     assert [(row["removal"], row["loss"]) for row in drawn] == [("after 4", 2.0), ("after 4", 1.5)]
     assert read_finishes(results, "tiny", "nothing") == {}
+    write_checkpoint(file, finish={"training": rows, "undone": True})
+    drawn = data_of(loss_chart(links, read_finishes(results, "tiny", recipe)))
+    assert {row["removal"] for row in drawn} == {"after 4 (undone)"}
 
 
 def test_a_recovery_at_the_end_and_slicing_cost_too(results):

@@ -10,8 +10,10 @@ import torch
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.chats import format_of, read_conversations
+from fusegpt.data.generated import Generated
 from fusegpt.data.masked import IGNORED, next_tokens, predicted
 from fusegpt.data.sampling import sample
+from fusegpt.data.starts import starts_of
 from fusegpt.data.templates import render
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.data.window_files import read_windows
@@ -167,6 +169,9 @@ def test_a_bad_conversation_is_named_by_its_line(model, tmp_path, row, message):
 def test_a_tokenizer_without_a_template_is_refused(tiny_llama_dir, chats):
     with pytest.raises(DataError, match="line 1: conversations must go through a chat template"):
         sample(tiny_llama_dir, str(chats), length=8, sequences=1)
+    prompts = Generated(start="prompts", corpus=str(chats), sequences=1, length=60)
+    with pytest.raises(DataError, match=r"line \d: conversations must go through a chat template"):
+        starts_of(load_tokenizer(tiny_llama_dir), prompts, {})
 
 
 def test_a_template_that_rewrites_earlier_messages_tells_no_answers(tokenizer):

@@ -73,6 +73,8 @@ def generator(*parts: object) -> torch.Generator:
 def device(name: str) -> torch.device:
     """Check a device's name: ``cpu``, ``cuda`` or ``cuda:N``.
 
+    With ``FUSEGPT_TF32=1`` products of float32 matrices on a GPU keep 10 bits of each factor.
+
     Raises:
         ConfigError: No such device on this machine; there is no silent way back to the CPU.
     """
@@ -84,6 +86,10 @@ def device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if kind == "cuda" and int(number or 0) >= count:
         raise ConfigError(f"device: {name!r} is not there; {count} CUDA devices are visible")
+    rounded = os.environ.get("FUSEGPT_TF32", "0")
+    if rounded not in ("0", "1"):
+        raise ConfigError(f"FUSEGPT_TF32: must be 0 or 1, got {rounded!r}")
+    torch.set_float32_matmul_precision("high" if rounded == "1" else "highest")
     return torch.device(name)
 
 

@@ -76,6 +76,27 @@ def test_a_device_that_is_absent_is_refused():
         device("cuda:99")
 
 
+@pytest.mark.parametrize(
+    ("said", "precision"), [(None, "highest"), ("0", "highest"), ("1", "high")]
+)
+def test_float32_products_are_rounded_on_request_alone(said, precision, monkeypatch):
+    monkeypatch.delenv("FUSEGPT_TF32", raising=False)
+    if said is not None:
+        monkeypatch.setenv("FUSEGPT_TF32", said)
+    before = torch.get_float32_matmul_precision()
+    try:
+        device("cpu")
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_anything_else_in_the_request_is_refused(monkeypatch):
+    monkeypatch.setenv("FUSEGPT_TF32", "yes")
+    with pytest.raises(ConfigError, match="FUSEGPT_TF32: must be 0 or 1, got 'yes'"):
+        device("cpu")
+
+
 def test_dtypes_have_names():
     assert torch_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(ConfigError, match="unknown dtype 'bfloat'; did you mean 'bfloat16'"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import io
 import logging
 import sys
@@ -20,6 +19,8 @@ from lm_eval.tasks import TaskManager
 from fusegpt.data.hub import offline_reason
 from fusegpt.errors import ConfigError, DataError, FuseGPTError, first_line
 from fusegpt.evaluation.task_data import check_files
+from fusegpt.evaluation.task_index import Entry, entry_of
+from fusegpt.evaluation.task_names import known_tasks
 
 __all__ = ["aggregates", "leaves", "load_task", "quiet", "task_file"]
 
@@ -50,17 +51,16 @@ def leaves(name: str) -> list[str]:
     Raises:
         ConfigError: lm-eval has no such name, or a group that changes its members.
     """
-    index = _manager().task_index
-    if name not in index:
-        close = difflib.get_close_matches(name, index, n=1)
+    entry = _entry(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, known_tasks() or (), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"tasks: lm-eval has no task {name!r}{hint}")
-    entry = index[name]
     if entry.kind.name == "TAG":
         return sorted(entry.tags)
     if entry.kind.name != "GROUP":
         return [name]
-    members = entry.cfg["task"]
+    members = (entry.cfg or {})["task"]
     if isinstance(members, str):
         members = [members]
     if not all(isinstance(member, str) for member in members):
@@ -73,7 +73,7 @@ def aggregates(name: str) -> dict[str, bool]:
 
     Empty for a task, a tag, and a group that only lists its members.
     """
-    cfg = _manager().task_index[name].cfg or {}
+    cfg = _known(name).cfg or {}
     listed = cfg.get("aggregate_metric_list") or []
     listed = listed if isinstance(listed, list) else [listed]
     return {entry["metric"]: bool(entry.get("weight_by_size", True)) for entry in listed}
@@ -111,7 +111,7 @@ def task_file(
     Raises:
         DataError: A file is missing, or the split that the task needs.
     """
-    standard = _manager().task_index[leaf]
+    standard = _known(leaf)
     where, cfg = f"tasks.{leaf}", standard.cfg or {}
     if standard.kind.name != "TASK" or standard.yaml_path is None:
         raise DataError(f"{where}: a task written in Python reads its own data")
@@ -139,16 +139,28 @@ def task_file(
     return path
 
 
-@functools.cache
-def _manager() -> TaskManager:
+def _entry(name: str) -> Entry | None:
     with quiet():
-        return TaskManager()
+        return entry_of(name)
+
+
+def _known(name: str) -> Entry:
+    """What lm-eval has under a name that ``leaves`` gave."""
+    entry = _entry(name)
+    assert entry is not None, name
+    return entry
+
+
+def _built(path: Path) -> Any:
+    """The task of a file."""
+    manager = TaskManager(include_defaults=False)
+    return next(iter(manager.load([str(path)])["tasks"].values()))
 
 
 def _from_file(leaf: str, path: Path) -> Any:
     try:
         with quiet():
-            return next(iter(_manager().load([str(path)])["tasks"].values()))
+            return _built(path)
     except FuseGPTError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
@@ -157,12 +169,12 @@ def _from_file(leaf: str, path: Path) -> Any:
 
 
 def _from_hub(leaf: str) -> Any:
-    reason = offline_reason()
+    reason, standard = offline_reason(), _known(leaf)
     try:
         with quiet(), _offline(bool(reason)):
-            return _manager().load([leaf])["tasks"][leaf]
+            return _built(standard.yaml_path)
     except (OSError, ValueError, LookupError) as error:
-        cfg = _manager().task_index[leaf].cfg or {}
+        cfg = standard.cfg or {}
         why = f"not in the hub's cache, and {reason}" if reason else first_line(error)
         raise DataError(f"tasks.{leaf}: {cfg.get('dataset_path')}: {why}; {ADVICE}") from error
 

@@ -117,6 +117,9 @@ def _snakemake(
     os.environ.update(environment)
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = paths
+    if any(Path(path, "fusegpt").is_dir() and Path(path) != ROOT for path in paths):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "fusegpt"]:
+            del sys.modules[name]
     sys.argv = ["snakemake", *arguments]
     for custom in [Path(path, "sitecustomize.py") for path in paths]:
         if custom.is_file():

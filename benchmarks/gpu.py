@@ -7,8 +7,8 @@ Weights are random, in the shape of LLaMA-2-7B (read block by block: of LLaMA-2-
 downloaded. Arms take turns (ABBA) in one process; a row has every second, the median ratio with its
 spread, the bound that counting gives, and whether the results of the arms agree. A ratio above its
 bound is marked as noise. Each section has a share of the time: no round begins after it, and where
-less than the share is left the section says "not measured". Seconds of a whole run are never told
-from these.
+less than the share is left the section says "not measured"; the last one has all that is left.
+Seconds of a whole run are never told from these.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import functools
 import json
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ SHARES_S = {
     "inference": 40.0,
     "streamed": 140.0,
 }
-"""Seconds of each section at most; what is left of the limit is for the making of weights."""
+"""Seconds of each section of that limit; what is left is for the making of weights."""
 SEVEN_B = {"hidden": 4096, "inner": 11008, "blocks": 32, "heads": 32, "shared_heads": 32}
 SEVEN_B |= {
     "vocab": 32000,
@@ -124,15 +125,19 @@ def main() -> None:
     found: dict[str, Any] = {"about": about}
 
     def measure(name: str, section: Callable[[float], dict[str, Any]]) -> None:
-        began = time.monotonic()
-        if options.limit - (began - begun) < SHARES_S[name]:
+        began, share = time.monotonic(), SHARES_S[name] * options.limit / LIMIT_S
+        end = begun + options.limit
+        if end - began < share:
             found[name] = "not measured: no time left"
         else:
             try:
-                found[name] = section(began + SHARES_S[name])
+                found[name] = section(end if name == "streamed" else began + share)
                 found[name]["section_seconds"] = round(time.monotonic() - began, 1)
             except torch.OutOfMemoryError:
                 found[name] = "not measured: out of memory"
+            except Exception as error:  # the other sections still run
+                found[name] = f"not measured: {type(error).__name__}: {error}"
+                traceback.print_exc()
         found["seconds"] = round(time.monotonic() - begun, 1)
         options.output.write_text(json.dumps(found, indent=1) + "\n")
 

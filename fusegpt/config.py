@@ -22,6 +22,7 @@ __all__ = [
     "Number",
     "PositiveFloat",
     "PositiveInt",
+    "Reuse",
     "StoredDtype",
     "Strict",
     "Weights",
@@ -53,6 +54,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 StoredDtype = Literal["source", "float32", "bfloat16", "float16"]
 Weights = Literal["auto", "resident", "streamed"]
 """Where weights are: all in memory, those of a block only while it runs, or what fits."""
+Reuse = Literal["auto", "never"]
+"""Whether a scoring goes on from hidden states of the one before, where they fit in memory."""
 
 
 class Strict(BaseModel):

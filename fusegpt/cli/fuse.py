@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import devices_option, finite, input_file, output_path, weights_option
+from fusegpt.cli.options import (
+    compile_option,
+    devices_option,
+    finite,
+    input_file,
+    output_path,
+    weights_option,
+)
 from fusegpt.config import Weights
 
 if TYPE_CHECKING:
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     help="Of a tuning: spare keeps hidden states in a file beside the step and computes activations"
     " twice, keep does neither, auto looks at what is free. The result is the same.",
 )
+@compile_option
 @weights_option
 @devices_option
 def fuse(
@@ -48,6 +56,7 @@ def fuse(
     output: Path,
     checkpoint_seconds: float,
     memory: Memory,
+    compiled: bool,
     weights: Weights,
     device: str,
 ) -> None:
@@ -64,6 +73,7 @@ def fuse(
         finetune=finetune,
         checkpoint_seconds=checkpoint_seconds,
         memory=memory,
+        compiled=compiled,
         device=device,
         weights=weights,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JsonObject",
     "Place",
+    "compile_option",
     "device_option",
     "devices_option",
     "dtype_option",
@@ -192,6 +193,13 @@ weights_option = click.option(
     envvar="FUSEGPT_WEIGHTS",
     help="Weights all in memory, or read block by block; auto: resident if they fit. Results are"
     " the same.",
+)
+compile_option = click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    envvar="FUSEGPT_COMPILE",
+    help="Compile the blocks that a tuning trains (torch.compile); results differ in rounding.",
 )
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from fusegpt.cli.options import (
+    compile_option,
     device_option,
     dtype_option,
     input_file,
@@ -18,7 +19,7 @@ from fusegpt.cli.options import (
     sparsity_option,
     weights_option,
 )
-from fusegpt.config import Weights
+from fusegpt.config import Reuse, Weights
 
 
 @click.command()
@@ -45,6 +46,16 @@ from fusegpt.config import Weights
     "--finish", type=input_file, help="Windows for the finish; those of --finetune if not set."
 )
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
+@click.option(
+    "--reuse",
+    type=click.Choice(get_args(Reuse)),
+    default="auto",
+    show_default=True,
+    envvar="FUSEGPT_REUSE",
+    help="Whether a scoring goes on from hidden states of the one before, which a removal left as"
+    " they were; auto: where they fit in a quarter of the free memory. Results are the same.",
+)
+@compile_option
 @weights_option
 @device_option
 def prune(
@@ -60,6 +71,8 @@ def prune(
     finetune: Path | None,
     finish: Path | None,
     output: Path,
+    reuse: Reuse,
+    compiled: bool,
     weights: Weights,
     device: str,
 ) -> None:
@@ -82,5 +95,6 @@ def prune(
     from fusegpt.pruning.jobs import prune_model
 
     windows: dict[str, Any] = {"finetune": finetune, "finish": finish}
-    place: dict[str, Any] = {"device": device, "weights": weights}
+    place: dict[str, Any] = {"device": device, "weights": weights, "reuse": reuse}
+    place["compiled"] = compiled
     prune_model(model, chosen, wanted, calibration, output, **windows, **place)

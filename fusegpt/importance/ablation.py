@@ -5,8 +5,9 @@ it: n(n+1)/2 block forward passes in place of n² (with the reference pass), and
 same bit for bit. Leaving out a sublayer of block i starts there too, and runs the other sublayer:
 n(n+3)/2 passes for all n attentions, or all n mlps, n of them through one sublayer only.
 
-Streams follow each other where all weights are in memory. Where blocks are read when they run, all
-streams of all batches go through a block together: the same passes in another order.
+Streams follow each other where all weights are in memory. Where blocks are read when they run, or
+states are kept for the next scoring, all streams of some batches go through a block together: the
+same passes in another order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.models.structure.replay import Call, Recording, record, run_blocks
 from fusegpt.models.structure.visits import Visit, chunks, visits
 from fusegpt.units import Unit
@@ -27,7 +29,10 @@ Units = Collection[Unit]
 
 
 def states_without(
-    model: Model, batches: Sequence[Tensor], missing: Sequence[Sequence[Units]]
+    model: Model,
+    batches: Sequence[Tensor],
+    missing: Sequence[Sequence[Units]],
+    kept: KeptStates | None = None,
 ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
     """Run the model whole, and then without each of some sets of units.
 
@@ -35,12 +40,14 @@ def states_without(
         model: In eval mode. Unchanged.
         batches: Token ids, each ``[batch, seq]``.
         missing: For each batch the sets, each of at least one remaining unit.
+        kept: States of an earlier call to go on from; gets those of this one. With it, each set
+            is a single unit, and the batches and their sets are those that ``kept`` began with.
 
     Yields:
         For each batch the reference ``[batch, seq, hidden]``, before the final norm, and an
         iterator over the states without each set, in order; to be used before the next batch.
     """
-    if model.streamed is None:
+    if model.streamed is None and kept is None:
         for batch, sets in zip(batches, missing, strict=True):
             yield _one_by_one(model, batch, sets)
         return
@@ -48,7 +55,7 @@ def states_without(
         find_branches(model, model.kept[0])  # once, before the passes
     done = 0
     for chunk in chunks(model, batches, max(map(len, missing)) + 2):
-        yield from _together(model, chunk, missing[done : done + len(chunk)])
+        yield from _together(model, chunk, missing[done : done + len(chunk)], kept, done)
         done += len(chunk)
 
 
@@ -97,14 +104,38 @@ def run_without(model: Model, calls: Sequence[Call], state: Tensor, units: Units
 
 
 def _together(
-    model: Model, batches: Sequence[Tensor], missing: Sequence[Sequence[Units]]
+    model: Model,
+    batches: Sequence[Tensor],
+    missing: Sequence[Sequence[Units]],
+    kept: KeptStates | None = None,
+    done: int = 0,
 ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
-    """Take all streams of some batches through each block before the next one is read."""
+    """Take all streams of some batches through each block before the next block.
+
+    Args:
+        model: Unchanged.
+        batches: Token ids, each ``[batch, seq]``.
+        missing: For each batch the sets of units.
+        kept: As in ``states_without``.
+        done: Number of batches before these.
+    """
     streams: list[dict[int, Tensor]] = [{} for _ in batches]
     references: list[Tensor] = []
-    last = len(model.kept) - 1
-    for visit in visits(model, batches, last):
+    last, first, entering = len(model.kept) - 1, 0, None
+    if kept is not None and kept.start:
+        first = kept.start
+        entering = [kept.get(done + number).to(model.device) for number in range(len(batches))]
+        for number, sets in enumerate(missing):
+            for place, units in enumerate(sets):
+                if all(model.position(unit.index) < first for unit in units):
+                    streams[number][place] = kept.get(done + number, units).to(model.device)
+    for visit in visits(model, batches, last, first, entering):
         own = streams[visit.number]
+        if kept is not None and visit.position != first:
+            kept.put(visit.position, done + visit.number, (), visit.entering)
+            for number, state in own.items():
+                units = missing[visit.number][number]
+                kept.put(visit.position, done + visit.number, units, state)
         for number, units in enumerate(missing[visit.number]):
             here = [unit for unit in units if model.position(unit.index) == visit.position]
             if number in own or here:

@@ -33,7 +33,7 @@ class MetricSettings(Settings):
 
     Attributes:
         takes: What the run passes to the metric by keyword: ``seed``, ``run``, ``original``,
-            ``details``.
+            ``details``, ``kept_states``.
         reads: Whether the metric looks at the calibration windows.
         predicts_next_token: Whether the score is a loss of the next token, so that windows need
             two tokens.

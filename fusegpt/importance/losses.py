@@ -12,6 +12,7 @@ from fusegpt.data.masked import IGNORED, next_tokens
 from fusegpt.importance.ablation import states_without
 from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.models.structure.replay import head_logits
 from fusegpt.units import Unit
 
@@ -34,7 +35,11 @@ def sequence_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def losses_without(
-    model: Model, batches: Sequence[Tensor], units: Sequence[Unit], sums: Sums | None = None
+    model: Model,
+    batches: Sequence[Tensor],
+    units: Sequence[Unit],
+    sums: Sums | None = None,
+    kept_states: KeptStates | None = None,
 ) -> Tensor:
     """Mean loss over all sequences, without each unit.
 
@@ -46,12 +51,14 @@ def losses_without(
         batches: Token ids, each ``[batch, seq]``.
         units: Remaining units.
         sums: Gets what each sequence adds.
+        kept_states: Those of an earlier scoring to go on from; gets those of this one.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.
     """
     sums = Sums() if sums is None else sums
-    ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
+    sets = [[[unit] for unit in units]] * len(batches)
+    ablations = states_without(model, batches, sets, kept_states)
     for batch, (_, lacking) in zip(batches, ablations, strict=True):
         rows = batch.split(1)
         losses = [

@@ -13,6 +13,7 @@ from fusegpt.importance.checks import finite
 from fusegpt.importance.settings import MacroInfluence
 from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 
@@ -28,6 +29,7 @@ def macro_influence(
     *,
     original: Model | None = None,
     sums: Sums | None = None,
+    kept_states: KeptStates | None = None,
 ) -> Tensor:
     """Score each unit by what the model's last hidden states lose without it.
 
@@ -41,6 +43,7 @@ def macro_influence(
         settings: Not used; ``reference`` is what decides about ``original``.
         original: The model whose states h are, in place of ``model``'s own.
         sums: Gets what each batch adds, for scores whose windows several jobs share.
+        kept_states: Those of an earlier scoring to go on from; gets those of this one.
 
     Returns:
         ``[units]`` float64 on the CPU, dimensionless, in [0, 2] up to rounding. 0: no effect.
@@ -49,7 +52,8 @@ def macro_influence(
         NumericsError: A hidden state is NaN or infinite. The message names the unit.
     """
     sums = Sums() if sums is None else sums
-    ablations = states_without(model, batches, [[[unit] for unit in units]] * len(batches))
+    sets = [[[unit] for unit in units]] * len(batches)
+    ablations = states_without(model, batches, sets, kept_states)
     others = None if original is None else recordings(original, batches)
     for reference, states in ablations:
         if others is not None:

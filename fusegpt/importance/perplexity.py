@@ -11,6 +11,7 @@ from fusegpt.importance.losses import losses_without
 from fusegpt.importance.settings import Perplexity
 from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.units import Unit
 
 __all__ = ["from_sums", "perplexity"]
@@ -23,6 +24,7 @@ def perplexity(
     settings: Perplexity = Perplexity(),
     *,
     sums: Sums | None = None,
+    kept_states: KeptStates | None = None,
 ) -> Tensor:
     """Score each unit by the model's perplexity without it.
 
@@ -36,6 +38,7 @@ def perplexity(
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
         sums: Gets what each batch adds, for scores whose windows several jobs share.
+        kept_states: Those of an earlier scoring to go on from; gets those of this one.
 
     Returns:
         ``[units]`` float64 on the CPU, at least 1.
@@ -44,7 +47,7 @@ def perplexity(
         NumericsError: A perplexity is NaN or infinite. The message names the unit.
     """
     sums = Sums() if sums is None else sums
-    losses_without(model, batches, units, sums)
+    losses_without(model, batches, units, sums, kept_states)
     return finite("perplexity", units, from_sums(sums))
 
 

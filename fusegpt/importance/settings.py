@@ -87,6 +87,8 @@ class _WithoutEach(MetricSettings):
 class _LossWithoutEach(_WithoutEach):
     """Metrics that measure the loss without each unit."""
 
+    takes: ClassVar[frozenset[str]] = frozenset({"kept_states"})
+
     @property
     def predicts_next_token(self) -> bool:
         return True
@@ -99,7 +101,7 @@ class MacroInfluence(_WithoutEach):
     """Macro Influence: how far the last hidden states change direction without a unit."""
 
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Section III-B, Eq. 3"
-    takes: ClassVar[frozenset[str]] = frozenset({"original"})
+    takes: ClassVar[frozenset[str]] = frozenset({"original", "kept_states"})
 
     def passes(self, scoring: Scoring) -> Passes | None:
         """Return a whole pass and one without each unit, and one of the model compared with."""

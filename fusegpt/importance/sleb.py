@@ -11,6 +11,7 @@ from fusegpt.importance.losses import losses_without
 from fusegpt.importance.settings import Sleb
 from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.units import Unit
 
 __all__ = ["sleb"]
@@ -23,6 +24,7 @@ def sleb(
     settings: Sleb = Sleb(),
     *,
     sums: Sums | None = None,
+    kept_states: KeptStates | None = None,
 ) -> Tensor:
     """Score each unit by the model's loss without it.
 
@@ -36,6 +38,7 @@ def sleb(
         units: The units still present.
         settings: Not used; what they protect is not among ``units``.
         sums: Gets what each batch adds, for scores whose windows several jobs share.
+        kept_states: Those of an earlier scoring to go on from; gets those of this one.
 
     Returns:
         ``[units]`` float64 on the CPU, nats per token.
@@ -43,4 +46,4 @@ def sleb(
     Raises:
         NumericsError: A loss is NaN or infinite. The message names the unit.
     """
-    return finite("sleb", units, losses_without(model, batches, units, sums))
+    return finite("sleb", units, losses_without(model, batches, units, sums, kept_states))

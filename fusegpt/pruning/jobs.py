@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import check_free, sha256
-from fusegpt.config import Weights
+from fusegpt.config import Reuse, Weights
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
@@ -51,6 +52,7 @@ def fuse_model(
     finetune: Path | None = None,
     checkpoint_seconds: float = 60.0,
     memory: Memory = "auto",
+    compiled: bool = False,
     device: str = "cpu",
     weights: Weights = "auto",
 ) -> Removal:
@@ -69,6 +71,7 @@ def fuse_model(
         memory: ``spare``: states of a tuning lie in a file beside the step, and activations are
             computed twice. ``keep``: neither. ``auto``: as what is free tells. The result is the
             same.
+        compiled: Train compiled blocks; the step differs in the last digits, and says so.
         device: Where to work.
         weights: All in memory, or read block by block; the step is the same.
 
@@ -92,7 +95,7 @@ def fuse_model(
     able = _fuses_streamed(recipe)
     weights = streamed_where(weights, able, f"the recovery of recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
-    with using(memory):
+    with using(memory, compiled=compiled):
         done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
     leader_goes_on()
     write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
@@ -161,6 +164,8 @@ def prune_model(
     finish: Path | None = None,
     device: str = "cpu",
     weights: Weights = "auto",
+    reuse: Reuse = "auto",
+    compiled: bool = False,
 ) -> Checkpoint:
     """Prune a model in one process, and write the checkpoint.
 
@@ -178,6 +183,8 @@ def prune_model(
         finish: Windows file for the recipe's finish; None: that of ``finetune``.
         device: Where to work.
         weights: All in memory, or read block by block; the checkpoint is the same.
+        reuse: Whether a scoring goes on from hidden states of the one before; scores are the same.
+        compiled: Train compiled blocks in the tunings of steps; their records say so.
 
     Returns:
         The record of the checkpoint, without the checksums of its files.
@@ -209,12 +216,14 @@ def prune_model(
     tensors = (seen, windows.get("finetune"))
     position = Position(output, recipe, path, files, count)
     try:
-        if recipe.finish is None:
-            steps = prune(model, recipe, count, *tensors, position=position)
-        else:
-            streamed = stream_windows(path, files["finish"], output.parent)
-            with taught(path, recipe, files["finish"], output, device=device) as answers:
-                steps = prune(model, recipe, count, *tensors, streamed, answers, position)
+        with ExitStack() as stack:
+            stack.enter_context(using(compiled=compiled))
+            last: dict[str, Any] = {}
+            if recipe.finish is not None:
+                teacher = taught(path, recipe, files["finish"], output, device=device)
+                last["finish_windows"] = stream_windows(path, files["finish"], output.parent)
+                last["answers"] = stack.enter_context(teacher)
+            steps = prune(model, recipe, count, *tensors, **last, position=position, reuse=reuse)
         data = {role: read_meta(file) for role, file in files.items()}
         asked = {"target": sparsity.text} if isinstance(sparsity, Target) else {}
         written = publish(model, recipe, steps, output, data=data, made=asked)

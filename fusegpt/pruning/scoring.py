@@ -19,6 +19,7 @@ from fusegpt.importance.halving import halve
 from fusegpt.importance.sums import Sums
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.model import Model
+from fusegpt.models.structure.kept_states import KeptStates
 from fusegpt.models.structure.passes import counting_passes
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.select import able_runs, candidates, check_run, select, select_run
@@ -56,6 +57,7 @@ def score_step(
     windows: Tensor,
     earlier: Scores | None = None,
     count: int = 1,
+    kept_states: KeptStates | None = None,
 ) -> Scores:
     """Score every remaining unit that may go.
 
@@ -66,6 +68,7 @@ def score_step(
         earlier: What this function returned for the first step; a ``one_shot`` selection scores
             only once and keeps those scores.
         count: Units that a ``contiguous`` selection takes at once; every other takes one.
+        kept_states: Hidden states of the scoring before this one, to go on from; gets this one's.
 
     Returns:
         A record: metric, settings, ``units`` (granularity, index, score, high = keep) and the
@@ -89,7 +92,8 @@ def score_step(
             if recipe.importance.first_share < 1:
                 choice, scores = _approximate(model, recipe, pieces, choice)
             else:
-                scores = _measure(model, recipe, pieces, choice, details=details)
+                more = {"details": details, "kept_states": kept_states}
+                scores = _measure(model, recipe, pieces, choice, **more)
             rows = _rows(choice.units, scores, details)
     record = _record(recipe, choice, rows, len(model.removed) + choice.run)
     return record.plus(seconds=round(timer.seconds, 3), memory_gib=round(peak_memory_gib(), 3))
@@ -193,7 +197,8 @@ def _measure(
         recipe: Names the metric and its settings.
         pieces: Batches of windows.
         choice: What is scored.
-        more: ``sums`` or ``details``, which the metric fills; ``original``, if it is loaded.
+        more: ``sums``, ``details`` or ``kept_states``, which the metric fills; ``original``, if it
+            is loaded.
     """
     metric = METRICS[recipe.metric]
     known: dict[str, Any] = {"seed": recipe.seed, "run": choice.run, **more}
@@ -201,7 +206,11 @@ def _measure(
         known["original"] = load_original(model)
     taken = recipe.importance.takes | {"sums"}
     given = {name: value for name, value in known.items() if name in taken}
-    total = _passes(model, recipe, choice.units, sum(map(len, pieces)))
+    number = sum(map(len, pieces))
+    total = _passes(model, recipe, choice.units, number)
+    if (kept := more.get("kept_states")) is not None:
+        kept.begin(model, len(pieces), choice.units)
+        total = None if total is None else total - number * kept.spared(model, choice.units)
     with counting_passes(model, recipe.metric, total):
         scores: Tensor = metric.load()(model, pieces, choice.units, recipe.importance, **given)
     return scores

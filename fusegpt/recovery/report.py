@@ -24,6 +24,7 @@ class RecoveryReport:
         flops: Estimate of all arithmetic, by ``fusegpt.work``.
         undone: Whether a training ended worse than it began, so that nothing of it was kept.
         attempts: How often a training was begun; its cost is that of all attempts.
+        compiled: Whether compiled blocks were trained.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -36,9 +37,11 @@ class RecoveryReport:
     flops: float = 0.0
     undone: bool = False
     attempts: int = 1
+    compiled: bool = False
 
     @property
     def mishaps(self) -> dict[str, Any]:
-        """What of ``undone`` and ``attempts`` is unusual, for the record."""
-        found: dict[str, Any] = {"undone": True} if self.undone else {}
+        """What of ``undone``, ``attempts`` and ``compiled`` is unusual, for the record."""
+        marks = {"undone": self.undone, "compiled": self.compiled}
+        found: dict[str, Any] = {name: True for name, mark in marks.items() if mark}
         return found | ({"attempts": self.attempts} if self.attempts > 1 else {})

@@ -1,4 +1,7 @@
-"""Where a tuning's tensors are while it runs, as memory allows; results are the same bits."""
+"""Where a tuning's tensors are while it runs, as memory allows; results are the same bits.
+
+Where it was asked for, the tuned blocks are compiled besides, which rounds otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import logging
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.models.structure.replay import Call, run_blocks
 from fusegpt.runtime import free_bytes
 
-__all__ = ["Memory", "States", "runner", "saved_bytes", "using"]
+__all__ = ["Memory", "States", "compiles", "runner", "saved_bytes", "using"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +39,49 @@ SHARE = 0.5
 GIB = 2**30
 
 _asked: ContextVar[Memory] = ContextVar("memory", default="auto")
+_compiles: ContextVar[bool] = ContextVar("compiles", default=False)
+GRAPHS = 64
+"""The most graphs that a kind of block may be compiled into."""
 
 
 @contextlib.contextmanager
-def using(memory: Memory) -> Iterator[None]:
-    """Let tunings inside use memory so."""
-    token = _asked.set(memory)
+def using(memory: Memory = "auto", *, compiled: bool = False) -> Iterator[None]:
+    """Let tunings inside use memory so, and run compiled blocks or not.
+
+    Raises:
+        ConfigError: The blocks cannot be compiled here.
+    """
+    before = _asked.set(memory), _compiles.set(compiled)
     try:
-        yield
+        with _refusing() if compiled else contextlib.nullcontext():
+            yield
     finally:
-        _asked.reset(token)
+        _asked.reset(before[0])
+        _compiles.reset(before[1])
+
+
+def compiles() -> bool:
+    """Return whether the blocks of tunings are compiled here."""
+    return _compiles.get()
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Say in one line what cannot be compiled; nothing goes on uncompiled by itself."""
+    from torch import _dynamo
+
+    try:
+        with (
+            warnings.catch_warnings(),
+            _dynamo.config.patch(recompile_limit=GRAPHS, fail_on_recompile_limit_hit=True),
+        ):
+            warnings.filterwarnings("ignore", "The .grad attribute")  # of every hidden state
+            yield
+    except (_dynamo.exc.TorchDynamoException, _dynamo.exc.FailOnRecompileLimitHit) as error:
+        said = first_line(getattr(error, "inner_exception", error))
+        raise ConfigError(
+            f"--compile: must be left out here, this model or machine cannot do it ({said})"
+        ) from error
 
 
 class States:
@@ -143,15 +180,17 @@ def _on_disk(state: Tensor, directory: Path) -> Tensor:
     return mapped
 
 
+Block = Callable[..., Any]
 Run = Callable[[Sequence[Call], Tensor], Tensor]
 
 
 def runner(blocks: Sequence[nn.Module], device: torch.device, label: str) -> Run:
     """Return what runs blocks one after the other, differentiably.
 
-    Where their activations do not fit, each block's are computed again on the way back, never those
-    of a part of a batch: a loss may depend on which sequences share a batch. Which of the two it is
-    follows from the first batch whose gradients are asked for.
+    Where it was asked for they are compiled, but only for gradients. Where their activations do not
+    fit, each block's are computed again on the way back, never those of a part of a batch: a loss
+    may depend on which sequences share a batch. Which of the two it is follows from the first batch
+    whose gradients are asked for.
 
     Args:
         blocks: The blocks.
@@ -159,18 +198,20 @@ def runner(blocks: Sequence[nn.Module], device: torch.device, label: str) -> Run
         label: Names the work in the log.
     """
     chosen: list[bool] = []
+    ways = [block.forward for block in blocks] if compiles() else []
+    trained = [torch.compile(way, dynamic=False) for way in ways] or blocks
 
     def run(calls: Sequence[Call], hidden: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return run_blocks(blocks, calls, hidden)
         if not chosen:
             chosen.append(_recompute(blocks, calls, hidden, device, label))
-        return _run_twice(blocks, calls, hidden) if chosen[0] else run_blocks(blocks, calls, hidden)
+        return (_run_twice if chosen[0] else run_blocks)(trained, calls, hidden)
 
     return run
 
 
-def _run_twice(blocks: Sequence[nn.Module], calls: Sequence[Call], hidden: Tensor) -> Tensor:
+def _run_twice(blocks: Sequence[Block], calls: Sequence[Call], hidden: Tensor) -> Tensor:
     for block, call in zip(blocks, calls, strict=True):
         hidden = checkpoint(call.run, block, hidden, use_reentrant=False, preserve_rng_state=False)
     return hidden

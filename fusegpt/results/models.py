@@ -55,11 +55,12 @@ class BriefStep(Record):
     rerank: Reranking | None = None
     undone: bool | None = None
     attempts: int | None = None
+    compiled: bool | None = None
 
     @classmethod
     def of(cls, step: Removal) -> BriefStep:
         """Return a step without what follows from the others."""
-        rare = ("units", "rerank", "undone", "attempts")
+        rare = ("units", "rerank", "undone", "attempts", "compiled")
         always = [name for name in cls.model_fields if name not in rare]
         more = [name for name in rare if getattr(step, name) is not None]
         return cls.model_validate({name: getattr(step, name) for name in (*always, *more)})

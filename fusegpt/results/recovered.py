@@ -111,6 +111,8 @@ class Recovered(Record):
             stands only where that is so.
         attempts: How often a training was begun, where it was more than once; what it took is
             that of all attempts.
+        compiled: Whether compiled blocks were trained (``--compile``); it stands only where that
+            is so.
     """
 
     first_loss: float | None = None
@@ -123,6 +125,7 @@ class Recovered(Record):
     memory_gib: float | None = None
     undone: bool | None = None
     attempts: int | None = None
+    compiled: bool | None = None
 
     @property
     def spent(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ class Call:
     kwargs: dict[str, Any]
     hidden_key: int | str | None
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """Call ``block`` on other hidden states ``[batch, seq, hidden]``; differentiable."""
         if self.hidden_key is None:
             return hidden
@@ -115,11 +115,13 @@ def record(
     return watch.recording()
 
 
-def run_blocks(blocks: Sequence[nn.Module], calls: Sequence[Call], hidden: Tensor) -> Tensor:
+def run_blocks(
+    blocks: Sequence[Callable[..., Any]], calls: Sequence[Call], hidden: Tensor
+) -> Tensor:
     """Run ``blocks`` one after the other, each as in its call; differentiable.
 
     Args:
-        blocks: The blocks, as many as ``calls``.
+        blocks: The blocks, or what computes the same, as many as ``calls``.
         calls: From ``record``.
         hidden: What enters the first one, ``[batch, seq, hidden]``.
     """

@@ -29,7 +29,7 @@ from fusegpt.models.structure.replay import (
     take_hidden,
 )
 
-__all__ = ["Visit", "calls_of", "chunks", "recordings", "visits"]
+__all__ = ["Visit", "calls_of", "chunks", "recordings", "traced", "visits"]
 
 
 @dataclass(frozen=True)
@@ -97,23 +97,34 @@ def calls_of(model: Model, batch: Tensor | Mapping[str, Tensor]) -> list[Call]:
     """Return how the model calls each remaining block on a batch."""
     if model.streamed is None:
         return record(model, batch).calls
+    return traced(model, batch)
+
+
+def traced(model: Model, batch: Tensor | Mapping[str, Tensor]) -> list[Call]:
+    """Return the same without running the blocks.
+
+    Raises:
+        ArchitectureError: The model does something between its blocks, or hands them what depends
+            on other blocks' work, so that their calls are not known without it.
+    """
     return _trace(model, batch, first=True)[1]
 
 
 def chunks(model: Model, batches: Sequence[Tensor], states: int) -> Iterator[Sequence[Tensor]]:
-    """Cut batches into runs that go through a streamed model together, at least one batch each.
+    """Cut batches into runs that go through a model together, at least one batch each.
 
     Args:
-        model: Says how much memory hidden states may take.
+        model: Says how much memory hidden states may take; with resident weights each batch goes
+            by itself.
         batches: Token ids, each ``[batch, seq]``.
         states: Hidden states of one batch that exist at one time.
     """
-    assert model.streamed is not None
+    memory = 0 if model.streamed is None else model.streamed.memory
     width = model.text_config.hidden_size * model.dtype.itemsize
     start, taken = 0, 0
     for number, batch in enumerate(batches):
         size = states * batch.numel() * width
-        if number > start and taken + size > model.streamed.memory:
+        if number > start and taken + size > memory:
             yield batches[start:number]
             start, taken = number, 0
         taken += size
@@ -121,13 +132,21 @@ def chunks(model: Model, batches: Sequence[Tensor], states: int) -> Iterator[Seq
         yield batches[start:]
 
 
-def visits(model: Model, batches: Sequence[Tensor], last: int) -> Iterator[Visit]:
-    """Take batches through the blocks of a streamed model; at each block, all batches in order.
+def visits(
+    model: Model,
+    batches: Sequence[Tensor],
+    last: int,
+    first: int = 0,
+    entering: Sequence[Tensor] | None = None,
+) -> Iterator[Visit]:
+    """Take batches through the blocks of a model; at each block, all batches in order.
 
     Args:
         model: In eval mode; unchanged.
         batches: Token ids, each ``[batch, seq]``.
         last: Position of the last block.
+        first: Position of the first block.
+        entering: What enters it, for each batch; None: what the embeddings put out, for block 0.
 
     Raises:
         ArchitectureError: The model does something between its blocks, or hands them what depends
@@ -135,19 +154,19 @@ def visits(model: Model, batches: Sequence[Tensor], last: int) -> Iterator[Visit
     """
     traces: list[list[Call]] = []
     states: list[Tensor] = []
-    for position in range(last + 1):
+    for position in range(first, last + 1):
         following = position + 1 if position < last else None
         with model.present(position, following):
-            if position == 0:
-                for batch in batches:
-                    entering, calls = _trace(model, batch, first=not traces)
+            if position == first:
+                for number, batch in enumerate(batches):
+                    embedded, calls = _trace(model, batch, first=not traces)
                     traces.append(share_calls(calls, traces[-1] if traces else None))
-                    states.append(entering)
+                    states.append(embedded if entering is None else entering[number])
             block = model.block_list[position]
             for number, calls in enumerate(traces):
-                entering, call = states[number], calls[position]
-                states[number] = call.run(block, entering)
-                yield Visit(number, position, call, entering, states[number])
+                state, call = states[number], calls[position]
+                states[number] = call.run(block, state)
+                yield Visit(number, position, call, state, states[number])
 
 
 def _trace(

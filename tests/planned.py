@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
+from fusegpt.workflow import dryrun
 from tests import forked
 
 START, END = "Shell command: fusegpt ", " >logs/"
@@ -33,6 +36,16 @@ def fusegpt(*arguments: str) -> str:
     done = CliRunner().invoke(fusegpt_command, list(arguments))
     assert done.exit_code == 0, (arguments[:3], done.output, done.exception)
     return done.output
+
+
+def fork_summaries(patch: pytest.MonkeyPatch) -> None:
+    """Take Snakemake's summaries from forks, where the test is not about that command."""
+
+    def start(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "snakemake"]
+        return forked.run(command[3:], Path.cwd())
+
+    patch.setattr(dryrun, "subprocess", SimpleNamespace(run=start))
 
 
 def passed_on(*arguments: str) -> list[str]:

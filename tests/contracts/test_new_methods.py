@@ -26,7 +26,7 @@ from fusegpt.results import layout as at
 from fusegpt.results.history import read_history
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.files import experiment_files, merged, plan_of, snakefile
-from tests.planned import commands, fusegpt
+from tests.planned import commands, fork_summaries, fusegpt
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,6 +203,7 @@ def project(tmp_path_factory, tiny_llama_dir) -> Iterator[Path]:
         for table, name, line in importlib.import_module("oddities.lines").LINES:
             patch.setitem(table, name, line)
         patch.chdir(work)
+        fork_summaries(patch)
         for name, text in zip(NAMES, (RECIPE % "nudge", RECIPE % "polish", WIDTH), strict=True):
             Path(f"{name}.yaml").write_text(text)
         Path("zen.txt").write_text("Now is better than never.\n" * 99)

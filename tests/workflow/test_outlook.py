@@ -6,9 +6,7 @@ import dataclasses
 import json
 import math
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,12 +22,11 @@ from fusegpt.pruning.recipe import Recipe, resolve
 from fusegpt.recovery.settings.base import RecoverySettings
 from fusegpt.slicegpt.settings import WidthSettings
 from fusegpt.work import Shape, Work, total
-from fusegpt.workflow import dryrun
 from fusegpt.workflow.cost import COUNTED, Cost
 from fusegpt.workflow.dryrun import Job, jobs
 from fusegpt.workflow.files import experiment_files, merged, plan_of
 from fusegpt.workflow.measured import Measured
-from tests import forked
+from tests.planned import fork_summaries
 
 DATA = {"corpus": "python_docs", "sequences": 32, "length": 2048}
 LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104, width=4096)
@@ -37,13 +34,7 @@ LLAMA = Shape(values=4 * 4096**2 + 3 * 4096 * 11008, sides=4 * 8192 + 3 * 15104,
 
 @pytest.fixture(autouse=True)
 def forked_summaries(monkeypatch):
-    """Snakemake's summaries come from forks; tests of other files start the command itself."""
-
-    def start(command: list[str], **_: object):
-        assert command[:3] == [sys.executable, "-m", "snakemake"]
-        return forked.run(command[3:], Path.cwd())
-
-    monkeypatch.setattr(dryrun, "subprocess", SimpleNamespace(run=start))
+    fork_summaries(monkeypatch)
 
 
 def recipe(metric="macro_influence", method="fusion", **settings):

@@ -15,6 +15,7 @@ from fusegpt.workflow.outlook_text import as_text
 from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.together import together
 from fusegpt.workflow.until import Chains, not_there
+from tests.planned import fork_summaries
 from tests.workflow.conftest import ROOT, configuration, verbs
 from tests.workflow.stub import measured
 
@@ -39,7 +40,10 @@ def add(results, point: Point) -> None:
     file.write_text(json.dumps(measured("", file)))
 
 
-def test_a_chain_stops_at_the_first_step_that_breaks_its_bound_and_goes_on_from_there(project):
+def test_a_chain_stops_at_the_first_step_that_breaks_its_bound_and_goes_on_from_there(
+    project, monkeypatch
+):
+    fork_summaries(monkeypatch)
     bounded(project.config, at_most=11)
     started = project.started()
 

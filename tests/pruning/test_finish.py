@@ -1,6 +1,8 @@
 """A finish by verbs and in one process: the same bits, whole records, one line for bad input."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
+from fusegpt.recovery.healing import heal
 from fusegpt.results.base import read
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
@@ -160,6 +163,34 @@ def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
     for name in ("logits.npy", "ids.npy", "rest.npy"):
         whole, killed = ((tmp_path / x / name).read_bytes() for x in ("whole", "killed"))
         assert whole == killed, name
+
+
+def test_a_stopped_finish_saves_its_position_and_ends_with_the_same_bits(
+    results, tmp_path, monkeypatch, capsys
+):
+    _, windows, manifest = results
+    words = ["--recipe-settings", json.dumps(recipe().to_json()), "--windows", str(windows)]
+    words = ["finish", "--model", str(manifest), *words, "--output"]
+    assert not run(command, [*words, str(tmp_path / "whole")])
+    real, calls = heal._propagate, []
+
+    def stopping(*given):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == 3:  # of the second optimiser step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    monkeypatch.setattr(heal, "_propagate", stopping)
+    assert run(command, [*words, str(tmp_path / "stopped")]) == 143
+    assert "saved after optimiser step 2 of 4" in capsys.readouterr().err
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == ["stopped.resume.safetensors", "whole"]
+    monkeypatch.undo()
+    assert not run(command, [*words, str(tmp_path / "stopped")])
+    assert "resumed after optimiser step 2" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["stopped", "whole"]
+    one, other = ((tmp_path / x / "model.safetensors").read_bytes() for x in ("stopped", "whole"))
+    assert one == other
 
 
 def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):

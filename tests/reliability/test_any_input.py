@@ -30,7 +30,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-OFTEN = settings(QUICK, max_examples=1500, derandomize=False)
+OFTEN = settings(QUICK, max_examples=300, derandomize=False)
 
 words = st.text(max_size=6) | st.sampled_from(["block", "mlp", "fusegpt", "../x", "1e-3", "a\nb"])
 leaves = (

@@ -96,16 +96,21 @@ def _undone(record: Checkpoint) -> list[str]:
 
 def _shared(record: Slice) -> list[str]:
     """Title and facts of a model some of whose blocks compute with other blocks' weights."""
-    count, of = len(record.shared), record.num_blocks
-    opening = (
-        f"Made from {_base(record)}: {count} of {of} blocks compute with the weights of another"
-        " block and small adapters. Every block still runs, so it needs as much arithmetic as the"
-        " dense model."
+    count, of, gone = len(record.shared), record.num_blocks, record.num_blocks - len(record.kept)
+    opening = f"Made from {_base(record)}: "
+    if gone:
+        opening += f"{gone} of {of} blocks {'is' if gone == 1 else 'are'} gone, and {count}"
+    else:
+        opening += f"{count} of {of} blocks"
+    opening += (
+        " compute with the weights of another block and little of their own. Every block that is"
+        " there runs, so sharing saves no arithmetic."
     )
     stored = "once" if record.needs else "for each block anew, so the files are as large as before"
     pairs = ", ".join(f"{index} with those of {source}" for index, source in record.shared.items())
     facts = [
         "## What was shared",
+        *([f"- remaining blocks: {ranges(record.kept)}"] if gone else []),
         f"- blocks: {pairs}",
         f"- asked for: {record.sparsity} of the blocks",
         f"- shared matrices are stored {stored}",

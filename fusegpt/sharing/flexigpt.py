@@ -12,22 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.data.masked import mask_of
-from fusegpt.errors import ArchitectureError, ConfigError
+from fusegpt.errors import ArchitectureError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import Call, record
-from fusegpt.models.wrapped import dense_config, wrapped
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
-from fusegpt.sharing.modeling import (
-    SharedConfig,
-    SharedForCausalLM,
-    SharedLinear,
-    expand,
-    linear_layers,
-)
+from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers
 from fusegpt.sharing.settings import FlexiGpt
 from fusegpt.units import part_of
 
@@ -69,28 +62,15 @@ def flexigpt(
         ConfigError: No block would be left to share with.
     """
     places = range(len(model.kept))
+    settings.check_sparsity(len(places), sparsity, "sparsity")
     count = part_of(len(places), sparsity)
-    if count >= len(places):
-        raise ConfigError(
-            f"sparsity: {sparsity} of {len(places)} blocks leaves none to share with; lower it"
-        )
     influence = block_influence(model, batches, model.units()).tolist()
     replaced = sorted(sorted(places, key=influence.__getitem__)[:count])
     sources = closest(model, replaced, settings.rank)
     for number, (place, source) in enumerate(sources.items(), 1):
         name = f"block {model.kept[place]} shares block {model.kept[source]}"
         _share(model, place, source, batches, settings, f"{name} ({number} of {count})")
-    if settings.stored == "expanded":
-        expand(model.module)
-    shared = {str(model.kept[i]): model.kept[j] for i, j in sources.items()}
-    if settings.stored == "compact":
-        named = {str(place): source for place, source in sources.items()}
-        config = SharedConfig(dense_config(model), named, settings.rank, dtype=model.dtype)
-        model = wrapped(model, config, SharedForCausalLM)
-    return model, {"shared": shared, "needs": NEEDS if settings.stored == "compact" else None}
-
-
-NEEDS = "import fusegpt.sharing.modeling"
+    return finished(model, sources, settings.rank, settings.stored)
 
 
 @torch.no_grad()

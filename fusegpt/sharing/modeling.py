@@ -1,13 +1,15 @@
 """The model class of compact checkpoints. Importing this module lets the auto classes load them.
 
 A shared block is the family's own block whose linear layers compute with those of another block:
-``scale · (W + up · down) · x + bias``, where W belongs to the other block and is stored there.
+``scale · (W + up · down) · x + bias``, where W belongs to the other block and is stored there; or
+with matrix and bias of the other block as they are.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import find_blocks
-from fusegpt.models.wrapped import WrappedConfig, WrappedForCausalLM
+from fusegpt.models.model import Model
+from fusegpt.models.wrapped import (
+    WrappedConfig,
+    WrappedForCausalLM,
+    dense_config,
+    wrapped,
+)
 
-__all__ = ["SharedConfig", "SharedForCausalLM", "SharedLinear", "expand", "linear_layers", "share"]
+__all__ = [
+    "SharedConfig",
+    "SharedForCausalLM",
+    "SharedLinear",
+    "expand",
+    "finished",
+    "linear_layers",
+    "share",
+]
+
+NEEDS = "import fusegpt.sharing.modeling"
 
 
 class SharedConfig(WrappedConfig):
@@ -28,7 +46,7 @@ class SharedConfig(WrappedConfig):
         text_config: The dense model's config.
         sources: By the number of a shared block, as text, the number of the block whose weights it
             computes with.
-        rank: Rank of the adapters.
+        rank: Rank of the adapters; 0: there are none.
     """
 
     model_type = "fusegpt_shared"
@@ -51,7 +69,8 @@ class SharedLinear(nn.Module):
 
     Args:
         base: The other layer. It is no part of this one, so that its matrix is stored once.
-        rank: Rank of the adapter, cut to what the matrix can have.
+        rank: Rank of the adapter, cut to what the matrix can have. 0: there is neither adapter nor
+            scale, and the other layer's bias is shared, too.
     """
 
     base: nn.Linear
@@ -61,6 +80,10 @@ class SharedLinear(nn.Module):
         self.__dict__["base"] = base
         rows, columns = base.weight.shape
         rank = min(rank, rows, columns)
+        if not rank:
+            for name in ("down", "up", "scale", "bias"):
+                self.register_parameter(name, None)
+            return
         self.down = _empty(base, rank, columns)
         self.up = _empty(base, rows, rank)
         self.scale = _empty(base, rows)
@@ -73,6 +96,8 @@ class SharedLinear(nn.Module):
                 "shared blocks compute with each other's weights, so they cannot be streamed; give"
                 " --weights resident"
             )
+        if self.scale is None:
+            return functional.linear(hidden_states, self.base.weight, self.base.bias)
         adapted = functional.linear(functional.linear(hidden_states, self.down), self.up)
         found: Tensor = self.scale * (functional.linear(hidden_states, self.base.weight) + adapted)
         return found if self.bias is None else found + self.bias
@@ -80,6 +105,8 @@ class SharedLinear(nn.Module):
     @torch.no_grad()
     def expanded(self) -> nn.Linear:
         """Return an ordinary layer that computes the same, up to rounding."""
+        if self.scale is None:
+            return copy.deepcopy(self.base)
         base, dtype = self.base.weight, self.scale.dtype
         matrix = self.scale.double()[:, None] * (
             base.double() + self.up.double() @ self.down.double()
@@ -138,6 +165,29 @@ def expand(inner: PreTrainedModel) -> None:
         for name, module in list(block.named_modules()):
             if isinstance(module, SharedLinear):
                 block.set_submodule(name, module.expanded())
+
+
+def finished(
+    model: Model, sources: Mapping[int, int], rank: int, stored: Literal["compact", "expanded"]
+) -> tuple[Model, dict[str, Any]]:
+    """Give a model whose blocks share weights the form that is stored, and say what shares what.
+
+    Args:
+        model: Its module is used up.
+        sources: By the place of a block that shares, the place of its source.
+        rank: Rank of the adapters.
+        stored: ``expanded`` writes all matrices out.
+
+    Returns:
+        The model, and a record with numbers of the dense model: shared, needs.
+    """
+    shared = {str(model.kept[place]): model.kept[source] for place, source in sources.items()}
+    if stored == "expanded":
+        expand(model.module)
+        return model, {"shared": shared, "needs": None}
+    named = {str(place): source for place, source in sources.items()}
+    config = SharedConfig(dense_config(model), named, rank, dtype=model.dtype)
+    return wrapped(model, config, SharedForCausalLM), {"shared": shared, "needs": NEEDS}
 
 
 AutoConfig.register(SharedConfig.model_type, SharedConfig, exist_ok=True)

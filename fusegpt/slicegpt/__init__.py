@@ -36,5 +36,6 @@ WIDTHS: dict[str, Width] = {
         suits="fusegpt.slicegpt.families:family_of",
     ),
     "flexigpt": Width("fusegpt.sharing.flexigpt:flexigpt", "fusegpt.sharing.settings:FlexiGpt"),
+    "foldgpt": Width("fusegpt.sharing.foldgpt:foldgpt", "fusegpt.sharing.settings:FoldGpt"),
 }
 """``<name>(model, batches, sparsity, settings, *, seed) -> (Model, record)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -19,6 +20,18 @@ class WidthSettings(Settings):
     def work(self, stage: Stage) -> Work:
         """Return what slicing at one sparsity does; ``None`` where it is not counted."""
         return Work(passes=None, tokens=None, flops=None)
+
+    def check_sparsity(self, blocks: int, sparsity: Decimal | float | str, where: str) -> None:
+        """Refuse a sparsity that a model with so many blocks has no room for; most have for all.
+
+        Args:
+            blocks: Number of blocks.
+            sparsity: In [0, 1).
+            where: Name of the sparsity in messages.
+
+        Raises:
+            ConfigError: The message says what to change.
+        """
 
 
 class SliceGpt(WidthSettings):

@@ -99,10 +99,17 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
                 if member.id != DENSE:
                     check_teacher(plan.recipes[member.id], used, plan.models)
                 last = max(plan.counts(name, used, member.id), default=0)
-                if last and member.id != DENSE and not plan.recipes[member.id].slices:
-                    key = "sparsities" if experiment.until is None else "until"
-                    blocks, where = plan.models[used].num_blocks, f"experiments.{name}.{key}"
-                    check_reach(plan.recipes[member.id], blocks, last, where)
+                if not last or member.id == DENSE:
+                    continue
+                recipe, blocks = plan.recipes[member.id], plan.models[used].num_blocks
+                key = "sparsities" if experiment.until is None else "until"
+                where = f"experiments.{name}.{key}"
+                if recipe.width is None:
+                    check_reach(recipe, blocks, last, where)
+                    continue
+                for sparsity in experiment.fractions:
+                    named = f"{where}: recipe {recipe.name!r}"
+                    recipe.width.check_sparsity(blocks, sparsity, named)
     return plan
 
 

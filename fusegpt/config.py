@@ -28,6 +28,7 @@ __all__ = [
     "Weights",
     "added_later",
     "builtin_config_dir",
+    "distinct",
     "explain",
 ]
 
@@ -73,6 +74,20 @@ def added_later(default: Any, description: str) -> Any:
     return Field(
         default=default, description=description, exclude_if=lambda value: bool(value == default)
     )
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """Return a list of a configuration as it is.
+
+    Raises:
+        ValueError: An entry stands there twice.
+    """
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(
+                f"must list each entry once, got {value!r} {values.count(value)} times"
+            )
+    return values
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:

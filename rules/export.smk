@@ -13,6 +13,7 @@ rule export:
         "benchmarks/runs/export/{model}/{recipe}/{place}/{export}.tsv"
     wildcard_constraints:
         place=r"step-\d{3}",
+        export=r"(?!gptq4-).+",
     conda:
         "../environment.yml"
     threads: 2
@@ -25,6 +26,34 @@ rule export:
     shell:
         "fusegpt {params.trust:q} export {params.model:q} --to {params.to:q}"
         " --output {params.directory:q} >{log:q} 2>&1"
+
+
+rule export_gptq:
+    """The same in 4 bits that GPTQ rounds by windows of text, in an environment of its own."""
+    input:
+        model=ask.exported_model,
+        windows=ask.windows_of_export,
+    output:
+        record=at.export,
+    log:
+        "logs/export/{model}/{recipe}/{place}/{export}.log",
+    benchmark:
+        "benchmarks/runs/export/{model}/{recipe}/{place}/{export}.tsv"
+    wildcard_constraints:
+        place=r"step-\d{3}",
+        export=r"gptq4-.+",
+    conda:
+        "../environment.yml"
+    threads: 2
+    params:
+        trust=say.trust,
+        model=model_directory,
+        to=say.export,
+        directory=directory_of,
+        version=STAGE_VERSION["export"],
+    shell:
+        "fusegpt {params.trust:q} export {params.model:q} --to {params.to:q}"
+        " --calibration {input.windows:q} --output {params.directory:q} >{log:q} 2>&1"
 
 
 rule measure_export:

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "fusegpt export work/pruned --to int4": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt evaluate --model work/four_bits": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt info work/small": "export/test_runtimes.py::test_an_export_was_loaded",
+    "make gptq-tools": "export/test_gptq.py::test_a_missing_llm_compressor_is_named",
     "make test-export": "export/test_runtimes.py::test_llama_cpps_converter_takes_it",
     "python benchmarks/step.py": (
         "importance/test_step_benchmark.py::test_both_ways_of_scoring_agree"

@@ -6,10 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fusegpt.artifacts import STAGE_VERSION, atomic_directory, file_record
 from fusegpt.data.directories import check_listed, count_parameters, text_config, weight_files
+from fusegpt.data.pictured import Pictured
+from fusegpt.data.window_files import windows_for
+from fusegpt.data.windows import read_meta
 from fusegpt.errors import ConfigError
 from fusegpt.exports.gguf import write_gguf
+from fusegpt.exports.gptq_tools import check_gptq, gptq_versions
 from fusegpt.exports.quantised import PACKAGE, write_quantised
 from fusegpt.exports.targets import ExportTarget
 from fusegpt.exports.tools import versions
@@ -24,7 +30,9 @@ from fusegpt.runtime import Timer, peak_memory_gib
 __all__ = ["export_model"]
 
 
-def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export:
+def export_model(
+    checkpoint: Path, target: ExportTarget, output: Path, windows: Path | None = None
+) -> Export:
     """Write a model as another program runs it, and load it there.
 
     Args:
@@ -32,6 +40,8 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
             loads.
         target: As what.
         output: The directory to write.
+        windows: A file of ``fusegpt sample``, for a target that rounds by what text makes of a
+            model.
 
     Returns:
         What its record says.
@@ -39,15 +49,24 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
     Raises:
         ConfigError: A tool is missing or refuses the model, or the model is no plain one.
         ArtifactError: The directory is damaged, or what was written is not the same model.
+        DataError: The windows are not for this model.
     """
+    if target.is_calibrated != (windows is not None):
+        must = "must have" if target.is_calibrated else "must not have"
+        raise ConfigError(f"--to {target.text}: {must} windows to read; see --calibration")
+    if windows is not None:
+        check_gptq(f"--to {target.text}")
     about = _about(checkpoint)
     check_listed(checkpoint)
+    ids = None if windows is None else _text_windows(checkpoint, windows)
     with atomic_directory(output, last=layout.EXPORT) as partial:
         with Timer() as timer:
             if target.is_gguf:
                 checks = write_gguf(checkpoint, target, partial / f"model-{target.type}.gguf")
             else:
-                checks = write_quantised(checkpoint, target, partial)
+                checks = write_quantised(checkpoint, target, partial, ids)
+        if windows is not None:
+            checks["windows"] = _described(windows)
         files = {file.name: file_record(file) for file in sorted(partial.iterdir())}
         parent = Parent.of(checkpoint, output)
         record = {
@@ -55,7 +74,7 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
             "export": target.text,
             **about,
             "checks": checks,
-            "tools": versions() if target.is_gguf else {PACKAGE: version(PACKAGE)},
+            "tools": _tools(target),
             "seconds": round(timer.seconds, 3),
             "memory_gib": round(peak_memory_gib(), 3),
             "stage_version": STAGE_VERSION["export"],
@@ -66,6 +85,30 @@ def export_model(checkpoint: Path, target: ExportTarget, output: Path) -> Export
         made = check(record, Export, output)
         write(partial / layout.EXPORT, made)
     return made
+
+
+def _text_windows(checkpoint: Path, windows: Path) -> Tensor:
+    """Read windows for a model that reads no pictures beside them."""
+    ids = windows_for(checkpoint, windows)
+    if isinstance(ids, Pictured):
+        raise ConfigError(
+            f"{windows}: must be windows of text alone to round weights by, has pictures"
+        )
+    return ids
+
+
+def _described(windows: Path) -> str:
+    """Which windows a file holds, in words."""
+    about = read_meta(windows)
+    text = f"{about.corpus} ({about.split}), seed {about.seed}"
+    return f"{about.sequences} of {about.length} tokens of {text}"
+
+
+def _tools(target: ExportTarget) -> dict[str, str]:
+    """The packages that write an export, with their versions."""
+    if target.is_gguf:
+        return versions()
+    return gptq_versions() if target.is_calibrated else {PACKAGE: version(PACKAGE)}
 
 
 def _about(checkpoint: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.nn import Linear
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import weight_files
 from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.exports.gptq import gptq
 from fusegpt.exports.reading import LARGEST, mean_nats
 from fusegpt.exports.targets import ExportTarget
 from fusegpt.models.checkpoints.directory import load_structure
@@ -59,21 +60,25 @@ def quantise(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
     return codes.flatten(1).to(torch.int8), scales.squeeze(2).to(weight.dtype)
 
 
-def write_quantised(checkpoint: Path, target: ExportTarget, directory: Path) -> dict[str, Any]:
+def write_quantised(
+    checkpoint: Path, target: ExportTarget, directory: Path, windows: Tensor | None = None
+) -> dict[str, Any]:
     """Write a transformers directory again, the matrices of its blocks in few bits.
 
-    Embeddings, head and norms stay as they are. Rounding is to the nearest, and reads no data.
+    Embeddings, head and norms stay as they are. ``int8`` and ``int4`` round to the nearest and read
+    no data, ``gptq4`` rounds by what windows make of each matrix.
 
     Args:
         checkpoint: A directory that transformers loads.
-        target: ``int8`` or ``int4``.
+        target: ``int8``, ``int4`` or ``gptq4``.
         directory: Where to write; it exists.
+        windows: Token ids that ``gptq4`` reads, ``[windows, length]``.
 
     Returns:
         What was seen: mean nats per token of a short text, before and after.
 
     Raises:
-        ConfigError: No matrix of a block can be quantised.
+        ConfigError: No matrix of a block can be quantised, or llm-compressor is missing.
         ArtifactError: What was written does not load as the same model.
     """
     from compressed_tensors.compressors import pack_to_int32
@@ -87,21 +92,28 @@ def write_quantised(checkpoint: Path, target: ExportTarget, directory: Path) -> 
             f"{checkpoint}: blocks must have matrices whose rows are multiples of {GROUPS[-1]}"
             f" values to have {bits} bits, got none; export to gguf"
         )
+    ignored = sorted({*others, *(matrices - chosen)})
+    found: dict[str, Tensor] = {}
+    if target.is_calibrated:
+        assert windows is not None and group is not None, target
+        found = gptq(checkpoint, windows, bits, group, ignored)
     tensors: dict[str, Tensor] = {}
     for name, place in places.items():
         module, weight = name.removesuffix(".weight"), place.read()
         if module not in chosen:
             tensors[name] = weight
             continue
-        codes, scales = quantise(weight, bits, group or weight.shape[1])
-        tensors[f"{module}.weight_packed"] = pack_to_int32(codes, bits)
-        tensors[f"{module}.weight_scale"] = scales
+        packed, scale = f"{module}.weight_packed", f"{module}.weight_scale"
+        if target.is_calibrated:
+            tensors[packed], tensors[scale] = found[packed], found[scale].to(weight.dtype)
+        else:
+            codes, tensors[scale] = quantise(weight, bits, group or weight.shape[1])
+            tensors[packed] = pack_to_int32(codes, bits)
         tensors[f"{module}.weight_shape"] = torch.tensor(weight.shape)
     for file in checkpoint.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name not in OWN:
             shutil.copyfile(file, directory / file.name)
     config = read_json(checkpoint / layout.CONFIG)
-    ignored = sorted({*others, *(matrices - chosen)})
     config["quantization_config"] = _description(bits, group, ignored)
     (directory / layout.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

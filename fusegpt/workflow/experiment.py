@@ -28,10 +28,7 @@ from fusegpt.workflow.members import (
 from fusegpt.workflow.plan import Plan
 from fusegpt.workflow.schema import Configuration, Corpus, Evaluation
 from fusegpt.workflow.teachers import check_teacher
-from fusegpt.workflow.windows import (
-    all_windows,
-    check_split,
-)
+from fusegpt.workflow.windows import all_windows, check_split, exported_windows
 from fusegpt.yaml_files import check_plain
 
 __all__ = ["check_directories", "make_plan"]
@@ -78,7 +75,7 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
         check_names(name, experiment, checked, available)
         members[name] = members_of(experiment, available, resolved)
         check_distinct(name, members[name])
-    windows = all_windows(resolved, corpora)
+    windows = all_windows(resolved, corpora) | exported_windows(checked.experiments, corpora)
     plan = Plan(
         checked.models,
         corpora,

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.settings import Perplexity
+from fusegpt.exports.gptq_tools import check_gptq
 from fusegpt.exports.targets import ExportTarget, parse_target
 from fusegpt.exports.tools import check_tools
 from fusegpt.results import layout as at
 from fusegpt.results.contents import Contents, ShownExport
 from fusegpt.results.point import Point
+from fusegpt.workflow.asked_exports import Gptq
 from fusegpt.workflow.plan import Plan
+from fusegpt.workflow.windows import rounded_on, windows_of_export
 
 __all__ = ["Exported", "all_exports", "check_exports", "exports_of", "shown_with_exports"]
 
@@ -45,7 +48,7 @@ class Exported:
 def exports_of(plan: Plan, experiment: str) -> list[Exported]:
     """Return the exports of an experiment, models in the order of its table."""
     asked = plan.experiments[experiment]
-    targets = [parse_target(text) for text in asked.exports]
+    targets = [_target(export, plan) for export in asked.exports]
     measured = {
         target: tuple(name for name in asked.evaluations if _is_measured(plan, name, target))
         for target in targets
@@ -87,8 +90,11 @@ def check_exports(plan: Plan) -> None:
                 f"{where}: must stand beside sparsities, got until; use fusegpt export on the"
                 " checkpoint that it comes to"
             )
-        if any(parse_target(text).is_gguf for text in experiment.exports):
+        targets = [_target(export, plan) for export in experiment.exports]
+        if any(target.is_gguf for target in targets):
             check_tools(where)
+        if any(target.is_calibrated for target in targets):
+            check_gptq(where)
         for member in plan.members[name]:
             recipe = plan.recipes.get(member.id)
             if recipe is not None and (recipe.slices or recipe.granularity != "block"):
@@ -96,6 +102,15 @@ def check_exports(plan: Plan) -> None:
                     f"{where}: must be of recipes that remove whole blocks, since other programs"
                     f" know no such model, got {member.name!r}; leave it out of this experiment"
                 )
+
+
+def _target(export: str | Gptq, plan: Plan) -> ExportTarget:
+    """A target with the windows that it reads."""
+    spec = rounded_on(export)
+    if spec is None:
+        assert isinstance(export, str), export
+        return parse_target(export)
+    return ExportTarget("gptq4", windows_of_export(spec, plan.corpora).id)
 
 
 def _is_measured(plan: Plan, evaluation: str, target: ExportTarget) -> bool:

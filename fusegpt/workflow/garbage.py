@@ -105,6 +105,11 @@ def _named(plan: Plan) -> set[str]:
         found |= {_parent(at.published(point)), at.card(point)}
     for export in all_exports(plan):
         found |= {_parent(export.record), *export.results}
+        if windows := export.target.windows:
+            model = export.point.model
+            found.add(at.windows(model=model, windows=windows))
+            written = all_written(plan.windows[windows].corpora, plan.corpora)
+            found |= {at.generated(model=model, generated=name) for name in written}
     return found
 
 

@@ -188,6 +188,11 @@ class Inputs:
         point = point_of(wildcards)
         return at.source(point) if point.is_dense else at.published(point)
 
+    def windows_of_export(self, wildcards: Any) -> str:
+        """What weights are rounded by: the end of an export's name says which windows."""
+        windows = wildcards.export.partition("-")[2]
+        return at.windows(model=wildcards.model, windows=windows)
+
     def exported_origin(self, wildcards: Any) -> list[str]:
         """Where the config and the tokenizer of an export lie, where jobs see no other files."""
         return [] if self.shared else [self.exported_model(wildcards)]

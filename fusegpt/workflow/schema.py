@@ -15,16 +15,15 @@ from pydantic import (
     model_validator,
 )
 
-from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict
+from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict, distinct
 from fusegpt.data.generated import Generated
-from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.settings import EvaluationSettings
-from fusegpt.exports.targets import parse_target
 from fusegpt.methods import bind
 from fusegpt.pruning.target import Target
 from fusegpt.registry import lookup
 from fusegpt.work import Shape
+from fusegpt.workflow.asked_exports import Exports
 from fusegpt.workflow.bound import Until
 
 __all__ = ["Configuration", "Corpus", "Evaluation", "Experiment", "Model", "Task"]
@@ -47,36 +46,19 @@ def _path(value: str) -> str:
     return value
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(
-                f"must list each entry once, got {value!r} {values.count(value)} times"
-            )
-    return values
-
-
 Name = Annotated[str, AfterValidator(_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
-Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 Asked = Annotated[
     Annotated[Target, Tag("[target]")] | Annotated[Number, Tag("[number]")],
     Discriminator(lambda value: "[target]" if isinstance(value, dict) else "[number]"),
 ]
-Sparsities = Annotated[list[Asked], Field(min_length=1), AfterValidator(_distinct)]
+Sparsities = Annotated[list[Asked], Field(min_length=1), AfterValidator(distinct)]
 
 
-def _target(value: str) -> str:
-    try:
-        return parse_target(value).text
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-Exports = Annotated[list[Annotated[str, AfterValidator(_target)]], AfterValidator(_distinct)]
 Line = Annotated[dict[Number, Name], Field(min_length=1)]
-Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Model(Strict):
@@ -214,8 +196,9 @@ class Experiment(Strict):
     exports: Exports = Field(
         default_factory=list,
         description="Files for other programs, of every model of the experiment, the dense one"
-        " included: gguf:f16, gguf:q8_0, gguf:q4_k_m, int8, int4; they need the checkpoints, which"
-        " are kept.",
+        " included: gguf:f16, gguf:q8_0, gguf:q4_k_m, int8, int4, gptq4 or with its windows"
+        " {gptq4: {corpus: wikitext2, sequences: 128, length: 2048}}; they need the checkpoints,"
+        " which are kept.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings laid over every recipe of this experiment."

@@ -13,12 +13,24 @@ from typing import Any
 from fusegpt.data import SPLITS
 from fusegpt.data.chats import holds_answers
 from fusegpt.errors import ConfigError
+from fusegpt.exports.targets import parse_target
 from fusegpt.pruning.definition import Recipe, Role
+from fusegpt.pruning.sections import WindowsSpec
 from fusegpt.registry import lookup
+from fusegpt.workflow.asked_exports import Gptq, RoundedOn
 from fusegpt.workflow.generated import SPLIT, written
-from fusegpt.workflow.schema import Corpus
+from fusegpt.workflow.schema import Corpus, Experiment
 
-__all__ = ["Windows", "all_windows", "check_split", "corpus_entry", "windows_of"]
+__all__ = [
+    "Windows",
+    "all_windows",
+    "check_split",
+    "corpus_entry",
+    "exported_windows",
+    "rounded_on",
+    "windows_of",
+    "windows_of_export",
+]
 
 ADDED = ("cut", "bos", "predict")
 """Settings of windows that are part of their id only where they are not at their default."""
@@ -75,11 +87,45 @@ def windows_of(
 ) -> Windows:
     """The windows that a recipe reads in one role."""
     spec = recipe.windows(role)
-    entry = {k: v for part in spec.parts for k, v in _entry_of(part, spec.parts, corpora).items()}
     assert spec.seed is not None
+    return _drawn(spec, spec.seed, corpora)
+
+
+def exported_windows(
+    experiments: Mapping[str, Experiment], corpora: Mapping[str, Corpus]
+) -> dict[str, Windows]:
+    """The windows that exports of experiments are rounded by, by id.
+
+    Raises:
+        ConfigError: One reads a corpus or a split that nobody defined.
+    """
+    found = {}
+    for name, experiment in experiments.items():
+        for spec in filter(None, map(rounded_on, experiment.exports)):
+            for part in spec.parts:
+                check_split(*part, f"experiments.{name}.exports.gptq4", corpora)
+            windows = windows_of_export(spec, corpora)
+            found[windows.id] = windows
+    return found
+
+
+def rounded_on(export: str | Gptq) -> WindowsSpec | None:
+    """The windows that an export reads; None: it reads none."""
+    if isinstance(export, Gptq):
+        return export.gptq4
+    return RoundedOn() if parse_target(export).is_calibrated else None
+
+
+def windows_of_export(spec: WindowsSpec, corpora: Mapping[str, Corpus]) -> Windows:
+    """The windows that weights are rounded by; the seed is 0 where an experiment says none."""
+    return _drawn(spec, spec.seed or 0, corpora)
+
+
+def _drawn(spec: WindowsSpec, seed: int, corpora: Mapping[str, Corpus]) -> Windows:
+    entry = {k: v for part in spec.parts for k, v in _entry_of(part, spec.parts, corpora).items()}
     written = spec.model_dump()
     corpus = spec.corpus if isinstance(spec.corpus, str) else json.dumps(written["corpus"])
-    values = (corpus, spec.split, spec.sequences, spec.length, spec.seed)
+    values = (corpus, spec.split, spec.sequences, spec.length, seed)
     drawn = [] if spec.rows is None else [{"rows": spec.rows}]
     more = {key: str(written[key]) for key in ADDED if key in written}
     content = json.dumps([*values, entry, *drawn, *([more] if more else [])], sort_keys=True)

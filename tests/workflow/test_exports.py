@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def tools(tmp_path, monkeypatch):
     return folder
 
 
+def gptq_in(folder):
+    """An environment where llm-compressor seems to be installed."""
+    about = folder / "lib/python3.11/site-packages/llmcompressor-0.14.0.1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: llmcompressor\nVersion: 0\n")
+    (folder / "bin").mkdir()
+    (folder / "bin/python").touch()
+    return folder
+
+
 def test_every_model_is_exported_the_dense_one_included_and_checkpoints_are_kept():
     made = plan(["gguf:q8_0", "gguf:f16"])
 
@@ -54,10 +65,36 @@ def test_every_model_is_exported_the_dense_one_included_and_checkpoints_are_kept
     assert "exports" not in shown_with_exports(plan([]), "study").to_json()
 
 
+def test_gptq_reads_windows_that_its_name_holds(monkeypatch, tmp_path):
+    read = {"corpus": "python_docs", "sequences": 4, "length": 16}
+    made, other = plan([{"gptq4": read}]), plan([{"gptq4": {**read, "seed": 1}}])
+
+    export, elsewhere = exports_of(made, "study")[0], exports_of(other, "study")[0]
+
+    assert export.target.text == "gptq4" and export.target.windows in made.windows
+    assert export.target.windows.startswith("python_docs-train-")
+    assert export.record.endswith(f"/gptq4-{export.target.windows}/export.json")
+    assert elsewhere.record != export.record
+    drawn = made.windows[export.target.windows]
+    assert (drawn.sequences, drawn.length, drawn.seed) == (4, 16, 0)
+    assert exports_of(plan(["gptq4"]), "study")[0].target.windows.startswith("wikitext2-train-")
+    file = tmp_path / at.windows(model="tiny", windows=export.target.windows)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find(made, tmp_path) == [] and [x.path for x in find(other, tmp_path)] == [file]
+    monkeypatch.setenv("FUSEGPT_GPTQ", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"exports: must have llmcompressor==.*gptq-tools"):
+        check_exports(made)
+
+
 @pytest.mark.parametrize(
     ("exports", "message"),
     [
         (["gguf:q8"], "got 'gguf:q8'; did you mean 'gguf:q8_0'"),
+        (["gptq4", {"gptq4": {}}], "must list each entry once, got 'gptq4' 2 times"),
+        ([{"gptq4": {"corpus": "nothing"}}], "unknown corpus 'nothing'"),
+        ([{"gptq4": {"tokens": 5}}], "gptq4"),
+        ([{"gptq": {}}], "gptq4"),
         (["gguf:f16", "gguf:f16"], "must list each entry once, got 'gguf:f16' 2 times"),
     ],
 )
@@ -129,7 +166,10 @@ def test_gc_keeps_what_is_named_and_lists_the_rest(tmp_path):
 
 def test_the_workflow_makes_them_and_measures_them(project, tools):
     project.environment["FUSEGPT_EXPORT_TOOLS"] = str(tools)
-    project.study.update(exports=["gguf:q4_k_m"], evaluations=["docs"], recipes=["dense"])
+    project.environment["FUSEGPT_GPTQ"] = str(gptq_in(tools))
+    read = {"corpus": "python_docs", "sequences": 4, "length": 16}
+    exports = ["gguf:q4_k_m", {"gptq4": read}]
+    project.study.update(exports=exports, evaluations=["docs"], recipes=["dense"])
 
     done = project.snakemake("-n", "--printshellcmds")
 
@@ -137,6 +177,10 @@ def test_the_workflow_makes_them_and_measures_them(project, tools):
     said = done.stdout + done.stderr
     folder = "results/exports/tiny/dense/step-000/gguf-q4_k_m"
     assert f"export results/models/tiny --to gguf:q4_k_m --output {folder} " in said
+    assert f"evaluate --model {folder} --evaluation " in said
+    (windows,) = re.findall(r" sample .* --output (\S*/python_docs-train-\S*\.parquet)", said)
+    folder = f"results/exports/tiny/dense/step-000/gptq4-{Path(windows).stem}"
+    assert f"--to gptq4 --calibration {windows} --output {folder} " in said
     assert f"evaluate --model {folder} --evaluation " in said
     assert (
         at.export_evaluation.partly(

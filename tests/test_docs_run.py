@@ -28,6 +28,7 @@ ELSEWHERE = {
     "make export-tools": "workflow/test_exports.py::test_a_missing_tool_is_named",
     "fusegpt export": "export/test_runtimes.py::test_an_export_was_loaded",
     "fusegpt evaluate --model work/small": "export/test_runtimes.py::test_llama_cpp_measures",
+    "fusegpt export work/pruned --to gptq4": "export/test_gptq.py::test_gptq_writes_what_int4",
     "fusegpt export work/pruned --to int4": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt evaluate --model work/four_bits": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt info work/small": "export/test_runtimes.py::test_an_export_was_loaded",

@@ -51,6 +51,7 @@ COLUMNS = (
     "memory_gib",
     *SPENT,
     "undone",
+    "trainings",
     "protocol",
     "note",
     "asked",
@@ -62,8 +63,9 @@ in place of a sparsity, ``export`` is what file was measured in place of the mod
 itself), and ``file_bytes`` is how large the files of weights are, where they lie in the results.
 
 Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
-parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``undone`` counts trainings
-among them that ended worse than they began, so that nothing of them was kept.
+parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``trainings`` counts the
+steps and the finish that trained, ``undone`` those of them that ended worse than they began, so
+that nothing of them was kept.
 """
 
 
@@ -223,7 +225,10 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
         [recovery.seconds for recovery in recoveries],
         [recovery.memory_gib for recovery in recoveries],
         [recovery.spent for recovery in recoveries],
-    ) | {"undone": sum(bool(recovery.undone) for recovery in recoveries)}
+    ) | {
+        "undone": sum(bool(recovery.undone) for recovery in recoveries),
+        "trainings": sum(bool(recovery.optimizer_steps) for recovery in recoveries),
+    }
 
 
 def _costs_of(
@@ -240,6 +245,7 @@ def _costs_of(
         "memory_gib": max((value for value in memory if value is not None), default=None),
         **{name: _total(name, spent) for name in SPENT},
         "undone": 0,
+        "trainings": 0,
     }
 
 

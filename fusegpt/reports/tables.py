@@ -108,7 +108,12 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path}: cannot be read: {str(reason).lower()}") from None
-    for column in (*SPENT, "undone", "file_bytes"):  # tables made before these were recorded
+    for column in (
+        *SPENT,
+        "undone",
+        "trainings",
+        "file_bytes",
+    ):  # tables made before these were recorded
         if column not in frame.columns:
             frame[column] = float("nan")
     if "granularity" not in frame.columns and {"num_blocks", "blocks_left"} <= set(frame.columns):
@@ -131,8 +136,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns model, sparsity, step, recipe, export, seeds, asked, num_blocks, blocks_left,
         granularity, num_units, units_left, parameters, file_bytes, seconds, memory_gib, what
-        recovery spent, undone, then ``<evaluation> <metric>`` (with the task when an evaluation has
-        several) and ``<...> std`` beside it, which is missing for a single seed.
+        recovery spent, undone, trainings, then ``<evaluation> <metric>`` (with the task when an
+        evaluation has several) and ``<...> std`` beside it, which is missing for a single seed.
     """
     order = {recipe: place for place, recipe in enumerate(pd.unique(frame["recipe"]))}
     models = {model: place for place, model in enumerate(pd.unique(frame["model"]))}
@@ -147,7 +152,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
         row |= {"file_bytes": runs["file_bytes"].mean()}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
-        row |= {name: runs[name].mean() for name in (*SPENT, "undone")}
+        row |= {name: runs[name].mean() for name in (*SPENT, "undone", "trainings")}
         for label, values in group.groupby(labels.loc[group.index], sort=False)["value"]:
             row |= {str(label): values.mean(), f"{label} std": values.std()}
         rows.append(row)
@@ -222,7 +227,8 @@ def text_table(frame: pd.DataFrame) -> str:
             ]
         if rows["undone"].max() > 0:
             head.append("undone")
-            column = [f"{row['undone']:g} of {row['step']}" for _, row in rows.iterrows()]
+            of = rows["trainings"].fillna(rows["step"])
+            column = [f"{x:g} of {all_:g}" for x, all_ in zip(rows["undone"], of, strict=True)]
             cells = [[*line, cell] for line, cell in zip(cells, column, strict=True)]
         parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)

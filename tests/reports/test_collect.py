@@ -51,6 +51,12 @@ def test_undone_tunings_are_counted_in_tables_and_marked_on_the_page(results, ex
     assert frame[frame["recipe"] == "macro_influence"]["undone"].tolist() == [0, 0]
     lines = text_table(frame).splitlines()
     assert (lines[1].split()[-1], lines[-1].split()[-3:]) == ("undone", ["2", "of", "4"])
+    write_checkpoint(
+        results / "checkpoints/tiny/fusegpt-00000003/step-004/fusegpt.json",
+        finish={"optimizer_steps": 3, "undone": True},
+    )
+    lines = text_table(collect(parse_contents(experiment), results)).splitlines()
+    assert lines[-1].split()[-3:] == ["3", "of", "5"]
     links = read_history(run / "step-004/manifest.json", whole=False).links
     marked = [row[6].text.endswith(" (undone)") for row in step_grid("steps", links).rows]
     assert marked == [False, True, True, False]

@@ -21,7 +21,7 @@ from fusegpt.units import KINDS, Granularity, Unit
 
 if TYPE_CHECKING:
     from fusegpt.models.parts import Branches
-    from fusegpt.models.weights import StreamedBlocks
+    from fusegpt.models.streamed import StreamedBlocks
     from fusegpt.nn.fused import FusedWeight
 
 __all__ = ["Model"]

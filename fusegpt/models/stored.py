@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
@@ -16,7 +17,7 @@ from torch import Tensor
 from fusegpt.errors import ArtifactError
 from fusegpt.tensor_files import TensorPlace, read_header
 
-__all__ = ["Stored", "metadata_of", "stored_in", "write_tensors"]
+__all__ = ["Joined", "Stored", "metadata_of", "stored_in", "write_tensors"]
 
 DTYPES = {
     "I64": torch.int64,
@@ -76,6 +77,51 @@ class Stored:
                     rest = rest[count:]
         except OSError as error:
             raise ArtifactError(f"{self.file}: cannot be read: {error}") from error
+        return tensor
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A tensor that a model keeps as one and its files keep in parts, such as stacked experts.
+
+    Attributes:
+        parts: Its parts, in order.
+        dim: The axis along which they follow each other.
+        stacked: Whether that axis is a new one, along which each part has one place.
+    """
+
+    parts: tuple[Stored | Joined, ...]
+    dim: int
+    stacked: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        first = self.parts[0].shape
+        if self.stacked:
+            return (*first[: self.dim], len(self.parts), *first[self.dim :])
+        whole = sum(part.shape[self.dim] for part in self.parts)
+        return (*first[: self.dim], whole, *first[self.dim + 1 :])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype of the parts."""
+        return functools.reduce(torch.promote_types, (part.dtype for part in self.parts))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(part.nbytes for part in self.parts)
+
+    def read(self) -> Tensor:
+        """Return the values in memory of their own; one part at a time is there twice."""
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        if self.stacked:
+            places = tensor.unbind(self.dim)
+        else:
+            places = tensor.split([part.shape[self.dim] for part in self.parts], self.dim)
+        for place, part in zip(places, self.parts, strict=True):
+            place.copy_(part.read())
         return tensor
 
 

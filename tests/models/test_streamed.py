@@ -25,8 +25,6 @@ from fusegpt.units import Unit
 from tests import tiny
 from tests.quick import slow
 
-CONVERTED = {"deepseek_v3", "qwen3_next"}
-"""Families whose experts transformers stacks while it loads them."""
 BATCHES = [tiny.ids(2, 12, seed=seed) for seed in range(3)]
 STATE = 2 * 12 * tiny.HIDDEN * 4
 """Bytes of the hidden states of one of these batches."""
@@ -71,10 +69,6 @@ def block_bytes(directory):
     ],
 )
 def test_scores_are_those_of_resident_weights_to_the_last_bit(family, states, both):
-    if family in CONVERTED or family.endswith("moe"):
-        with pytest.raises(ArchitectureError, match="give --weights resident"):
-            both(family)
-        return
     resident, streamed = both(family)
     streamed.streamed.memory = states * STATE
     for metric in (macro_influence, sleb, block_influence):
@@ -157,3 +151,13 @@ def test_blocks_that_hand_each_other_more_than_hidden_states_are_refused(llama):
     decoder.forward = forward
     with pytest.raises(ArchitectureError, match="more from each other than hidden states"):
         calls_of(model, BATCHES[0])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_blocks_that_are_copied_ahead_score_as_resident_ones(llama):
+    scores = [
+        macro_influence(model, BATCHES, model.units())
+        for weights in ("resident", "streamed")
+        for model in [load(llama, dtype="float32", device="cuda", weights=weights)]
+    ]
+    assert torch.equal(*scores)

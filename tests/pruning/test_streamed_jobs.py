@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
+from fusegpt.models.checkpoints import read_back
 from fusegpt.models.stored import stored_in
 from fusegpt.results.history import read_history
 from tests import tiny
@@ -248,3 +249,24 @@ def test_a_model_larger_than_the_memory_is_scored_fused_and_merged(
     deltas = [end.with_name("delta.safetensors").read_bytes() for end in ends]
     assert deltas[0] == deltas[1]
     assert weight_files(merged[0]) == weight_files(merged[1])
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", slow("mixtral"), slow("lfm2_moe")])
+def test_stacked_experts_are_streamed_and_written_one_by_one(
+    family, windows_file, tmp_path, monkeypatch
+):
+    def whole(*_):
+        raise AssertionError("the whole was loaded to be compared")
+
+    dense = tmp_path / "dense"
+    tiny.build(family).save_pretrained(dense)
+    (dense / "source.json").write_text('{"kind": "model", "num_blocks": 6, "base_model": "a/b"}')
+    for weights in ("resident", "streamed"):
+        if weights == "streamed":
+            monkeypatch.setattr(read_back, "_loaded", whole)
+        folder = tmp_path / weights
+        manifest = start(dense, folder, settings())
+        merge(step(manifest, folder, windows_file, 1, weights), folder, weights)
+    resident, streamed = (tmp_path / weights / "m" for weights in ("resident", "streamed"))
+    assert weight_files(streamed) == weight_files(resident)
+    assert any(".experts.1." in name for name in stored_in([streamed / "model.safetensors"]))

@@ -1,5 +1,6 @@
 """A checkpoint goes to the hub whole, with its card, or nothing goes."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,6 +12,11 @@ from safetensors.numpy import save_file
 
 from fusegpt.artifacts import file_record, write_json
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
+from fusegpt.models.surgery.removal import remove
+from fusegpt.units import Unit
+from tests import tiny
 from tests.quick import slow
 from tests.reports.hub import fake_hub
 from tests.reports.test_card import INFO, ROW, card_of
@@ -148,3 +154,25 @@ def test_a_card_without_results_is_published_with_a_warning(hub, checkpoint):
     ran = pushed(hub, checkpoint, "pruned")
     assert ran.returncode == 0 and "holds no results" in ran.stderr
     assert "/me/pruned/" in ran.stdout
+
+
+def test_shards_written_from_streamed_weights_arrive_whole_and_load(hub, tmp_path, monkeypatch):
+    tiny.build("llama").save_pretrained(tmp_path / "dense")
+    model = load(tmp_path / "dense", dtype="float32", weights="streamed")
+    remove(model, Unit("block", 4))
+    kind = type(model.module)
+    write = functools.partialmethod(kind.save_pretrained, max_shard_size="60KB")
+    monkeypatch.setattr(kind, "save_pretrained", write)
+    out, arrived = tmp_path / "out", tmp_path / "arrived"
+    about = {name: value for name, value in INFO.items() if name not in ("kept", "removed")}
+    save(model, out, extra=about, card=lambda record: card_of(INFO, [ROW]))
+
+    assert pushed(hub, out, "someone/pruned").returncode == 0
+    arrived.mkdir()
+    for name, content in hub.branches["main"].items():
+        (arrived / name).write_bytes(content)
+    assert len(list(arrived.glob("model-*.safetensors"))) > 1
+    whole, again = load(tmp_path / "dense", dtype="float32"), load(arrived, dtype="float32")
+    remove(whole, Unit("block", 4))
+    found = again.module.state_dict()
+    assert all(value.equal(found[name]) for name, value in whole.module.state_dict().items())

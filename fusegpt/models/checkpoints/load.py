@@ -16,13 +16,8 @@ from fusegpt.models.checkpoints.chain import look_ahead, replay_chain
 from fusegpt.models.checkpoints.directory import load_directory
 from fusegpt.models.checkpoints.storage import SOURCE, settle
 from fusegpt.models.model import Model
-from fusegpt.models.weights import (
-    Places,
-    StreamedBlocks,
-    fill,
-    move_buffers,
-    size_in_memory,
-)
+from fusegpt.models.streamed import StreamedBlocks
+from fusegpt.models.weights import Places, fill, move_buffers, size_in_memory
 from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.runtime import (

@@ -16,9 +16,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fusegpt.data.directories import weight_files
 from fusegpt.data.tokens import TOKENIZER_FILES, fingerprint, load_tokenizer
 from fusegpt.errors import ArchitectureError, ArtifactError, first_line
+from fusegpt.models.checkpoints.skeleton import without_memory
 from fusegpt.models.checkpoints.storage import same_bits
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.surgery.round_trip import check_round_trip
+from fusegpt.models.weights import storage_of
 from fusegpt.runtime import quiet
 
 __all__ = ["check_tokenizer", "check_written", "on_disk", "refused"]
@@ -32,18 +34,21 @@ def check_written(
     module: PreTrainedModel,
     directory: Path,
     value: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    *,
+    streamed: bool = False,
 ) -> None:
     """Compare a checkpoint with the model that it was written from.
 
     The configuration must be read as the same one and build the same model; every tensor must
     come back with its name, its shape and, in the dtype of the computation, its bits. Tensors are
     read one at a time; where the names on disk are not those in memory (experts that are stored one
-    by one), the whole is loaded.
+    by one), the whole is loaded, or built anew from one tensor at a time.
 
     Args:
         module: The model in memory.
         directory: Weights and configuration as they were written.
         value: Returns a tensor of the module's state in memory.
+        streamed: There is no memory for the whole.
 
     Raises:
         ArtifactError: They differ; the message names the first difference.
@@ -57,7 +62,7 @@ def check_written(
             for name, place in written.items():
                 _same_tensor(name, value(memory[name]), place.read())
         else:
-            _same_when_loaded(module, config, directory, value)
+            _same_when_loaded(module, config, directory, value, streamed)
 
 
 def on_disk(directory: Path) -> dict[str, Stored]:
@@ -151,8 +156,36 @@ def _same_when_loaded(
     config: PretrainedConfig,
     directory: Path,
     value: Callable[[Tensor], Tensor],
+    streamed: bool,
 ) -> None:
     """Load the whole, as whoever uses the checkpoint will, and compare."""
+    built = without_memory(directory, type(module), config, module.dtype) if streamed else None
+    if built is not None:
+        again, info, places = built
+        at = {
+            storage_of(getattr(owner, leaf)): place
+            for owner, leaves in places.items()
+            for leaf, place in leaves.items()
+        }
+    else:
+        again, info = _loaded(module, config, directory)
+        at = {}
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise _differs(f"{kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[0]}")
+    memory, loaded = module.state_dict(), again.state_dict()
+    for name in sorted(memory.keys() | loaded.keys()):
+        if name not in memory or name not in loaded:
+            raise _differs(f"{name} is there only {'in memory' if name in memory else 'on disk'}")
+        place = at.get(storage_of(loaded[name]))
+        disk = loaded[name] if place is None else place.read()
+        _same_tensor(name, value(memory[name]), disk)
+
+
+def _loaded(
+    module: PreTrainedModel, config: PretrainedConfig, directory: Path
+) -> tuple[PreTrainedModel, Any]:
+    """The model as transformers loads it, and what it says of missing and unexpected names."""
     with quiet():
         again, info = type(module).from_pretrained(
             directory,
@@ -162,14 +195,7 @@ def _same_when_loaded(
             use_safetensors=True,
             output_loading_info=True,
         )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            raise _differs(f"{kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[0]}")
-    memory, loaded = module.state_dict(), again.state_dict()
-    for name in sorted(memory.keys() | loaded.keys()):
-        if name not in memory or name not in loaded:
-            raise _differs(f"{name} is there only {'in memory' if name in memory else 'on disk'}")
-        _same_tensor(name, value(memory[name]), loaded[name])
+    return again, info
 
 
 def _same_tensor(name: str, memory: Tensor, disk: Tensor) -> None:

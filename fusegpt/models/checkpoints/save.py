@@ -192,7 +192,8 @@ def _save_module(model: Model, module: PreTrainedModel, directory: Path, to: str
                 module.save_pretrained(directory)
             with refused(directory):
                 dtypes = store(directory, model, to)
-            check_written(module, directory, model.value)
+            streamed = model.streamed is not None
+            check_written(module, directory, model.value, streamed=streamed)
     finally:
         module.generation_config = before
     return dtypes
@@ -209,10 +210,13 @@ def _one_by_one(model: Model) -> Iterator[None]:
         write_tensors(Path(file), kinds, lambda name: model.value(tensors[name]), metadata or {})
 
     plain = modeling_utils.safe_save_file
-    if model.streamed is not None:
-        modeling_utils.safe_save_file = write
-    try:
+    if model.streamed is None:
         yield
+        return
+    modeling_utils.safe_save_file = write
+    try:
+        with model.streamed.noting_copies():
+            yield
     finally:
         modeling_utils.safe_save_file = plain
 

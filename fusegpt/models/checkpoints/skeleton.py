@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.directories import SINGLE, weight_files
-from fusegpt.models.stored import Stored, stored_in
+from fusegpt.models.stored import Joined, Stored, stored_in
 from fusegpt.models.weights import Places, places_of, storage_of
 
 __all__ = ["without_memory"]
 
+JOINS = {"MergeModulelist", "Concatenate"}
+"""What transformers calls the conversions that put whole tensors behind each other."""
 ASYNC = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
@@ -52,7 +55,8 @@ def without_memory(
 
     Returns:
         The model, what transformers says of missing and unexpected names, and the places of the
-        weights. None where weights on disk are not those that the model computes with.
+        weights. None where weights on disk are neither those that the model computes with nor
+        parts of them.
 
     Raises:
         ArtifactError: A file of weights is missing or corrupt.
@@ -60,21 +64,58 @@ def without_memory(
     single = path / SINGLE
     stored = stored_in([single] if single.is_file() else weight_files(path))
     absent = {name: _Absent(place) for name, place in stored.items()}
-    with _without_threads():
+    joins = _Joins(absent.values())
+    with _without_threads(), joins:
         module, info = cls.from_pretrained(
             None, config=config, dtype=dtype, state_dict=absent, output_loading_info=True
         )
-    converted = any(
-        type(used).__name__ == "WeightConverter" for used in module._weight_conversions or ()
-    )
-    by_storage = {storage_of(each.made): each.stored for each in absent.values()}
-    places = None if converted else places_of(module, by_storage)
+    operations = {
+        type(operation).__name__
+        for used in module._weight_conversions or ()
+        for operation in getattr(used, "operations", ())
+    }
+    places = places_of(module, joins.found()) if operations <= JOINS else None
     if places is None:
         return None
     for holder in (module, module.config):
         holder.name_or_path = str(path)
     module.generation_config = _generation_config(path)
     return module, info, places
+
+
+class _Joins(TorchDispatchMode):
+    """Inside, what is made of absent tensors by stacking and concatenating is known as that.
+
+    Args:
+        absent: All of them.
+    """
+
+    def __init__(self, absent: Iterable[_Absent]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._absent = list(absent)
+        self._made: list[tuple[Tensor, Sequence[Tensor], int, bool]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.stack.default, torch.ops.aten.cat.default):
+            dim = args[1] if len(args) > 1 else 0
+            self._made.append(
+                (made, args[0], dim % made.dim(), func is torch.ops.aten.stack.default)
+            )
+        return made
+
+    def found(self) -> dict[int, Stored | Joined]:
+        """Return the places of all of them, by ``storage_of``."""
+        places: dict[int, Stored | Joined] = {
+            storage_of(each.made): each.stored for each in self._absent
+        }
+        for made, parts, dim, stacked in self._made:
+            known = [places.get(storage_of(part)) for part in parts]
+            if None not in known:
+                places[storage_of(made)] = Joined(tuple(filter(None, known)), dim, stacked)
+        return places
 
 
 @contextmanager

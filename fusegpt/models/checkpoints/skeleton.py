@@ -84,7 +84,7 @@ def without_memory(
 
 
 class _Joins(TorchDispatchMode):
-    """Inside, what is made of absent tensors by stacking and concatenating is known as that.
+    """Inside, what is made of absent tensors by putting them together is known as that.
 
     Args:
         absent: All of them.
@@ -99,11 +99,12 @@ class _Joins(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.stack.default, torch.ops.aten.cat.default):
+        stacked = func is torch.ops.aten.stack.default
+        if stacked or func is torch.ops.aten.cat.default:
             dim = args[1] if len(args) > 1 else 0
-            self._made.append(
-                (made, args[0], dim % made.dim(), func is torch.ops.aten.stack.default)
-            )
+            self._made.append((made, args[0], dim % made.dim(), stacked))
+        elif func is torch.ops.aten.constant_pad_nd.default and made.shape == args[0].shape:
+            self._made.append((made, args[:1], 0, False))  # a head's bias, when it is tied
         return made
 
     def found(self) -> dict[int, Stored | Joined]:

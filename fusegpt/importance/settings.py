@@ -12,9 +12,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fusegpt.config import Fraction, added_later
+from fusegpt.config import added_later
 from fusegpt.errors import ConfigError
 from fusegpt.importance.base import Listed, MetricSettings, block_of, check_numbers
+from fusegpt.importance.families import LossWithoutEach, NoPass, OnePass, WithoutEach
 from fusegpt.methods import RecipeLike
 from fusegpt.units import KINDS, LIMIT, Unit
 from fusegpt.work import Passes, Scoring
@@ -36,68 +37,7 @@ __all__ = [
 ]
 
 
-class _OnePass(MetricSettings):
-    """Metrics that watch one forward pass; around a sublayer its block runs once more."""
-
-    def passes(self, scoring: Scoring) -> Passes:
-        return Passes(scoring.blocks + (scoring.units if scoring.sublayers else 0))
-
-
-class _NoPass(MetricSettings):
-    """Metrics that look at no data."""
-
-    reads: ClassVar[bool] = False
-
-    def passes(self, scoring: Scoring) -> Passes:
-        return Passes(0)
-
-
-class _WithoutEach(MetricSettings):
-    """Metrics that run the model without each unit; which can be had for less, approximately."""
-
-    approximate: Annotated[
-        Fraction,
-        added_later(
-            0.0,
-            "Approximate choice: fraction of the windows that all units are scored on; half of"
-            " them, the least important, go on with twice as many windows, and so on. 0: all units"
-            " on all windows, which is exact.",
-        ),
-    ] = 0.0
-
-    @property
-    def first_share(self) -> float:
-        return self.approximate or 1.0
-
-    @property
-    def adds_up(self) -> bool:
-        return not self.approximate
-
-    def check(self, recipe: RecipeLike, where: str) -> None:
-        """Refuse approximate scores where more than the lowest one counts."""
-        super().check(recipe, where)
-        if self.approximate and (recipe.selection != "iterative" or recipe.rerank is not None):
-            other = "rerank" if recipe.rerank is not None else f"selection {recipe.selection!r}"
-            raise ConfigError(
-                f"{where}.importance.approximate: must be 0 with {other}, got"
-                f" {self.approximate:g}; only the chosen unit is scored on all windows"
-            )
-
-
-class _LossWithoutEach(_WithoutEach):
-    """Metrics that measure the loss without each unit."""
-
-    takes: ClassVar[frozenset[str]] = frozenset({"kept_states"})
-
-    @property
-    def predicts_next_token(self) -> bool:
-        return True
-
-    def passes(self, scoring: Scoring) -> Passes | None:
-        return None if self.approximate else Passes(scoring.without_each, heads=scoring.units)
-
-
-class MacroInfluence(_WithoutEach):
+class MacroInfluence(WithoutEach):
     """Macro Influence: how far the last hidden states change direction without a unit."""
 
     paper: ClassVar[str] = "FuseGPT, arXiv 2411.14507, Section III-B, Eq. 3"
@@ -111,32 +51,32 @@ class MacroInfluence(_WithoutEach):
         return Passes(scoring.without_each + dense)
 
 
-class BlockInfluence(_OnePass):
+class BlockInfluence(OnePass):
     """Block Influence: how far a unit, or a run of them, changes the hidden states' direction."""
 
     paper: ClassVar[str] = "ShortGPT, arXiv 2403.03853, Eq. 1"
     takes: ClassVar[frozenset[str]] = frozenset({"run"})
 
 
-class RelativeL1(_OnePass):
+class RelativeL1(OnePass):
     """Relative L1: sum of absolute values of a unit's update, relative to its input's."""
 
     paper: ClassVar[str] = "A deeper look at depth pruning of LLMs, arXiv 2407.16286"
 
 
-class RelativeL2(_OnePass):
+class RelativeL2(OnePass):
     """Relative L2: Euclidean length of a unit's update, relative to its input's."""
 
     paper: ClassVar[str] = "A deeper look at depth pruning of LLMs, arXiv 2407.16286"
 
 
-class LlmBip(_OnePass):
+class LlmBip(OnePass):
     """LLM-BIP: how far the output of its block moves without a unit, relative to that output."""
 
     paper: ClassVar[str] = "LLM-BIP, arXiv 2412.06419"
 
 
-class AngularDistance(_OnePass):
+class AngularDistance(OnePass):
     """Angular distance across a unit, or a run of them, at the last token."""
 
     paper: ClassVar[str] = (
@@ -167,13 +107,13 @@ class AngularDistance(_OnePass):
             )
 
 
-class Sleb(_LossWithoutEach):
+class Sleb(LossWithoutEach):
     """SLEB: the language-modelling loss without a unit."""
 
     paper: ClassVar[str] = "SLEB, arXiv 2402.09025, Algorithm 1"
 
 
-class Perplexity(_LossWithoutEach):
+class Perplexity(LossWithoutEach):
     """Perplexity without a unit."""
 
     paper: ClassVar[str] = "Shortened LLaMA, arXiv 2402.02834, Section 3.1"
@@ -195,20 +135,20 @@ class Taylor(MetricSettings):
         return Passes(scoring.blocks, heads=1, backward=scoring.blocks - scoring.first)
 
 
-class LastBlocks(_NoPass):
+class LastBlocks(NoPass):
     """Last blocks: the highest unit goes first; no data is looked at."""
 
     paper: ClassVar[str] = "Why Lift so Heavy?, arXiv 2402.11700"
     takes: ClassVar[frozenset[str]] = frozenset({"run"})
 
 
-class Random(_NoPass):
+class Random(NoPass):
     """Random: a seeded order, the baseline that every metric has to beat."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"seed"})
 
 
-class Given(_NoPass):
+class Given(NoPass):
     """Given: the units that a list names go, in its order; no data is looked at."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"run"})

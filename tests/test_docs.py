@@ -12,6 +12,9 @@ import click
 import pytest
 
 from fusegpt.cli import fusegpt_command
+from fusegpt.importance import METRICS
+from fusegpt.recovery import FINISHES, RECOVERIES
+from fusegpt.slicegpt import WIDTHS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -121,3 +124,21 @@ def test_rules_and_targets_of_the_workflow_document_exist():
     for name in ("fetch", "sample", "start", "score", "fuse", "merge", "card"):
         assert f"rule {name}:" in rules
     assert all(f"rule {target}:" in snakefile for target in TARGETS)
+
+
+@pytest.mark.parametrize("table", [METRICS, RECOVERIES, FINISHES, WIDTHS])
+def test_every_published_method_is_named_with_its_paper_its_file_and_its_settings(table):
+    rows = [line for line in (ROOT / "docs/method.md").read_text().splitlines() if "](" in line]
+    for name, method in table.items():
+        file = method.target.partition(":")[0].replace(".", "/")
+        for paper in re.findall(r"arXiv (\d{4}\.\d{5})", method.schema.paper):
+            found = [row for row in rows if f"/abs/{paper})" in row and f"../{file}.py)" in row]
+            assert any(f"(settings.md#{name}" in row for row in found), (name, paper)
+
+
+def test_every_recipe_named_in_the_table_of_methods_exists():
+    _, _, after = (ROOT / "docs/method.md").read_text().partition("| method | paper | recipes |")
+    rows = [line.split("|")[3] for line in after.splitlines()[2:] if line.startswith("|")]
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(names) > 40
+    assert not [name for name in names if not (ROOT / f"config/recipes/{name}.yaml").is_file()]

@@ -45,7 +45,7 @@ STAGE_VERSION: dict[str, int] = {
     "finish": 1,
     "slice": 1,
     "export": 1,
-    "card": 5,
+    "card": 6,
     "evaluate": 3,
     "table": 6,
     "figure": 5,

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusegpt.reports.front_matter import front_matter
 from fusegpt.reports.text import code, escaped, ranges
+from fusegpt.results.exports import weight_bytes
 from fusegpt.results.models import BriefStep, Checkpoint, Row, Slice
 from fusegpt.results.recovered import Finish
 
@@ -153,7 +154,9 @@ def _sliced(record: Slice) -> list[str]:
 
 def _titled(record: Checkpoint, title: str, opening: str) -> str:
     if record.parameters:
-        opening += f" {record.parameters:,} parameters remain."
+        size = weight_bytes(record.files)
+        files = "" if size is None else f", in files of {size / 1e6:,.1f} MB"
+        opening += f" {record.parameters:,} parameters remain{files}."
     return f"# {escaped(record.base_name)}, {title}\n\n{opening}"
 
 

@@ -104,7 +104,10 @@ def test_the_card_tells_removed_kept_and_fused_blocks_by_dense_index():
     assert "removed, in order: block 4, block 3" in text
     assert "remaining blocks: 0-2, 5" in text
     assert "fused into block 2: 4, 3" in text
-    assert "4 of 6 blocks" in text and "1,234,567 parameters" in text
+    assert "4 of 6 blocks" in text and "1,234,567 parameters remain.\n" in text
+    about = {"sha256": "0" * 64, "bytes": 2_500_000}
+    files = {"config.json": about, "a.safetensors": about, "b.safetensors": about}
+    assert "1,234,567 parameters remain, in files of 5.0 MB.\n" in card_of({**INFO, "files": files})
 
 
 def test_results_come_with_their_protocol():

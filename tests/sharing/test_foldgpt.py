@@ -87,6 +87,22 @@ def test_parameters_fall_by_the_matrices_of_shared_blocks(batches):
     assert saved == len(record["shared"]) * matrices
 
 
+def test_a_shared_matrix_gets_the_gradients_of_all_its_blocks(batches):
+    settings = FoldGpt(removed=0, epochs=0, group_size=3)
+    model, record = foldgpt(tiny.model(), batches, "0.6", settings, seed=0)
+    apart = Model.dense(by_hand(tiny.model(), record["shared"]))
+    for source in set(record["shared"].values()):
+        group = [source, *(int(i) for i, j in record["shared"].items() if j == source)]
+        matrices = [apart.block(index).mlp.up_proj.weight for index in group]
+        shared = model.block(source).mlp.up_proj.weight
+        for module, weights in ((model.module, [shared]), (apart.module, matrices)):
+            for weight in weights:
+                weight.requires_grad_(True)
+            module(batches[0]).logits.square().mean().backward()
+        wanted = torch.stack([weight.grad for weight in matrices]).sum(0)
+        torch.testing.assert_close(shared.grad, wanted)
+
+
 @torch.no_grad()
 def test_tuning_teaches_the_last_states_and_touches_nothing_outside_the_groups(batches):
     dense, distances = tiny.model(), []

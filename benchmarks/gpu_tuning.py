@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,19 +64,19 @@ def tuning(model: Model, sizes: Sizes, device: torch.device, until: float) -> di
     """Optimiser steps of a group: ours, ours with recomputation, and the published loop.
 
     ``plain`` is the published loop with our kernels and its states on the device, ``published``
-    the same with what its code does besides in every step.
+    the same with what its code does besides in every step. Factors are drawn once, before.
     """
     middle = sizes["blocks"] // 2
     group = list(range(middle - sizes["group"], middle)) if middle >= sizes["group"] else [0, 1]
     ids = torch.randint(sizes["vocab"], (sizes["batch"], sizes["length"])).to(device)
     with torch.no_grad():
         seen = record(model, ids, group[0], group[-1] + 1)
-    calls, losses = seen.calls[:-1], {}
+    calls, losses, fresh = seen.calls[:-1], {}, _fused(model, sizes, group)
 
     def ours(memory: Memory) -> float:
         with using(memory):
             run = runner([model.block(index) for index in group], device, "benchmark")
-            weights = _fused(model, sizes, group)
+            weights = copy.deepcopy(fresh)
 
             def loss_of(number: int) -> Tensor:
                 return LOSSES["kl_batch"](run(calls, seen.hidden_in), seen.hidden_out)
@@ -88,8 +89,8 @@ def tuning(model: Model, sizes: Sizes, device: torch.device, until: float) -> di
         return float(rows[-1]["loss"])
 
     arms = {
-        "plain": lambda: _published(model, sizes, group, seen, False),
-        "published": lambda: _published(model, sizes, group, seen, True),
+        "plain": lambda: _published(model, sizes, copy.deepcopy(fresh), seen, False),
+        "published": lambda: _published(model, sizes, copy.deepcopy(fresh), seen, True),
         "ours": lambda: ours("keep"),
         "recomputed": lambda: ours("spare"),
     }
@@ -112,10 +113,11 @@ def _base(weight: FusedWeight) -> FusedWeight:
 
 
 def _published(
-    model: Model, sizes: Sizes, group: Sequence[int], seen: Recording, whole: bool
+    model: Model, sizes: Sizes, weights: Mapping[str, FusedWeight], seen: Recording, whole: bool
 ) -> float:
     """Autograd forms the fused weights; ``whole``: and states come from main memory each step."""
-    weights, replaced = _fused(model, sizes, group), []
+    replaced = []
+    group = sorted({int(key.split(".", 2)[1]) for key in weights})
     for key, weight in weights.items():
         _, index, name = key.split(".", 2)
         parent, _, child = name.removesuffix(".weight").rpartition(".")

@@ -39,6 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## prune a real 135M model and print the table (CORES=2)
 	$(SNAKEMAKE) --configfile config/demo.yaml --cores $(CORES)
 	@$(BIN)/fusegpt table --show results/tables/demo.csv
+	@$(BIN)/fusegpt table --show results/tables/demo_files.csv
 
 test: $(STAMP) ## run the tests, the real model's first step included (JOBS=2)
 	$(BIN)/python -m pytest --index -n $(JOBS) --dist worksteal

@@ -54,7 +54,7 @@ def checked_plan():
         merged = config if CHOSEN else with_library(config, folder / "experiments")
         plan = make_plan(merged, folder / "recipes")
         check_directories(plan, Path.cwd())
-        check_exports(plan)
+        check_exports(plan, tools=CHOSEN)
         check_patterns(plan, Path.cwd())
         return plan
     except FuseGPTError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +39,7 @@ def work(tiny_llama_dir, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # of transformers and PEFT
 def test_the_pages_python_trains_adapts_and_drafts_as_it_stands(work):
-    code = "".join(blocks("python"))
+    code = "".join(block for block in blocks("python") if "from trl" not in block)
     names: dict = {}
     exec(code.replace("length=128", "length=16"), names)
 
@@ -47,6 +49,26 @@ def test_the_pages_python_trains_adapts_and_drafts_as_it_stands(work):
         assert after.keys() == before.keys()
         assert any(not torch.equal(after[name], before[name].float()) for name in before)
     assert json.loads((work / "adapter/adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install trl==1.16.0")
+@pytest.mark.filterwarnings("ignore")  # of transformers and TRL
+def test_the_pages_sft_trainer_learns_conversations(work, tiny_llama_dir):
+    (code,) = (block for block in blocks("python") if "from trl" in block)
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    (work / "pruned/chat_template.jinja").write_text(template)
+    asked, said = {"role": "user", "content": "now?"}, {"role": "assistant", "content": "later"}
+    Path("chats.jsonl").write_text(f"{json.dumps({'messages': [asked, said]})}\n" * 8)
+
+    exec(code.replace("max_steps=100", "max_steps=2").replace("size=8", "size=2"), {})
+
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(work / name).state_dict()
+        for name in ("pruned", "chatting")
+    )
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name].float()) for name in before)
 
 
 def test_a_draft_changes_no_token_and_its_passes_are_counted(work, capsys, monkeypatch):

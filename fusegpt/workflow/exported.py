@@ -75,8 +75,12 @@ def shown_with_exports(plan: Plan, experiment: str) -> Contents:
     return plan.contents(experiment).model_copy(update={"exports": shown})
 
 
-def check_exports(plan: Plan) -> None:
+def check_exports(plan: Plan, *, tools: bool = True) -> None:
     """Refuse exports that cannot be, before anything runs.
+
+    Args:
+        plan: What is asked for.
+        tools: Whether what writes them must be installed.
 
     Raises:
         ConfigError: A tool is missing, or a recipe leaves a model that only our code loads.
@@ -91,9 +95,9 @@ def check_exports(plan: Plan) -> None:
                 " checkpoint that it comes to"
             )
         targets = [_target(export, plan) for export in experiment.exports]
-        if any(target.is_gguf for target in targets):
+        if tools and any(target.is_gguf for target in targets):
             check_tools(where)
-        if any(target.is_calibrated for target in targets):
+        if tools and any(target.is_calibrated for target in targets):
             check_gptq(where)
         for member in plan.members[name]:
             recipe = plan.recipes.get(member.id)

@@ -113,6 +113,7 @@ def test_a_missing_tool_is_named_with_what_installs_it(tools):
     said = str(caught.value)
     assert said.startswith("experiments.study.exports: gguf must have llama.cpp's tools in ")
     assert "cyllama==0.2.18 is missing; run make export-tools, or pip install" in said
+    check_exports(made, tools=False)
     check_exports(plan([]))
 
 

@@ -72,6 +72,8 @@ def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTr
 
     A model read from GGUF refuses to be saved.
     """
+    from transformers.initialization import no_init_weights
+
     config = loaded.config
     for name in ("quantization_config", "_pre_quantization_dtype"):
         config.__dict__.pop(name, None)
@@ -81,7 +83,8 @@ def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTr
         if not hasattr(config, name):
             raise ConfigError(f"config.{name}: no such key in a {config.model_type} configuration")
         setattr(config, name, value)
-    plain = type(loaded)(config)
+    with no_init_weights():  # all of them are read over what stands there
+        plain = type(loaded)(config)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     return plain.eval()

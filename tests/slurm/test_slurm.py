@@ -63,13 +63,37 @@ def wait_until(condition, seconds: float) -> None:
         time.sleep(0.2)
 
 
-def test_two_gpu_jobs_at_once_get_different_devices(project):
+def devices(project: Project, target: str) -> None:
+    """Run jobs that only take GPUs."""
     (project.directory / "tests").symlink_to(ROOT / "tests")
-    command = [sys.executable, "-m", "snakemake", "both"]
+    command = [sys.executable, "-m", "snakemake", target]
     command += ["--snakefile", str(ROOT / "tests/slurm/devices.smk")]
     command += ["--profile", str(ROOT / "config/profiles/slurm-ci")]
     subprocess.run(command, cwd=project.directory, env=project.environment, check=True)
 
+
+def test_a_job_of_two_gpus_works_in_two_processes_on_a_device_each(project):
+    devices(project, "pair")
+    one, other, total = (project.directory / "devices/pair.txt").read_text().split()
+    assert {one, other} == {"0", "1"} and total == "1"
+
+
+def test_a_step_of_two_gpus_is_tuned_as_by_one_process(project, tmp_path):
+    short = configuration(epochs=2, steps=1)
+    (project.directory / "study.json").write_text(json.dumps(short))
+    two_gpus = ("--set-resources", "fuse:gpu=2", "fuse:device=cpux2")
+    project.finish("checkpoints", *two_gpus, profile="slurm-ci")
+    log = project.directory / "logs/fuse/tiny" / project.step(1).parent.name / "step-001.log"
+    assert "fuse in 2 processes" in log.read_text()
+    alone = Project(tmp_path / "local", project.directory / "model", short)
+    alone.finish("checkpoints", "--cores", "1")
+    one, two = (json.loads((of.step(1) / "training.json").read_text()) for of in (alone, project))
+    for mine, theirs in zip(two["rows"], one["rows"], strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_two_gpu_jobs_at_once_get_different_devices(project):
+    devices(project, "both")
     found = [file.read_text().split() for file in project.directory.glob("devices/*.txt")]
     assert {device for device, _, _ in found} == {"0", "1"}
     assert len({job for _, job, _ in found}) == 2

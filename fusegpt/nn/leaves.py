@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from fusegpt.nn.fused import FusedWeight
 
-__all__ = ["form_into", "trainable"]
+__all__ = ["form_into", "trainable", "write_formed"]
 
 
-def form_into(leaves: Mapping[str, nn.Parameter], weights: Mapping[str, FusedWeight]) -> None:
-    """Write each weight, as formed from its factors, into the parameter of its name."""
+def write_formed(place: Tensor, weight: FusedWeight) -> None:
+    """Write one weight into a tensor of its shape, in the tensor's dtype."""
+    place.copy_(weight.form())
+
+
+def form_into(
+    leaves: Mapping[str, nn.Parameter],
+    weights: Mapping[str, FusedWeight],
+    write: Callable[[Tensor, FusedWeight], object] = write_formed,
+) -> None:
+    """Write each weight, as formed from its factors, into the parameter of its name.
+
+    Args:
+        leaves: The parameters.
+        weights: By name.
+        write: ``write_formed``, or what does the same.
+    """
     for name, weight in weights.items():
-        leaves[name].data.copy_(weight.form())
+        write(leaves[name].data, weight)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def fuse_model(
     able = _fuses_streamed(recipe)
     weights = streamed_where(weights, able, f"the recovery of recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
-    with using(memory, compiled=compiled):
+    with using(memory, compiling=compiled):
         done, report = fuse_step(model, recipe, selected, windows, checkpoint=resume)
     leader_goes_on()
     write_step(output, model, recipe, done, report, parent=path, inputs=inputs)
@@ -217,7 +217,7 @@ def prune_model(
     position = Position(output, recipe, path, files, count)
     try:
         with ExitStack() as stack:
-            stack.enter_context(using(compiled=compiled))
+            stack.enter_context(using(compiling=compiled))
             last: dict[str, Any] = {}
             if recipe.finish is not None:
                 teacher = taught(path, recipe, files["finish"], output, device=device)

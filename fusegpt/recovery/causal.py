@@ -87,6 +87,7 @@ def tune_by_next_token(
         flops=spent + 2 * head_flops(model, tokens),
         undone=fit.undone,
         attempts=fit.attempts,
+        compiled=fit.compiled,
     )
 
 

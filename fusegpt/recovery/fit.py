@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
 from fusegpt.nn.fused import FusedWeight
-from fusegpt.nn.leaves import form_into, trainable
+from fusegpt.nn.leaves import form_into, trainable, write_formed
 from fusegpt.recovery.resume import Checkpoint
+from fusegpt.recovery.room import compiled, compiles
 from fusegpt.recovery.settings import Tuning
 from fusegpt.recovery.training import Schedule, total_loss, train
 
@@ -35,11 +36,13 @@ class Fit:
         rows: One per optimiser step of the last attempt.
         attempts: How often it was begun.
         undone: Whether every attempt ended above the loss that it began with.
+        compiled: Whether weights were formed by compiled code, and blocks compiled.
     """
 
     rows: list[dict[str, Any]]
     attempts: int = 1
     undone: bool = False
+    compiled: bool = field(default_factory=compiles)
 
     @property
     def steps(self) -> int:
@@ -116,6 +119,7 @@ class _Training:
     ) -> None:
         self.weights, self.loss_of, self.tuning = weights, loss_of, tuning
         self.checkpoint, self.label = checkpoint, label
+        self._write = compiled(write_formed)
         self.leaves = {name: model.parameter(name) for name in weights}
         order = (tuning.epochs, num_batches, tuning.shuffle, seed)
         self.schedule = Schedule(*order, warmup=tuning.warmup)
@@ -152,7 +156,7 @@ class _Training:
 
     def form(self) -> None:
         """Write the formed weights into the model."""
-        form_into(self.leaves, self.weights)
+        form_into(self.leaves, self.weights, self._write)
 
     def pull(self) -> None:
         """Pull the gradients of the model's parameters back onto the factors."""

@@ -1,6 +1,7 @@
 """Where a tuning's tensors are while it runs, as memory allows; results are the same bits.
 
-Where it was asked for, the tuned blocks are compiled besides, which rounds otherwise.
+Where it was asked for, the tuned blocks and the forming of their weights are compiled besides,
+which rounds otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,12 @@ from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.models.structure.replay import Call, run_blocks
 from fusegpt.runtime import free_bytes
 
-__all__ = ["Memory", "States", "compiles", "runner", "saved_bytes", "using"]
+__all__ = ["Memory", "States", "compiled", "compiles", "runner", "saved_bytes", "using"]
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Memory = Literal["auto", "spare", "keep"]
 """``keep``: all tensors stay where they are quickest. ``spare``: states lie in a file, and what a
@@ -45,15 +49,15 @@ GRAPHS = 64
 
 
 @contextlib.contextmanager
-def using(memory: Memory = "auto", *, compiled: bool = False) -> Iterator[None]:
+def using(memory: Memory = "auto", *, compiling: bool = False) -> Iterator[None]:
     """Let tunings inside use memory so, and run compiled blocks or not.
 
     Raises:
         ConfigError: The blocks cannot be compiled here.
     """
-    before = _asked.set(memory), _compiles.set(compiled)
+    before = _asked.set(memory), _compiles.set(compiling)
     try:
-        with _refusing() if compiled else contextlib.nullcontext():
+        with _refusing() if compiling else contextlib.nullcontext():
             yield
     finally:
         _asked.reset(before[0])
@@ -63,6 +67,11 @@ def using(memory: Memory = "auto", *, compiled: bool = False) -> Iterator[None]:
 def compiles() -> bool:
     """Return whether the blocks of tunings are compiled here."""
     return _compiles.get()
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Return what computes the same as a function, compiled where that was asked for."""
+    return torch.compile(function, dynamic=False) if compiles() else function
 
 
 @contextlib.contextmanager
@@ -198,8 +207,7 @@ def runner(blocks: Sequence[nn.Module], device: torch.device, label: str) -> Run
         label: Names the work in the log.
     """
     chosen: list[bool] = []
-    ways = [block.forward for block in blocks] if compiles() else []
-    trained = [torch.compile(way, dynamic=False) for way in ways] or blocks
+    trained = [compiled(block.forward) for block in blocks] if compiles() else blocks
 
     def run(calls: Sequence[Call], hidden: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

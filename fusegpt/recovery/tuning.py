@@ -27,7 +27,7 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.group import group_of, run_of
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
-from fusegpt.recovery.room import States, compiles, runner
+from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.settings import Tuning
 from fusegpt.units import Unit
 
@@ -126,7 +126,7 @@ def tune_group(
         flops=spent,
         undone=fit.undone,
         attempts=fit.attempts,
-        compiled=compiles(),
+        compiled=fit.compiled,
     )
 
 

@@ -47,7 +47,10 @@ def head_flops(model: Model, tokens: int) -> float:
 
 
 def _size(model: Model, blocks: Sequence[int]) -> tuple[int, float]:
-    """Values in the matrices of some blocks, and the widths of their attentions together."""
+    """Values in the matrices that blocks compute with, and widths of their attentions together."""
     values = sum(p.numel() for index in blocks for p in model.matrices(index).values())
+    for index in blocks:
+        for module in model.block(index).modules():
+            values += getattr(module, "borrowed", 0)
     attending = {unit.index for unit in model.units("attention")}.intersection(blocks)
     return values, attention_width(model.text_config) * len(attending)

@@ -207,13 +207,13 @@ def _remaining(model: EvaluatedModel, shown: Shown) -> int:
 def _costs(point: Point, results: Path) -> dict[str, float | None]:
     """Seconds, peak memory and budget of all that led to a model.
 
-    Slicing scores and tunes nothing: its seconds stand in ``seconds`` alone.
+    The seconds of a width method stand in ``seconds`` alone.
     """
     if point.is_dense:
         return _costs_of([], [], [], [])
     if point.place.slices:
         made = read(at.sliced.under(results, point), Slice)
-        found = _costs_of([], [], [made.memory_gib], [])
+        found = _costs_of([], [], [made.memory_gib], [made.spent] if made.spent else [])
         return found | {"seconds": made.seconds or 0.0}
     links = read_history(step_of(results, point), whole=False).links
     steps = [link.record for link in links]

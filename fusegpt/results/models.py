@@ -137,6 +137,8 @@ class Slice(Checkpoint):
         head_width: Dimensions that remain before the head.
         kept_energy: Share of the calibration signal that each cut kept.
         shared: By the number of a block that computes with another one's weights, that one's.
+        spent: What tuning took, where there was any: trainable_parameters, tokens, optimizer_steps,
+            flops.
     """
 
     kind: Literal["slice"]
@@ -147,6 +149,7 @@ class Slice(Checkpoint):
     head_width: int | None = None
     kept_energy: dict[str, float] = Field(default_factory=dict)
     shared: dict[str, int] = Field(default_factory=dict)
+    spent: dict[str, float] = Field(default_factory=dict)
 
 
 class EvaluatedModel(Record):

@@ -20,6 +20,7 @@ from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
+from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers
 from fusegpt.sharing.settings import FlexiGpt
 from fusegpt.units import part_of
@@ -67,10 +68,17 @@ def flexigpt(
     influence = block_influence(model, batches, model.units()).tolist()
     replaced = sorted(sorted(places, key=influence.__getitem__)[:count])
     sources = closest(model, replaced, settings.rank)
+    costs = []
     for number, (place, source) in enumerate(sources.items(), 1):
         name = f"block {model.kept[place]} shares block {model.kept[source]}"
-        _share(model, place, source, batches, settings, f"{name} ({number} of {count})")
-    return finished(model, sources, settings.rank, settings.stored)
+        label = f"{name} ({number} of {count})"
+        costs += _share(model, place, source, batches, settings, label)
+    model, record = finished(model, sources, settings.rank, settings.stored)
+    if costs:
+        most = max(cost["trainable_parameters"] for cost in costs)
+        total = {key: sum(cost[key] for cost in costs) for key in costs[0]}
+        record["spent"] = total | {"trainable_parameters": most}
+    return model, record
 
 
 @torch.no_grad()
@@ -148,8 +156,8 @@ def _share(
     batches: Sequence[Tensor],
     settings: FlexiGpt,
     label: str,
-) -> None:
-    """Replace the linear layers of a block, and tune what it keeps of its own."""
+) -> list[dict[str, float]]:
+    """Replace the linear layers of a block, tune what it keeps of its own, and say what it took."""
     block = model.block_list[place]
     bases = dict(linear_layers(model.block_list[source]))
     layers = {n: (m, _adapted(m, bases[n], settings.rank)) for n, m in linear_layers(block)}
@@ -165,7 +173,7 @@ def _share(
         spreads[name].rescale(shared)
         block.set_submodule(name, shared)
     if not settings.epochs:
-        return
+        return []
     measure, index = masked(settings.loss), model.kept[place]
 
     def loss_of(number: int) -> Tensor:
@@ -186,6 +194,9 @@ def _share(
     fit = fit_weights(*order, seed=0, checkpoint=None, label=label)
     losses = [row["loss"] for row in fit.rows]
     logger.info("%s: loss %.4g -> %.4g", label, losses[0], losses[-1])
+    run, own = model.kept[: place + 1], [index]  # its matrices lie in the other block
+    how = (model, batches, settings.epochs, weights, fit)
+    return [spent(*how, seen=run, trained=[], frozen=own)]
 
 
 def _look(model: Model, place: int, batch: Tensor) -> _Batch:

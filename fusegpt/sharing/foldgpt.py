@@ -22,6 +22,7 @@ from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.weights import fused_weights
+from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import finished, linear_layers, share
 from fusegpt.sharing.settings import FoldGpt
 
@@ -77,9 +78,12 @@ def foldgpt(
     share(model.module, sources, 0)
     for place, source in sources.items():
         logger.info("block %d shares block %d", model.kept[place], model.kept[source])
+    cost: dict[str, float] = {}
     if taught is not None:
-        _tune(model, sorted({*sources, *sources.values()}), batches, taught, settings, seed)
-    return finished(model, sources, 0, settings.stored)
+        group = sorted({*sources, *sources.values()})
+        cost = _tune(model, group, batches, taught, settings, seed)
+    model, record = finished(model, sources, 0, settings.stored)
+    return model, record | ({"spent": cost} if cost else {})
 
 
 def children(influence: Sequence[float], count: int, group_size: int) -> list[int]:
@@ -135,8 +139,11 @@ def _tune(
     taught: Sequence[Tensor],
     settings: FoldGpt,
     seed: int,
-) -> None:
-    """Teach the last states to the blocks at some places; those between them run as they are."""
+) -> dict[str, float]:
+    """Teach the last states to the blocks at some places, and return what it took.
+
+    The blocks between them run as they are.
+    """
     states = States(2 * sum(t.nbytes for t in taught), model.device, None)
     calls: list[list[Call]] = []
     with torch.no_grad():
@@ -151,9 +158,10 @@ def _tune(
         entering, wanted = states.get(number)
         return measure(run(calls[number], entering), wanted, mask_of(batches[number]))
 
+    trained = [model.kept[place] for place in group]
     weights = fused_weights(
         model,
-        [model.kept[place] for place in group],
+        trained,
         update_rank=settings.rank,
         train_norms=True,
         dtype="float32",
@@ -164,3 +172,6 @@ def _tune(
     fit = fit_weights(*order, seed=seed, checkpoint=None, label=label)
     losses = [row["loss"] for row in fit.rows]
     logger.info("%s: loss %.4g -> %.4g", label, losses[0], losses[-1])
+    between = [index for index in model.kept[group[0] :] if index not in trained]
+    how = (model, batches, settings.epochs, weights, fit)
+    return spent(*how, seen=model.kept, trained=trained, frozen=between)

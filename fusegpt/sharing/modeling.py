@@ -89,6 +89,11 @@ class SharedLinear(nn.Module):
         self.scale = _empty(base, rows)
         self.bias = None if base.bias is None else _empty(base, rows)
 
+    @property
+    def borrowed(self) -> int:
+        """Number of values of the other layer's matrix, which a pass through this one takes."""
+        return self.base.weight.numel()
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
         if self.base.weight.device.type == "meta":

@@ -11,6 +11,7 @@ from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.surgery.removal import remove
 from fusegpt.sharing.flexigpt import closest, flexigpt, left_behind
 from fusegpt.sharing.modeling import SharedLinear, linear_layers
@@ -123,6 +124,24 @@ def test_no_block_of_a_shared_model_can_go(batches):
     model, _ = flexigpt(tiny.model(), batches, "0.3", UNTUNED, seed=0)
     with pytest.raises(ArchitectureError, match="compute with each other's weights"):
         remove(model, Unit("block", 0))
+
+
+def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
+    settings = FlexiGpt(rank=4, epochs=2)
+    model, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
+    assert record["spent"]["optimizer_steps"] == 2 * 2 * len(batches)
+    assert record["spent"]["tokens"] == 2 * 2 * sum(batch.numel() for batch in batches)
+    dense, adapters = (
+        tiny.model(),
+        sum(
+            parameter.numel()
+            for block in model.blocks
+            for name, parameter in block.named_parameters()
+            if name.endswith((".up", ".down"))
+        ),
+    )
+    wanted = forward_flops(dense, dense.kept, 24, 12) + 2 * 24 * adapters
+    assert forward_flops(model, model.kept, 24, 12) == wanted
 
 
 def test_what_cannot_be_shared_is_refused(batches):

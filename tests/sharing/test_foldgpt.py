@@ -12,6 +12,7 @@ from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.gates import gates
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.sharing.foldgpt import children, foldgpt
 from fusegpt.sharing.settings import FoldGpt
@@ -70,8 +71,8 @@ def test_groups_longer_than_two_share_the_first_blocks_weights(batches):
     assert len(record["shared"]) == 5 and set(record["shared"].values()) == {0}
 
 
-def test_a_part_of_the_blocks_goes_by_the_gates(batches):
-    model = tiny.model()
+def test_a_part_of_the_blocks_goes_by_the_gates():
+    model, batches = tiny.model(), [tiny.ids(1, 6, seed=3)]
     order = gates(model, batches, model.units()).argsort(stable=True).tolist()
     found, record = foldgpt(tiny.model(), batches, "0.5", FoldGpt(epochs=0), seed=0)
     assert [unit.index for unit in found.removed] == order[:1]
@@ -136,6 +137,15 @@ def test_expanded_it_is_the_familys_own_model_and_computes_the_same(batches):
     for index, source in record["shared"].items():
         one, other = (expanded.block(i).mlp.up_proj.weight for i in (int(index), source))
         assert torch.equal(one, other) and one is not other
+
+
+def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
+    model, record = foldgpt(tiny.model(), batches, "0.3", TUNED, seed=0)
+    assert record["spent"]["optimizer_steps"] == 6 * len(batches)
+    assert record["spent"]["tokens"] == 6 * sum(batch.numel() for batch in batches)
+    assert record["spent"]["flops"] > forward_flops(model, model.kept, 6 * 48, 12)
+    dense = tiny.model()
+    assert forward_flops(model, model.kept, 24, 12) == forward_flops(dense, dense.kept, 24, 12)
 
 
 def test_what_cannot_be_shared_is_refused(batches):

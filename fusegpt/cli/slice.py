@@ -18,7 +18,9 @@ from fusegpt.cli.options import (
     recipe_written_out,
     settings_options,
     sparsity_option,
+    weights_option,
 )
+from fusegpt.config import Weights
 
 
 @click.command("slice")
@@ -35,6 +37,7 @@ from fusegpt.cli.options import (
     help="Windows whose hidden states are decomposed.",
 )
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
+@weights_option
 @device_option
 def slice_widths(
     model: Path,
@@ -45,6 +48,7 @@ def slice_widths(
     sparsity: Decimal,
     calibration: Path,
     output: Path,
+    weights: Weights,
     device: str,
 ) -> None:
     """Rotate every hidden state to its principal components, cut, and write a checkpoint.
@@ -63,4 +67,5 @@ def slice_widths(
 
     from fusegpt.pruning.slicing import slice_model
 
-    slice_model(model, chosen.that_slices(), sparsity, calibration, output, device=device)
+    place: dict[str, Any] = {"device": device, "weights": weights}
+    slice_model(model, chosen.that_slices(), sparsity, calibration, output, **place)

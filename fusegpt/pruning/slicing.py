@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.artifacts import STAGE_VERSION, check_free, read_json, sha256
+from fusegpt.config import Weights
 from fusegpt.data.directories import OWN_TYPES
 from fusegpt.data.masked import unpadded
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
-from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.load import load, streamed_where
 from fusegpt.models.checkpoints.save import differences, save
 from fusegpt.models.checkpoints.storage import settle
 from fusegpt.models.model import Model
@@ -38,6 +39,7 @@ def slice_model(
     output: Path,
     *,
     device: str = "cpu",
+    weights: Weights = "auto",
 ) -> Slice:
     """Slice a model and write the checkpoint.
 
@@ -48,6 +50,7 @@ def slice_model(
         calibration: Windows file of ``fusegpt sample``.
         output: Directory of the checkpoint; must not exist or be empty.
         device: Where to work.
+        weights: ``auto`` or ``resident``: every width is cut at once, so all are in memory.
 
     Returns:
         The record of the checkpoint, without the checksums of its files.
@@ -55,8 +58,9 @@ def slice_model(
     Raises:
         ArchitectureError: The model's family cannot be sliced; said before weights are loaded.
         ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: Nothing would be left.
+        ConfigError: Nothing would be left, or weights were to be streamed.
     """
+    streamed_where(weights, False, f"slicing with recipe {recipe.name!r}")
     check_free(output)
     method = WIDTHS[recipe.that_slices().width_method or ""]
     if method.suits and (path / layout.CONFIG).is_file():

@@ -126,6 +126,10 @@ def test_every_verb_measures_it(sliced_dirs, tiny_llama_dir, tmp_path, capsys, m
             ("--recipe", "slicegpt", "--settings", '{"width": {"rounds_interval": 8}}'),
             "width: unknown setting 'rounds_interval'; did you mean 'round_interval'?",
         ),
+        (
+            ("--recipe", "slicegpt", "--weights", "streamed"),
+            "--weights: must be resident for slicing with recipe 'slicegpt'",
+        ),
         ((), "one of '--recipe' and '--recipe-settings'"),
         (("--recipe-settings", "{}"), "--recipe-settings: name: is required"),
     ],

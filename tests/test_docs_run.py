@@ -89,6 +89,9 @@ ELSEWHERE = {
     "fusegpt merge --model results/runs/.../step-008/manifest.json": (
         "pruning/test_sublayers.py::test_one_process_and_the_chain"
     ),
+    "fusegpt prune --model work/model --recipe macro_influence --until": (
+        "pruning/test_quality.py::test_it_ends_before_the_first_step"
+    ),
     "fusegpt prune --model work/model --blocks": (
         "pruning/test_given.py::test_the_verb_removes_what_it_is_told"
     ),

@@ -39,6 +39,12 @@ from fusegpt.config import Reuse, Weights
     help="Remove these, in this order, in place of a sparsity: 14,16-17 or 'attention 3,mlp 5'; the"
     " recipe says what recovers, without one nothing does.",
 )
+@click.option(
+    "--until",
+    metavar="perplexity=MOST",
+    help="In place of a sparsity: remove as long as the perplexity on --held-out is at most this.",
+)
+@click.option("--held-out", type=input_file, help="Windows to measure on for --until.")
 @click.option("--seed", type=int, help="Seed of everything that is drawn; 0 unless given.")
 @click.option("--calibration", type=input_file, help="Windows to score on; --blocks needs none.")
 @click.option("--finetune", type=input_file, help="Windows to recover on.")
@@ -66,6 +72,8 @@ def prune(
     sparsity: Decimal | None,
     target: str | None,
     blocks: str | None,
+    until: str | None,
+    held_out: Path | None,
     seed: int | None,
     calibration: Path | None,
     finetune: Path | None,
@@ -77,14 +85,16 @@ def prune(
     device: str,
 ) -> None:
     """Score, remove, recover, repeat, finish; then write a plain transformers checkpoint."""
-    if [sparsity, target, blocks].count(None) != 2:
-        raise click.UsageError("Give one of '--sparsity', '--target' and '--blocks'.")
+    if [sparsity, target, blocks, until].count(None) != 3:
+        raise click.UsageError("Give one of '--sparsity', '--target', '--blocks' and '--until'.")
+    if held_out is not None and until is None:
+        raise click.UsageError("'--held-out' is for '--until'.")
     if recipe is None and blocks is None:
         raise click.UsageError("Missing option '--recipe' (or '--blocks').")
     from fusegpt.pruning.recipe import load_recipe, recipe_of_blocks
     from fusegpt.pruning.target import read_target
 
-    wanted = sparsity if target is None else read_target(target)
+    wanted: Any = sparsity if target is None else read_target(target)
     over = settings if dtype is None else {**settings, "dtype": dtype}
     if blocks is not None:
         chosen = recipe_of_blocks(blocks, recipe, over, seed)
@@ -93,7 +103,10 @@ def prune(
         chosen = load_recipe(recipe, over, seed).that_removes()
 
     from fusegpt.pruning.jobs import prune_model
+    from fusegpt.pruning.quality import read_bound
 
+    if until is not None:
+        wanted = read_bound(until, held_out)
     windows: dict[str, Any] = {"finetune": finetune, "finish": finish}
     place: dict[str, Any] = {"device": device, "weights": weights, "reuse": reuse}
     place["compiled"] = compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fusegpt.pruning.given import check_scores
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.position import Position
 from fusegpt.pruning.publish import publish
+from fusegpt.pruning.quality import Bound, Keeper, check_stops, most_from
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.rerank import forget
 from fusegpt.pruning.score_jobs import scores_streamed
@@ -156,7 +158,7 @@ def merge_model(
 def prune_model(
     path: Path,
     recipe: Recipe,
-    sparsity: Decimal | float | str | Target | None,
+    sparsity: Decimal | float | str | Target | Bound | None,
     calibration: Path | None,
     output: Path,
     *,
@@ -176,7 +178,8 @@ def prune_model(
         path: Directory of a model, or of a checkpoint of ours: what it lacks counts as removed.
         recipe: The method and its settings.
         sparsity: Fraction of the dense model's units to remove, in [0, 1); or a target, such as
-            ``Target(parameters="100M")``. None: all that the metric ``given`` names.
+            ``Target(parameters="100M")``; or what is to be kept, a ``Bound``. None: all that the
+            metric ``given`` names.
         calibration: Windows file to score on; not needed when the metric looks at no data.
         output: Directory of the checkpoint; must not exist or be empty.
         finetune: Windows file to recover on; not needed when nothing trains.
@@ -191,11 +194,15 @@ def prune_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: The sparsity is outside [0, 1), nothing would be left, or the target cannot
-            be met.
+        ConfigError: The sparsity is outside [0, 1), nothing would be left, or the target or the
+            bound cannot be met.
         DataError: The recovery trains and there are no windows.
     """
-    if sparsity is not None and not isinstance(sparsity, Target):
+    keeper = None
+    if isinstance(sparsity, Bound):
+        check_stops(recipe)
+        keeper = Keeper(path, sparsity)
+    elif sparsity is not None and not isinstance(sparsity, Target):
         check_sparsity(sparsity)
     files = {}
     if calibration is not None:
@@ -211,11 +218,20 @@ def prune_model(
     able = scores_streamed(recipe) and _fuses_streamed(recipe) and _is_whole_before(recipe)
     weights = streamed_where(weights, able, f"pruning with recipe {recipe.name!r}")
     model = load_step(path, recipe, device, weights)
-    count = removals_from(model, recipe, sparsity)
     seen = next(iter(windows.values())) if windows else plain_ids(model, 1, 8)
     tensors = (seen, windows.get("finetune"))
+    if isinstance(sparsity, Bound):
+        count = most_from(model, recipe)
+    else:
+        count = removals_from(model, recipe, sparsity)
     position = Position(output, recipe, path, files, count)
     try:
+        if keeper is not None:
+            with using(compiled=compiled):
+                run = partial(prune, model, recipe, count, *tensors, position=position, reuse=reuse)
+                count = keeper.count(model, lambda keeps: len(run(keeps=keeps)))
+            model = load_step(path, recipe, device, weights)
+            position = Position(output, recipe, path, files, count)
         with ExitStack() as stack:
             stack.enter_context(using(compiling=compiled))
             last: dict[str, Any] = {}
@@ -225,7 +241,7 @@ def prune_model(
                 last["answers"] = stack.enter_context(teacher)
             steps = prune(model, recipe, count, *tensors, **last, position=position, reuse=reuse)
         data = {role: read_meta(file) for role, file in files.items()}
-        asked = {"target": sparsity.text} if isinstance(sparsity, Target) else {}
+        asked = {"target": sparsity.text} if isinstance(sparsity, (Target, Bound)) else {}
         written = publish(model, recipe, steps, output, data=data, made=asked)
     except Stopped as stopped:
         raise position.told(stopped) from None

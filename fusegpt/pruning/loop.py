@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from fusegpt.config import Reuse
@@ -31,6 +33,7 @@ def prune(
     answers: AnswersFile | None = None,
     position: Position | None = None,
     reuse: Reuse = "auto",
+    keeps: Callable[[Model], bool] | None = None,
 ) -> list[PrunedStep]:
     """Remove ``count`` units, one after the other; a contiguous selection takes them at once.
 
@@ -49,6 +52,8 @@ def prune(
         position: Keeps finished steps on disk, and those of a run that was stopped are taken over.
         reuse: ``auto``: hidden states are kept for the next scoring where memory has room for them.
             ``never``: each scoring begins at the first block. Scores are the same.
+        keeps: Asked before each step but the first whether another one may follow; what comes at
+            the end is left out. None: ``count`` units go.
 
     Returns:
         One record per step: the unit, its score, the group, losses, seconds. The last one has
@@ -63,6 +68,8 @@ def prune(
     if reuse == "auto" and count - sum(len(step.gone) for step in steps) > 1:
         kept = _kept_states(model, recipe, calibration)
     for _ in range(sum(len(step.gone) for step in steps), count, max(at_once, 1)):
+        if keeps is not None and steps and not keeps(model):
+            break
         first = steps[0].scores if steps else None
         scores = score_step(model, recipe, calibration, first, at_once, kept)
         checkpoint = None if position is None else position.checkpoint()
@@ -76,7 +83,7 @@ def prune(
         if position is not None:
             position.add(model, steps[-1], report)
     del kept
-    if steps and recipe.trains_at_end:
+    if steps and recipe.trains_at_end and keeps is None:
         windows = finetune if recipe.finish is None else finish_windows
         model.fused.clear()
         checkpoint = None if position is None else position.checkpoint("finish")

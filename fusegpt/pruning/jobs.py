@@ -227,7 +227,7 @@ def prune_model(
     position = Position(output, recipe, path, files, count)
     try:
         if keeper is not None:
-            with using(compiled=compiled):
+            with using(compiling=compiled):
                 run = partial(prune, model, recipe, count, *tensors, position=position, reuse=reuse)
                 count = keeper.count(model, lambda keeps: len(run(keeps=keeps)))
             model = load_step(path, recipe, device, weights)

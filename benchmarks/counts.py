@@ -24,7 +24,9 @@ from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.stored import Stored
+from fusegpt.models.structure.kept_states import keeps
 from fusegpt.models.structure.passes import counting_passes
+from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.room import using
@@ -41,6 +43,7 @@ BOUNDS = {
     "bytes read to load the model": BYTES,
     "bytes read to load and score, streamed": BYTES,
     "block forward passes to score": WINDOWS * BLOCKS * (BLOCKS + 1) // 2,
+    "block forward passes to score again": WINDOWS * 5,
     "bytes held while scoring": 18 * STATE,
     "block forward passes to fuse": WINDOWS * (4 + GROUP * (EPOCHS + 2)),
     "bytes held while fusing": 93 * STATE,
@@ -71,9 +74,24 @@ def counted(model: Path, folder: Path) -> dict[str, int]:
                 work(loaded)
             found[f"block forward passes to {verb}"] = pace.done
             found[f"bytes held while {verb[:-1]}ing"] = _held(model, work)
+    found["block forward passes to score again"] = _passes_again(load(model, dtype="float32"), ids)
     with using("spare"):
         found["bytes held while fusing, spared"] = _held(model, fuse)
     return {name: found[name] for name in BOUNDS}
+
+
+def _passes_again(model: Model, ids: torch.Tensor) -> int:
+    """Passes of a scoring after block 4 went, which goes on from the states of the one before."""
+    batches = ids.split(BATCH)
+    kept = keeps(model, ids.numel(), batches[0], model.units())
+    assert kept is not None, "no memory for some states"
+    macro_influence(model, batches, model.units(), kept_states=kept)
+    remove(model, Unit("block", 4))
+    kept.cut(4)
+    kept.begin(model, len(batches), model.units())
+    with counting_passes(model, "score", None) as pace:
+        macro_influence(model, batches, model.units(), kept_states=kept)
+    return pace.done
 
 
 def _read(work: Callable[[], object]) -> int:

@@ -11,6 +11,7 @@ from fusegpt.models.structure.passes import counting_passes
 from fusegpt.models.surgery.removal import remove
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
+from fusegpt.recovery import RECOVERIES
 from fusegpt.recovery.group import neighbours
 from fusegpt.units import Unit
 from tests import tiny
@@ -22,8 +23,8 @@ SLEB_ORDER = [14, 23, 11, 24, 10, 27, 15]
 """Published removals from LLaMA-2-7B."""
 
 
-def recipe(metric="macro_influence", recovery=None, protect_last=0, **more):
-    importance = {"metric": metric, "protect_last": protect_last}
+def recipe(metric="macro_influence", recovery=None, protect_first=0, protect_last=0, **more):
+    importance = {"metric": metric, "protect_first": protect_first, "protect_last": protect_last}
     sections = {"importance": importance, "recovery": recovery or {"method": "none"}}
     more |= {"dtype": "float32", "calibration": {"batch_size": 2}}
     return resolve("by_hand", sections | more)
@@ -73,6 +74,18 @@ def test_so_are_those_of_every_family(family):
     chosen = recipe(protect_last=2 if family == "gemma4_text" else 0)  # its last kinds stay
     one, other = (scored(family, reuse, chosen, 3)[0] for reuse in ("auto", "never"))
     assert one == other
+
+
+@pytest.mark.parametrize("method", [slow(name) for name in RECOVERIES])
+def test_so_are_those_after_every_recovery(method, starts):
+    known = RECOVERIES[method].schema.model_fields
+    small = {"lora_rank": 2, "rank": 2, **{k: v for k, v in TUNED.items() if k != "method"}}
+    recovery = {"method": method, **{k: v for k, v in small.items() if k in known}}
+    chosen = recipe(recovery=recovery, protect_first=1)  # some fold into the block before
+    one, other = (scored("llama", reuse, chosen, 3) for reuse in ("auto", "never"))
+    assert any(starts)
+    assert one[0] == other[0]
+    assert all(torch.equal(one[1][name], value) for name, value in other[1].items())
 
 
 def test_where_the_last_block_went_the_next_scoring_begins_with_the_new_last_one():

@@ -115,9 +115,7 @@ def record(
     return watch.recording()
 
 
-def run_blocks(
-    blocks: Sequence[Callable[..., Any]], calls: Sequence[Call], hidden: Tensor
-) -> Tensor:
+def run_blocks(blocks: Sequence[Any], calls: Sequence[Call], hidden: Tensor) -> Tensor:
     """Run ``blocks`` one after the other, each as in its call; differentiable.
 
     Args:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusegpt.errors import ArtifactError, ConfigError, first_line
+from fusegpt.free_memory import free_bytes
 from fusegpt.models.structure.replay import Call, run_blocks
-from fusegpt.runtime import free_bytes
 
 __all__ = ["Memory", "States", "compiled", "compiles", "runner", "saved_bytes", "using"]
 

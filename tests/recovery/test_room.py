@@ -5,15 +5,15 @@ import logging
 import pytest
 import torch
 
-from fusegpt import runtime
+from fusegpt import free_memory
 from fusegpt.errors import ArtifactError
+from fusegpt.free_memory import free_bytes
 from fusegpt.models.structure.replay import record
 from fusegpt.recovery import room
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.room import States, runner, saved_bytes, using
 from fusegpt.recovery.settings.group import Fusion
-from fusegpt.runtime import free_bytes
 from fusegpt.units import Unit
 from tests import tiny
 
@@ -121,10 +121,10 @@ def test_with_activations_computed_twice_gradients_are_equal_and_a_state_a_block
 def test_a_process_may_take_what_its_limit_leaves(monkeypatch):
     machine = free_bytes(CPU)
     assert 0 < machine < 2**50
-    limit = runtime._table("/proc/self/status")["VmData"] + 2**24
+    limit = free_memory._table("/proc/self/status")["VmData"] + 2**24
     monkeypatch.setattr(
-        runtime.resource,
+        free_memory.resource,
         "getrlimit",
-        lambda kind: (limit if kind == runtime.resource.RLIMIT_DATA else -1, -1),
+        lambda kind: (limit if kind == free_memory.resource.RLIMIT_DATA else -1, -1),
     )
     assert free_bytes(CPU) <= 2**24

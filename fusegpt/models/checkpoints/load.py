@@ -11,6 +11,7 @@ import torch
 
 from fusegpt.config import Weights
 from fusegpt.errors import ArchitectureError, ConfigError
+from fusegpt.free_memory import free_bytes
 from fusegpt.models.checkpoints.adapters import restore_adapters
 from fusegpt.models.checkpoints.chain import look_ahead, replay_chain
 from fusegpt.models.checkpoints.directory import load_directory
@@ -22,7 +23,6 @@ from fusegpt.results import layout
 from fusegpt.results.history import read_history
 from fusegpt.runtime import (
     dtype_name,
-    free_bytes,
     remote_code_is_allowed,
     slow_here,
 )

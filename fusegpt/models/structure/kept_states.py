@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
+from fusegpt.free_memory import free_bytes
 from fusegpt.models.model import Model
 from fusegpt.models.structure.visits import traced
-from fusegpt.runtime import free_bytes
 from fusegpt.units import Unit
 
 __all__ = ["KeptStates", "keeps"]

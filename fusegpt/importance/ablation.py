@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass, find_branches
+from fusegpt.models.structure.calls import Call
 from fusegpt.models.structure.kept_states import KeptStates
-from fusegpt.models.structure.replay import Call, Recording, record, run_blocks
+from fusegpt.models.structure.replay import Recording, record, run_blocks
 from fusegpt.models.structure.visits import Visit, chunks, visits
 from fusegpt.units import Unit
 

@@ -14,7 +14,7 @@ from fusegpt.importance.drawn import Gates
 from fusegpt.importance.losses import sequence_loss
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import find_branches, parameters_of
-from fusegpt.models.structure.replay import take_hidden
+from fusegpt.models.structure.calls import take_hidden
 from fusegpt.units import Unit
 
 __all__ = ["gates", "opened", "shifted"]

@@ -12,7 +12,7 @@ from fusegpt.importance.sums import Sums
 from fusegpt.importance.updates import mean_update, relative_change
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import bypass
-from fusegpt.models.structure.replay import Call
+from fusegpt.models.structure.calls import Call
 from fusegpt.units import Unit
 
 __all__ = ["llm_bip"]

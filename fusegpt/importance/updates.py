@@ -12,7 +12,7 @@ from fusegpt.importance.checks import finite
 from fusegpt.importance.sums import Sums
 from fusegpt.models.model import Model
 from fusegpt.models.structure.branches import around
-from fusegpt.models.structure.replay import Call
+from fusegpt.models.structure.calls import Call
 from fusegpt.models.structure.visits import recordings
 from fusegpt.units import Unit
 

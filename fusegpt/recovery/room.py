@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fusegpt.errors import ArtifactError, ConfigError, first_line
 from fusegpt.free_memory import free_bytes
-from fusegpt.models.structure.replay import Call, run_blocks
+from fusegpt.models.structure.calls import Call
+from fusegpt.models.structure.replay import run_blocks
 
 __all__ = ["Memory", "States", "compiled", "compiles", "runner", "saved_bytes", "using"]
 

@@ -17,7 +17,7 @@ from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, share_calls
+from fusegpt.models.structure.calls import Call, share_calls
 from fusegpt.models.structure.visits import recordings
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.fused import FusedWeight

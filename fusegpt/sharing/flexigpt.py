@@ -15,7 +15,8 @@ from fusegpt.data.masked import mask_of
 from fusegpt.errors import ArchitectureError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, record
+from fusegpt.models.structure.calls import Call
+from fusegpt.models.structure.replay import record
 from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights

@@ -15,7 +15,7 @@ from fusegpt.errors import ArchitectureError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.importance.gates import gates
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, share_calls
+from fusegpt.models.structure.calls import Call, share_calls
 from fusegpt.models.structure.visits import recordings
 from fusegpt.models.surgery.removal import remove
 from fusegpt.nn.losses import masked

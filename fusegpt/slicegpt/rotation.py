@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fusegpt.errors import NumericsError
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, record
+from fusegpt.models.structure.calls import Call
+from fusegpt.models.structure.replay import record
 from fusegpt.models.wrapped import dense_config, wrapped
 from fusegpt.pace import Pace
 from fusegpt.runtime import generator

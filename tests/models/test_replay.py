@@ -8,14 +8,8 @@ import torch
 from torch import nn
 
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.structure.replay import (
-    Call,
-    head_logits,
-    record,
-    run_blocks,
-    same_calls,
-    share_calls,
-)
+from fusegpt.models.structure.calls import Call, same_calls, share_calls
+from fusegpt.models.structure.replay import head_logits, record, run_blocks
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
 from tests import tiny

@@ -17,7 +17,8 @@ from fusegpt.importance.shapley import shapley
 from fusegpt.importance.sleb import sleb
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.stored import stored_in
-from fusegpt.models.structure.replay import record, same_calls
+from fusegpt.models.structure.calls import same_calls
+from fusegpt.models.structure.replay import record
 from fusegpt.models.structure.visits import calls_of, recordings
 from fusegpt.models.surgery.removal import remove
 from fusegpt.runtime import quiet

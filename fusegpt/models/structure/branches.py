@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
 from fusegpt.models.parts import Branches
+from fusegpt.models.structure.calls import Call
 from fusegpt.models.structure.probe import Probe
-from fusegpt.models.structure.replay import Call, record
+from fusegpt.models.structure.replay import record
 from fusegpt.models.sublayers import Removed, replacements
 from fusegpt.runtime import generator
 from fusegpt.units import Unit

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.parts import Branches, Sublayer
-from fusegpt.models.structure.replay import Call
+from fusegpt.models.structure.calls import Call
 from fusegpt.models.sublayers import Removed
 
 __all__ = ["Branches", "Probe", "Sublayer"]

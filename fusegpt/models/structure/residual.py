@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
-from fusegpt.models.structure.replay import Call, head_logits, record
+from fusegpt.models.structure.calls import Call
+from fusegpt.models.structure.replay import head_logits, record
 
 __all__ = [
     "OutputProjection",

@@ -17,16 +17,13 @@ from torch import Tensor
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
+from fusegpt.models.structure.calls import Call, same_calls, share_calls, take_hidden
 from fusegpt.models.structure.replay import (
-    Call,
     Injector,
     Recording,
     StopForward,
     record,
     returned_length,
-    same_calls,
-    share_calls,
-    take_hidden,
 )
 
 __all__ = ["Visit", "calls_of", "chunks", "recordings", "traced", "visits"]

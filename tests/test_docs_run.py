@@ -30,6 +30,7 @@ ELSEWHERE = {
     "fusegpt evaluate --model work/small": "export/test_runtimes.py::test_llama_cpp_measures",
     "fusegpt export work/pruned --to gptq4": "export/test_gptq.py::test_gptq_writes_what_int4",
     "fusegpt export work/pruned --to int4": "export/test_quantised.py::test_a_directory_of_four",
+    "fusegpt evaluate --model work/eight": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt evaluate --model work/four_bits": "export/test_quantised.py::test_a_directory_of_four",
     "fusegpt info work/small": "export/test_runtimes.py::test_an_export_was_loaded",
     "make gptq-tools": "export/test_gptq.py::test_a_missing_llm_compressor_is_named",

@@ -130,7 +130,12 @@ def _words(data: pd.DataFrame, higher: bool) -> pd.Series:
     """The sparsity and what it was exported to, at the frontier's best point of each."""
     best = data[data["frontier"]].sort_values("value", ascending=not higher)
     best = best.drop_duplicates(["sparsity", "export"])
-    named = best["sparsity"].map(format_sparsity) + " " + best["export"]
+    cut = (
+        best["sparsity"]
+        .map(format_sparsity)
+        .mask((best["sparsity"] == 0) & (best["export"] != ""), "")
+    )
+    named = cut + " " + best["export"].str.removeprefix("gguf:")
     return named.str.strip().reindex(data.index, fill_value="")
 
 

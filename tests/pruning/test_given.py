@@ -178,9 +178,9 @@ def test_a_recipe_beside_the_list_says_what_recovers_and_what_stays():
     [
         (
             ["--blocks", "3", "--sparsity", "0.2"],
-            "give one of '--sparsity', '--target' and '--blocks'",
+            "give one of '--sparsity', '--target', '--blocks' and '--until'",
         ),
-        ([], "give one of '--sparsity', '--target' and '--blocks'"),
+        ([], "give one of '--sparsity', '--target', '--blocks' and '--until'"),
         (["--sparsity", "0.2"], "missing option '--recipe' (or '--blocks')"),
         (["--blocks", "3-"], "importance.blocks: must hold numbers of blocks, ranges such as"),
         (["--blocks", "9"], "must hold numbers of the model's blocks, 0 to 5, got 9"),

@@ -26,6 +26,8 @@ def tuned(compiled, memory="keep"):
 
 @pytest.mark.parametrize("backend, memory", [(None, "keep"), slow("inductor", "spare")])
 def test_compiled_blocks_are_tuned_as_plain_ones_but_for_rounding(backend, memory, monkeypatch):
+    if backend == "inductor" and " " in torch.__file__:
+        pytest.skip("its C++ compiler is called with unquoted paths, and torch's has a space")
     graphs = []
 
     def compiling(way, **more):

@@ -140,7 +140,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
         found = counted(_write_model(Path(name)), Path(name))
     rows = [{"count": name, "value": found[name], "bound": bound} for name, bound in BOUNDS.items()]
@@ -154,4 +153,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.INFO)
     main()

@@ -255,6 +255,7 @@ def test_masks_of_a_file_say_what_is_learned(results, tmp_path):
 
 
 def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(results, tmp_path, caplog):
+    caplog.set_level("INFO", "fusegpt")
     folder, windows, _ = results
     wild = {"learning_rate": 30.0, "epochs": 1, "batch_size": 4}
     tuning = {"method": "fusion", "loss": "mse", "rank": 4, "lora_rank": 4, "group_size": 3}

@@ -17,7 +17,6 @@ import math
 import platform
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from unittest import mock
 
@@ -33,6 +32,7 @@ from torch.nn import functional
 from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.importance.sleb import sleb
 from fusegpt.models.flops import forward_flops, head_flops
+from fusegpt.runtime import Timer
 
 SIZES = {
     "hidden": 576,
@@ -50,23 +50,11 @@ CPU = torch.device("cpu")
 ROWS, TIMES = 1024, 15
 
 
-class CpuTimer:
-    """Seconds that this process computed, with the interface of ``fusegpt.runtime.Timer``."""
+class CpuTimer(Timer):
+    """Seconds that this process computed, once the block is left."""
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> CpuTimer:
-        self._start = time.process_time()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.seconds = time.process_time() - self._start
+    def _now(self) -> float:
+        return time.process_time()
 
 
 def one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
 from fusegpt.sharing.cost import spent
-from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers
+from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers, linear_shapes
 from fusegpt.sharing.settings import FlexiGpt
 from fusegpt.units import part_of
 
@@ -98,7 +98,7 @@ def closest(model: Model, replaced: Sequence[int], rank: int) -> dict[int, int]:
         ArchitectureError: A block has no linear layers, or no other block has equal ones.
     """
     blocks = model.blocks
-    shapes = [{n: m.weight.shape for n, m in linear_layers(block)} for block in blocks]
+    shapes = [linear_shapes(block) for block in blocks]
     found = {}
     for place in replaced:
         like = [

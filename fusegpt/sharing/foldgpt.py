@@ -23,7 +23,7 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.weights import fused_weights
 from fusegpt.sharing.cost import spent
-from fusegpt.sharing.modeling import finished, linear_layers, share
+from fusegpt.sharing.modeling import finished, linear_shapes, share
 from fusegpt.sharing.settings import FoldGpt
 
 __all__ = ["children", "foldgpt"]
@@ -45,7 +45,7 @@ def foldgpt(
     Influence compute with all matrices and biases of a block before them, and with their own norms.
     Then shared matrices, by low-rank updates, and norms are tuned until the last block gives the
     states that the dense model's gave.
-    Source: FoldGPT, arXiv 2407.00928 (decisions D59, D60).
+    Source: FoldGPT, arXiv 2407.00928 (decisions D59, D61).
 
     Args:
         model: Dense, or without some blocks. Its module is used up: do not touch it afterwards.
@@ -113,11 +113,8 @@ def children(influence: Sequence[float], count: int, group_size: int) -> list[in
 def _check_alike(model: Model, sources: Mapping[int, int]) -> None:
     """Refuse blocks that cannot compute with the matrices of their source."""
     for place, source in sources.items():
-        shapes = [
-            {name: layer.weight.shape for name, layer in linear_layers(model.blocks[number])}
-            for number in (place, source)
-        ]
-        if not shapes[0] or shapes[0] != shapes[1]:
+        own = linear_shapes(model.blocks[place])
+        if not own or own != linear_shapes(model.blocks[source]):
             raise ArchitectureError(
                 f"{type(model.module).__name__}: blocks {model.kept[place]} and"
                 f" {model.kept[source]} have no linear layers of equal shapes; they cannot share"

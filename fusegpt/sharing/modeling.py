@@ -33,6 +33,7 @@ __all__ = [
     "expand",
     "finished",
     "linear_layers",
+    "linear_shapes",
     "share",
 ]
 
@@ -148,6 +149,11 @@ def linear_layers(block: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear):
             yield name, module
+
+
+def linear_shapes(block: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of each linear layer's matrix; equal ones can be shared."""
+    return {name: layer.weight.shape for name, layer in linear_layers(block)}
 
 
 def share(inner: PreTrainedModel, sources: Mapping[int, int], rank: int) -> None:

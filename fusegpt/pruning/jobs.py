@@ -226,14 +226,12 @@ def prune_model(
         count = removals_from(model, recipe, sparsity)
     position = Position(output, recipe, path, files, count)
     try:
-        if keeper is not None:
-            with using(compiling=compiled):
+        with using(compiling=compiled), ExitStack() as stack:
+            if keeper is not None:
                 run = partial(prune, model, recipe, count, *tensors, position=position, reuse=reuse)
                 count = keeper.count(model, lambda keeps: len(run(keeps=keeps)))
-            model = load_step(path, recipe, device, weights)
-            position = Position(output, recipe, path, files, count)
-        with ExitStack() as stack:
-            stack.enter_context(using(compiling=compiled))
+                model = load_step(path, recipe, device, weights)
+                position = Position(output, recipe, path, files, count)
             last: dict[str, Any] = {}
             if recipe.finish is not None:
                 teacher = taught(path, recipe, files["finish"], output, device=device)

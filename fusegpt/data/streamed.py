@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +15,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from fusegpt.data.window_files import check_ids, directory_for
-from fusegpt.data.windows import COLUMN, read_meta
+from fusegpt.data.window_files import ANSWERS, MASK, check_ids, check_kind, directory_for
+from fusegpt.data.windows import COLUMN, ROWS, check_content, read_meta
 from fusegpt.errors import ArtifactError, DataError, first_line
 
 __all__ = ["Streamed", "stream_windows"]
 
-ROWS = 512
-"""Windows that are in memory at one time while a file is read."""
-MASKS = ("mask", "answers")
+MASKS = (MASK, ANSWERS)
 """Optional columns: which tokens are no padding, and which of them are to be learned."""
 
 
@@ -73,33 +72,35 @@ def stream_windows(model: Path, path: Path, scratch: Path) -> Streamed:
         scratch: A folder with space for them; nothing stays there.
 
     Raises:
-        ArtifactError: The file is missing, corrupt, or holds no windows of one length.
+        ArtifactError: The file is missing, corrupt, holds no windows of one length, or padding
+            elsewhere than at their end; or the scratch folder has no room.
         DataError: They are tokens of another tokenizer, ids or lengths that the model has not,
             have pictures, or nothing of them is to be learned.
     """
     if read_meta(path).extras is not None:
         raise DataError(f"{path}: a finish trains on text, got windows with pictures")
     directory = directory_for(model, path)
+    check_content(path)
     try:
         file = pq.ParquetFile(path)
-        masks = [name for name in MASKS if name in file.schema_arrow.names]
-        count, length = file.metadata.num_rows, 0
-        ids = learned = np.empty((0, 0))
-        for start, rows in _pieces(file, [COLUMN, *masks], path):
-            if not length:
-                length = rows[COLUMN].shape[1]
-                ids = _mapped(scratch, (count, length), np.int32)
-                learned = _mapped(scratch, (count, length), np.bool_)
-            stop = start + len(rows[COLUMN])
-            if (directory / "config.json").is_file():
-                check_ids(directory, torch.from_numpy(rows[COLUMN].astype(np.int64)), str(path))
-            ids[start:stop] = rows[COLUMN]
-            masked = np.ones_like(rows[COLUMN], dtype=np.bool_)
-            for name in masks:
-                masked = np.logical_and(masked, rows[name])
-            learned[start:stop] = masked
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
+    masks = [name for name in MASKS if name in file.schema_arrow.names]
+    check_kind(file.schema_arrow.field(COLUMN).type, path)
+    count, length = file.metadata.num_rows, 0
+    ids = learned = np.empty((0, 0))
+    for start, rows in _pieces(file, [COLUMN, *masks], path):
+        if not length:
+            length = rows[COLUMN].shape[1]
+            ids = _mapped(scratch, (count, length), np.int32)
+            learned = _mapped(scratch, (count, length), np.bool_)
+        stop = start + len(rows[COLUMN])
+        if (directory / "config.json").is_file():
+            check_ids(directory, torch.from_numpy(rows[COLUMN].astype(np.int64)), str(path))
+        ids[start:stop] = rows[COLUMN]
+        learned[start:stop] = np.logical_and.reduce(
+            [np.ones_like(rows[COLUMN], dtype=np.bool_), *(rows[name] for name in masks)]
+        )
     if not length:
         raise DataError(f"{path}: must hold at least one window, got none")
     if masks and not any(
@@ -114,10 +115,12 @@ def _pieces(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Some windows at a time, with the number of the first."""
     start, length = 0, None
-    for batch in file.iter_batches(batch_size=ROWS, columns=columns):
+    for batch in _batches(file, columns, path):
         found = {}
         for name in columns:
             column = batch.column(batch.schema.get_field_index(name))
+            if name in MASKS and column.type != pa.list_(pa.bool_()):
+                raise ArtifactError(f"{path}: {name} must hold true or false for every token id")
             lengths = set(column.value_lengths().to_pylist())
             length = lengths.copy().pop() if length is None else length
             if lengths != {length} or not length or column.flatten().null_count:
@@ -127,11 +130,34 @@ def _pieces(
                 )
             values = column.flatten().to_numpy(zero_copy_only=False)
             found[name] = values.reshape(len(column), length)
+        mask = found.get(MASK)
+        if mask is not None and (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise ArtifactError(f"{path}: {MASK} must be false behind a window's tokens alone")
         yield start, found
         start += batch.num_rows
 
 
+def _batches(file: pq.ParquetFile, columns: list[str], path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, some at a time."""
+    try:
+        yield from file.iter_batches(batch_size=ROWS, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
+
+
 def _mapped(folder: Path, shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """An array in a file that is gone as soon as nobody has it open."""
-    with tempfile.TemporaryFile(dir=folder) as stream:
-        return np.memmap(stream, dtype=dtype, mode="w+", shape=shape)
+    """An array in a file that is gone as soon as nobody has it open.
+
+    Raises:
+        ArtifactError: The disk has no room for it.
+    """
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)  # a full disk would be a SIGBUS later
+            return np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: must have room for {size / 2**20:.3g} MiB of windows"
+            f" ({(error.strerror or str(error)).lower()})"
+        ) from None

@@ -15,7 +15,7 @@ from fusegpt.data.corpora import Text, by_rank, draw_rows, file_of, load_text
 from fusegpt.data.files import columns_of, read_rows
 from fusegpt.data.templates import render
 from fusegpt.data.tokens import encode, fingerprint
-from fusegpt.data.windows import COLUMN, read_meta
+from fusegpt.data.windows import COLUMN, check_content, read_meta
 from fusegpt.errors import ArtifactError, DataError
 
 __all__ = ["Source", "Tokens", "source_of"]
@@ -127,8 +127,9 @@ class _Rows:
         return self.documents[number]
 
     def stream(self) -> Tokens:
-        told = [one.answers for one in self.documents if one.answers is not None]
-        answers = np.concatenate(told) if told else None
+        answers = None
+        if any(one.answers is not None for one in self.documents):
+            answers = np.concatenate([_counting(one) for one in self.documents])
         return Tokens(np.concatenate([one.ids for one in self.documents]), answers)
 
     def drawn(self, count: int, seed: int) -> _Rows:
@@ -157,20 +158,40 @@ def _ids(
     tokenizer: Any, name: str, split: str, file: Path, limit: int | None, *, answers: bool
 ) -> _Rows:
     """Token ids of something else, or of ``fusegpt generate`` or ``fusegpt sample``."""
-    digest = read_meta(file).tokenizer_sha256
-    if digest is not None and digest != fingerprint(tokenizer):
-        raise DataError(f"{file}: tokens of another tokenizer than the model's; make them again")
-    found = []
-    for where, row in read_rows(file, limit):
-        ids, mask, counts = (row.get(column) for column in (COLUMN, "mask", "answers"))
-        if not isinstance(ids, list) or not all(isinstance(one, int) for one in ids):
-            raise ArtifactError(
-                f"{where}: {COLUMN} must be a list of whole numbers, got {ids!r:.60}"
+    if file.suffix == ".parquet":
+        digest = read_meta(file).tokenizer_sha256
+        if digest is not None and digest != fingerprint(tokenizer):
+            raise DataError(
+                f"{file}: tokens of another tokenizer than the model's; make them again"
             )
-        tokens = len(ids) if mask is None else sum(mask)
-        told = np.asarray(counts[:tokens], dtype=bool) if answers and counts else None
-        found.append(Tokens(np.asarray(ids[:tokens], dtype=np.int32), told))
+        check_content(file)
+    found = [_row(row, where, answers=answers) for where, row in read_rows(file, limit)]
     return _Rows(found, _about(name, split, file, "token ids"))
+
+
+def _row(row: Mapping[str, Any], where: str, *, answers: bool) -> Tokens:
+    """The token ids of one row, without its padding."""
+    ids, mask, counts = (row.get(column) for column in (COLUMN, "mask", "answers"))
+    if not isinstance(ids, list) or not all(isinstance(one, int) for one in ids):
+        raise ArtifactError(f"{where}: {COLUMN} must be a list of whole numbers, got {ids!r:.60}")
+    for column, flags in (("mask", mask), ("answers", counts)):
+        told = isinstance(flags, list) and all(flag in (0, 1) for flag in flags)
+        if flags is not None and not (told and len(flags) == len(ids)):
+            raise ArtifactError(
+                f"{where}: {column} must hold true or false for each of {len(ids)} token ids, got"
+                f" {flags!r:.60}"
+            )
+    tokens = len(ids) if mask is None else sum(mask)
+    if mask is not None and not all(mask[:tokens]):
+        raise ArtifactError(f"{where}: mask must be false behind a row's tokens alone")
+    learned = None if counts is None or not answers else np.asarray(counts[:tokens], dtype=bool)
+    return Tokens(np.asarray(ids[:tokens], dtype=np.int32), learned)
+
+
+def _counting(document: Tokens) -> np.ndarray:
+    """Which tokens of a document count; all, where it does not say."""
+    whole = np.ones(len(document.ids), dtype=bool)
+    return whole if document.answers is None else document.answers
 
 
 def _about(name: str, split: str, file: Path, variant: str) -> dict[str, Any]:

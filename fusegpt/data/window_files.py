@@ -26,7 +26,16 @@ from fusegpt.results import digests
 from fusegpt.results.files import ExtraColumn
 from fusegpt.results.history import dense_directory
 
-__all__ = ["check_ids", "directory_for", "read_windows", "windows_for", "write_windows"]
+__all__ = [
+    "ANSWERS",
+    "MASK",
+    "check_ids",
+    "check_kind",
+    "directory_for",
+    "read_windows",
+    "windows_for",
+    "write_windows",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +84,7 @@ def read_windows(path: Path) -> Tensor:
         column = pq.read_table(path, columns=[COLUMN]).column(COLUMN).combine_chunks()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(
-        kind.value_type
-    ):
-        raise ArtifactError(f"{path}: {COLUMN} must be lists of whole numbers, got {kind}")
+    check_kind(column.type, path)
     if column.null_count or column.flatten().null_count:
         raise ArtifactError(f"{path}: {COLUMN} must hold a token id in every place, got nulls")
     lengths = set(column.value_lengths().to_pylist())
@@ -159,6 +164,13 @@ def check_ids(directory: Path, ids: Tensor, where: str) -> None:
             f"{where}: windows must be at most {longest} tokens long, the model's positions, got"
             f" {ids.shape[1]}; sample shorter ones"
         )
+
+
+def check_kind(kind: pa.DataType, path: Path) -> None:
+    """Refuse a column of tokens that holds no lists of whole numbers."""
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not listed or not pa.types.is_integer(kind.value_type):
+        raise ArtifactError(f"{path}: {COLUMN} must be lists of whole numbers, got {kind}")
 
 
 def _check_tokenizer(path: Path, directory: Path) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMN",
     "META_KEY",
+    "ROWS",
     "at_random",
     "batches",
     "check_content",
@@ -38,6 +39,8 @@ __all__ = [
 META_KEY = b"fusegpt"
 COLUMN = "input_ids"
 """The column of token ids, one window a row."""
+ROWS = 512
+"""Windows that are in memory at one time while a file is read piece by piece."""
 
 
 def at_random(token_ids: np.ndarray, sequences: int, length: int, seed: int) -> np.ndarray:
@@ -110,25 +113,38 @@ def content_digest(table: pa.Table, notes: Mapping[str, Any]) -> str:
         table: Columns of lists of whole numbers, or of bytes.
         notes: What stands in the file's metadata, but the digest.
     """
+    return _digest(notes, table.schema, lambda name: table.column(name).chunks)
+
+
+def _digest(
+    notes: Mapping[str, Any], schema: pa.Schema, pieces: Callable[[str], Iterable[pa.Array]]
+) -> str:
+    """The digest of columns that are seen piece by piece; how they are cut changes nothing."""
     import pyarrow as pa
 
     found = hashlib.sha256(digests.digest_of(dict(notes)).encode())
-    for name in sorted(table.column_names):
-        column = table.column(name).combine_chunks()
-        if pa.types.is_list(column.type):
-            values = column.flatten().to_numpy(zero_copy_only=False)
-            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-            parts = [lengths.astype(np.int64).tobytes(), values.astype(np.int64).tobytes()]
-        else:
-            parts = column.to_pylist()
-        for part in (name.encode(), *parts):
-            found.update(f"{len(part)} ".encode())
+
+    def add(parts: Iterable[bytes], size: int) -> None:
+        found.update(f"{size} ".encode())
+        for part in parts:
             found.update(part)
+
+    for name in sorted(schema.names):
+        add([name.encode()], len(name.encode()))
+        if pa.types.is_list(schema.field(name).type):
+            each = [one.value_lengths().to_numpy(zero_copy_only=False) for one in pieces(name)]
+            lengths = np.concatenate([np.empty(0, np.int64), *each]).astype(np.int64)
+            add([lengths.tobytes()], lengths.nbytes)
+            values = (one.flatten().to_numpy(zero_copy_only=False) for one in pieces(name))
+            add((one.astype(np.int64).tobytes() for one in values), 8 * int(lengths.sum()))
+            continue
+        for part in (part for one in pieces(name) for part in one.to_pylist()):
+            add([part], len(part))
     return found.hexdigest()
 
 
 def check_content(path: Path) -> bool:
-    """Compare a file of windows with the digest in its metadata.
+    """Compare a file of windows with the digest in its metadata; it is never in memory whole.
 
     Returns:
         Whether it has one.
@@ -144,7 +160,13 @@ def check_content(path: Path) -> bool:
         return False
     said = notes.pop(digests.KEY)
     try:
-        same = said == content_digest(pq.read_table(path), notes)
+        with pq.ParquetFile(path) as file:
+
+            def pieces(name: str) -> Iterator[pa.Array]:
+                for batch in file.iter_batches(batch_size=ROWS, columns=[name]):
+                    yield batch.column(0)
+
+            same = said == _digest(notes, file.schema_arrow, pieces)
     except (pa.ArrowException, OSError, AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not a readable windows file ({first_line(error)})") from error
     if not same:

@@ -51,6 +51,7 @@ READERS: dict[at.Pattern, Callable[[Path], Record]] = {
 
 CHECKS: dict[at.Pattern, Callable[[Path], bool]] = {
     at.windows: check_content,
+    at.generated: check_content,
     at.resume: check_unfinished,
     at.checkpoint_card: check_text,
     at.slice_card: check_text,

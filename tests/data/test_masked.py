@@ -16,7 +16,7 @@ from fusegpt.data.masked import (
 )
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import read_windows, write_windows
-from fusegpt.data.windows import batches
+from fusegpt.data.windows import batches, check_content
 from fusegpt.errors import ArtifactError, DataError
 from tests import tiny
 
@@ -104,3 +104,43 @@ def test_a_finish_reads_the_same_targets_from_the_file(windows, answers, tiny_ll
         write_windows(tmp_path / "w.parquet", given, {"corpus": "x"})
         streamed = stream_windows(tiny_llama_dir, tmp_path / "w.parquet", tmp_path)
         assert torch.equal(streamed.targets(0, len(given)), next_tokens(given) != IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"mask": [[False, True], [True, True]]}, "mask must be false behind a window's tokens"),
+        ({"mask": [[1, 0], [1, 1]]}, "mask must hold true or false for every token id"),
+        ({"answers": [[True], [True]]}, r"must have one length .* in column answers"),
+        ({"input_ids": [[5.5, 6.5], [7.0, 8.0]]}, "must be lists of whole numbers, got list<"),
+    ],
+)
+def test_a_finish_refuses_the_same_files(tmp_path, tiny_llama_dir, columns, message):
+    file = tmp_path / "w.parquet"
+    pq.write_table(pa.table({"input_ids": [[5, 6], [7, 8]], **columns}), file)
+    with pytest.raises(ArtifactError, match=message):
+        stream_windows(tiny_llama_dir, file, tmp_path)
+    with pytest.raises(ArtifactError):
+        read_windows(file)
+
+
+def test_a_finish_compares_its_windows_with_their_digest(answers, tiny_llama_dir, tmp_path):
+    file = tmp_path / "w.parquet"
+    write_windows(file, answers, {"corpus": "x"})
+    table = pq.read_table(file)
+    ids = pa.array(tiny.ids(2, 4, seed=1).tolist(), pa.list_(pa.int32()))
+    pq.write_table(table.set_column(table.column_names.index("input_ids"), "input_ids", ids), file)
+    with pytest.raises(ArtifactError, match="its digest says that it does not"):
+        stream_windows(tiny_llama_dir, file, tmp_path)
+
+
+def test_a_folder_without_room_is_named_in_place_of_the_windows(tiny_llama_dir, tmp_path):
+    write_windows(tmp_path / "w.parquet", tiny.ids(6, 10), {"corpus": "x"})
+    with pytest.raises(ArtifactError, match=r"no/such: must have room for .* MiB of windows \(no"):
+        stream_windows(tiny_llama_dir, tmp_path / "w.parquet", tmp_path / "no/such")
+
+
+def test_a_digest_is_the_same_however_a_file_is_cut(windows, tmp_path, monkeypatch):
+    write_windows(tmp_path / "w.parquet", windows, {"corpus": "x"})
+    monkeypatch.setattr("fusegpt.data.windows.ROWS", 4)
+    assert check_content(tmp_path / "w.parquet")

@@ -127,3 +127,45 @@ def test_token_ids_of_others_are_a_corpus(tiny_llama_dir, tmp_path):
     pq.write_table(pa.table({"input_ids": ["five"]}), file)
     with pytest.raises(ArtifactError, match="row 1: input_ids must be a list of whole numbers"):
         sample(tiny_llama_dir, str(file), length=2, rows=1)
+
+
+def test_rows_of_token_ids_that_tell_no_answers_count_whole(tiny_llama_dir, tmp_path):
+    file = tmp_path / "ids.jsonl"
+    rows = [(range(10, 14), [0, 0, 1, 1]), (range(20, 24), None), (range(30, 34), [0, 1, 0, 0])]
+    lines = [json.dumps({"input_ids": list(ids), "answers": told}) for ids, told in rows]
+    file.write_text("\n".join(lines))
+    counts = {12: True, 13: True, **dict.fromkeys(range(20, 24), True), 31: True}
+    for cut in ("joined", "documents"):
+        asked = {"length": 4, "sequences": 3, "cut": cut, "bos": "none"}
+        windows = sample(tiny_llama_dir, str(file), **asked, predict="answers")
+        for ids, told in zip(windows.plain().tolist(), windows.answers.tolist(), strict=True):
+            assert told == [counts.get(token, False) for token in ids]
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"mask": [False, True, True]}, "row 1: mask must be false behind a row's tokens alone"),
+        (
+            {"mask": [True, True]},
+            "row 1: mask must hold true or false for each of 3 token ids, got",
+        ),
+        ({"answers": [True, True]}, "row 1: answers must hold true or false for each of 3 token"),
+        ({"answers": ["yes", "no", "no"]}, "row 1: answers must hold true or false for each of 3"),
+    ],
+)
+def test_masks_of_token_ids_that_mean_nothing_are_refused(tiny_llama_dir, tmp_path, masks, message):
+    file = tmp_path / "ids.parquet"
+    pq.write_table(pa.table({"input_ids": [[5, 6, 7]], **{k: [v] for k, v in masks.items()}}), file)
+    with pytest.raises(ArtifactError, match=message):
+        sample(tiny_llama_dir, str(file), length=2, sequences=1)
+
+
+def test_token_ids_are_compared_with_the_digest_of_their_file(tiny_llama_dir, texts, tmp_path):
+    file = tmp_path / "w.parquet"
+    sample(tiny_llama_dir, texts[0], length=8, sequences=2, output=file)
+    table = pq.read_table(file)
+    other = pa.array([list(range(8))] * 2, pa.list_(pa.int32()))
+    pq.write_table(table.set_column(0, "input_ids", other), file)
+    with pytest.raises(ArtifactError, match="its digest says that it does not"):
+        sample(tiny_llama_dir, str(file), length=4, sequences=2)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 
 from fusegpt.artifacts import file_record, sha256, write_json
 from fusegpt.cli import fusegpt_command
+from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ArtifactError
 from fusegpt.pruning.recipe import resolve
 from fusegpt.workflow.verify import verify
@@ -212,3 +214,14 @@ def test_files_without_a_digest_and_leftovers_are_told_and_no_problem(results):
     assert results / "models/tiny/source.json" not in found.unknown  # a step names it
     assert done.exit_code == 0 and "no digest recorded" in done.output
     assert f"{leftover} first: half-written" in done.output
+
+
+def test_texts_that_a_model_wrote_are_compared_with_their_digest(results):
+    file = results / "generated/tiny/own-89abcdef.parquet"
+    file.parent.mkdir(parents=True)
+    write_windows(file, torch.tensor([[1, 2]]), {"corpus": "generated"})
+    assert verify(results).problems == []
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(0, "input_ids", pa.array([[1, 3]], pa.list_(pa.int32()))), file)
+    (problem,) = verify(results).problems
+    assert problem.startswith(f"{file}: must hold the windows that were written")

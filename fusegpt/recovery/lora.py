@@ -66,7 +66,7 @@ def lora(
         label="LoRA of the pruned model",
     )
     after = total_loss(loss_of, range(len(pieces)))
-    undone = after > before
+    undone = not after <= before  # a loss that is no number is no better
     if undone:
         logger.warning("LoRA: loss rose from %.4g to %.4g; undone", before, after)
         adapted.unload()

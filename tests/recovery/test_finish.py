@@ -243,6 +243,16 @@ def test_a_rise_of_the_loss_is_undone(train, windows, answered):
     assert all(torch.equal(v, weights(model)[n]) for n, v in before.items())
 
 
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_weights_that_give_no_number_are_undone(name, windows, answered):
+    """The only step has a finite loss, and what it leaves has none."""
+    model = pruned()
+    before = weights(model)
+    wild = {"learning_rate": 1e25, "clip_norm": 0, "epochs": 1, "batch_size": 8, "warmup": 0}
+    assert finish(name, model, windows, answered, **wild).undone
+    assert all(torch.equal(v, weights(model)[n]) for n, v in before.items())
+
+
 def test_bad_data_are_refused_in_one_line(windows, answered, tmp_path):
     with pytest.raises(
         DataError, match="one batch of 4 windows and one optimiser step, got 3 windows"

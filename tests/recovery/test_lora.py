@@ -57,6 +57,14 @@ def test_micro_batches_change_rounding_only(windows):
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
 
 
+def test_weights_that_give_no_number_are_undone(windows):
+    """The only step has a finite loss, and what it leaves has none."""
+    model = tiny.model("llama")
+    before = weights(model)
+    assert lora(model, windows, Lora(epochs=1, batch_size=8, learning_rate=1e25), seed=0).undone
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
 def test_a_seed_gives_the_same_bits_and_another_seed_others(windows):
     torch.manual_seed(1)
     state = torch.get_rng_state()

@@ -89,7 +89,7 @@ def heal(
             )
         training.form()
         after = total_loss(loss_of, judged)
-        training.undo = after > before
+        training.undo = not after <= before  # a loss that is no number is no better
         if training.undo:
             logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
         trainable = sum(p.numel() for p in training.parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusegpt.artifacts import read_json
+from fusegpt.artifacts import read_json, sha256
 from fusegpt.errors import ArtifactError, first_line
 from fusegpt.registry import Entry
 from fusegpt.results import layout
@@ -23,6 +23,7 @@ __all__ = [
     "check_listed",
     "check_num_blocks",
     "count_parameters",
+    "file_marks",
     "register_own_type",
     "text_config",
     "weight_files",
@@ -52,6 +53,25 @@ def register_own_type(directory: Path) -> bool:
     if entry is not None:
         entry.load()
     return entry is not None
+
+
+def file_marks(model: Path) -> list[list[str | int]]:
+    """Return what tells a model from another in its place, without reading its weights.
+
+    Args:
+        model: A directory, or the record of a model.
+
+    Returns:
+        Names, sizes and times of the weight files, and names and digests of the small ones.
+    """
+    found: list[list[str | int]] = []
+    for file in sorted(model.glob("*") if model.is_dir() else [model]):
+        if file.suffix == ".safetensors":
+            status = file.stat()
+            found.append([file.name, status.st_size, status.st_mtime_ns])
+        elif file.suffix == ".json":
+            found.append([file.name, sha256(file)])
+    return found
 
 
 def text_config(directory: Path) -> PretrainedConfig:

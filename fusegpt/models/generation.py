@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from fusegpt.data.cutting import PADDING
-from fusegpt.data.directories import text_config
+from fusegpt.data.directories import file_marks, text_config
 from fusegpt.data.generated import Generated
 from fusegpt.data.masked import Masked
 from fusegpt.data.rewriting import accepted
@@ -226,7 +226,6 @@ def _windows(rows: Sequence[list[int]], starts: Sequence[Start], settings: Gener
 
 def _names(settings: Generated, starts: Sequence[Start], directory: Path) -> str:
     """Everything that unfinished texts depend on."""
-    config = (directory / layout.CONFIG).read_text(encoding="utf-8")
-    sizes = [[path.name, path.stat().st_size] for path in sorted(directory.glob("*.safetensors"))]
-    content = json.dumps([settings.model_dump(), [vars(start) for start in starts], config, sizes])
+    begun = [vars(start) for start in starts]
+    content = json.dumps([settings.model_dump(), begun, file_marks(directory)])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -12,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fusegpt.artifacts import atomic_path
+from fusegpt.errors import ArtifactError, first_line
+from fusegpt.results.digests import KEY
+from fusegpt.results.unfinished import FINGERPRINT, check_unfinished, state_digest
 
 __all__ = ["Written"]
 
@@ -30,13 +33,17 @@ class Written:
         self.path, self.fingerprint = path, fingerprint
 
     def read(self) -> list[list[int]]:
-        """Return them; none when there is no file, or one of other settings."""
+        """Return them; none when there is no file, one of other settings, or a damaged one."""
+        if not self.path.is_file():
+            return []
         try:
+            check_unfinished(self.path)
             with safe_open(self.path, framework="np") as file:
-                if (file.metadata() or {}).get("fingerprint") != self.fingerprint:
+                if (file.metadata() or {}).get(FINGERPRINT) != self.fingerprint:
                     return []
                 ids, lengths = file.get_tensor("ids"), file.get_tensor("lengths").tolist()
-        except (OSError, SafetensorError):
+        except (ArtifactError, OSError, SafetensorError) as error:
+            logger.warning("%s; the texts are written anew", first_line(error))
             return []
         logger.info("%d texts were written before", len(lengths))
         return [row[:size] for row, size in zip(ids.tolist(), lengths, strict=True)]
@@ -48,5 +55,7 @@ class Written:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
         tensors = {"ids": torch.from_numpy(ids), "lengths": torch.tensor(lengths)}
+        about = {FINGERPRINT: self.fingerprint}
+        about[KEY] = state_digest(about, ((n, t.shape, t.numpy()) for n, t in tensors.items()))
         with atomic_path(self.path) as partial:
-            save_file(tensors, partial, {"fingerprint": self.fingerprint})
+            save_file(tensors, partial, about)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fusegpt import parallel
 from fusegpt.artifacts import check_free, sha256
+from fusegpt.data.directories import file_marks
 from fusegpt.data.streamed import stream_windows
 from fusegpt.errors import ConfigError
 from fusegpt.models.checkpoints.load import load
@@ -74,7 +77,7 @@ def finish_model(
     inputs = {"finish": windows}
     if answers is not None:
         inputs["answers"] = answers if answers.is_file() else answers / layout.ANSWERS
-    known = fingerprint(recipe, [path, *inputs.values()])
+    known = _known(recipe, [path, *inputs.values()], teacher)
     resume = Resume(layout.unfinished(output), known, every_seconds=checkpoint_seconds)
     with Timer() as timer:
         data = stream_windows(path, windows, output.parent)
@@ -90,6 +93,14 @@ def finish_model(
     written = publish(model, recipe, steps, output, made=made)
     resume.remove()
     return written
+
+
+def _known(recipe: Recipe, files: Sequence[Path], teacher: Path | None) -> str:
+    """One string for everything that the training depends on, a teacher that answers now too."""
+    known = fingerprint(recipe, files)
+    if teacher is None:
+        return known
+    return hashlib.sha256(json.dumps([known, file_marks(teacher)]).encode()).hexdigest()
 
 
 @contextmanager
@@ -125,6 +136,8 @@ def taught(
         return
     how = (finish.top_k, finish.temperature)
     if answers is not None:
+        if teacher is not None:
+            raise ConfigError(f"{name}: --answers are a teacher's already; leave out --teacher")
         yield read_answers(answers, windows, *how)
         return
     if teacher is None and finish.teacher is not None:

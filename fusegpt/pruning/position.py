@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from fusegpt.artifacts import file_record, sha256
+from fusegpt.artifacts import file_record
+from fusegpt.data.directories import file_marks
 from fusegpt.errors import ArtifactError, Stopped
 from fusegpt.models.checkpoints.adapters import adapter_tensors
 from fusegpt.models.checkpoints.chain import catch_up, rest_on
@@ -64,7 +65,12 @@ class Position:
     ) -> None:
         self.directory = layout.unfinished_run(output)
         at_once = count if recipe.selection == "contiguous" else 1
-        known = [fingerprint(recipe, list(files.values())), sorted(files), at_once, _told_by(model)]
+        known = [
+            fingerprint(recipe, list(files.values())),
+            sorted(files),
+            at_once,
+            file_marks(model),
+        ]
         self.fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
         self.recipe = recipe
         self.steps: list[PrunedStep] = []
@@ -144,15 +150,3 @@ class Position:
                 file.unlink()
         if self.directory.is_dir() and not any(self.directory.iterdir()):
             self.directory.rmdir()
-
-
-def _told_by(model: Path) -> list[list[str | int]]:
-    """Names, sizes and times of a model's files, and the contents of the small ones."""
-    found: list[list[str | int]] = []
-    for file in sorted(model.glob("*") if model.is_dir() else [model]):
-        if file.suffix == ".safetensors":
-            status = file.stat()
-            found.append([file.name, status.st_size, status.st_mtime_ns])
-        elif file.suffix == ".json":
-            found.append([file.name, sha256(file)])
-    return found

@@ -119,6 +119,38 @@ def test_texts_of_other_settings_are_not_gone_on_with(model, tmp_path, monkeypat
     assert torch.equal(other, fresh)
 
 
+@pytest.mark.parametrize("change", ["weights", "ends", "bit"])
+def test_texts_of_another_model_or_damaged_ones_are_not_gone_on_with(
+    change, model, tmp_path, monkeypatch, caplog
+):
+    output, other = tmp_path / "own.parquet", tmp_path / "model"
+    shutil.copytree(model, other)
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "asked_to_stop", lambda: 15)
+        with pytest.raises(Stopped):
+            generate(other, Generated(**SMALL), output=output)
+    (kept,) = tmp_path.glob("*.resume.safetensors")
+    if change == "weights":  # of the same names and sizes
+        changed = load(other, dtype="float32").module
+        changed.lm_head.weight.data.mul_(-1)
+        changed.save_pretrained(other)
+    elif change == "ends":
+        (other / "generation_config.json").write_text('{"eos_token_id": 7}')
+    else:
+        whole = bytearray(kept.read_bytes())
+        whole[-8 * 3 - 1] ^= 1  # lengths come last
+        kept.write_bytes(whole)
+    asked = []
+    real = generation._write
+    monkeypatch.setattr(generation, "_write", lambda *all: asked.append(all[3]) or real(*all))
+    again = generate(other, Generated(**SMALL), output=output)
+    assert asked[0] == range(2)
+    assert torch.equal(again, generate(other, Generated(**SMALL), output=tmp_path / "x.parquet"))
+    assert ("digest says that it is not; the texts are written anew" in caplog.text) == (
+        change == "bit"
+    )
+
+
 def test_answers_to_prompts_count_and_their_ends_are_kept(model, chats, tmp_path):
     settings = Generated(start="prompts", corpus=str(chats), sequences=4, length=60, batch_size=3,
                          dtype="float32", top_p=0.9)  # fmt: skip

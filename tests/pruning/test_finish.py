@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,7 +13,7 @@ from fusegpt import finish_model, fuse_model, prune_model, score_model
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.window_files import write_windows
-from fusegpt.errors import ConfigError, DataError
+from fusegpt.errors import ConfigError, DataError, Stopped
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
 from fusegpt.recovery.healing import heal
@@ -20,6 +21,7 @@ from fusegpt.results.base import read
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.records import Step
+from fusegpt.signals import stoppable
 from fusegpt.workflow.describe import describe
 from fusegpt.workflow.verify import verify
 from tests import tiny
@@ -165,6 +167,63 @@ def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
         assert whole == killed, name
 
 
+@pytest.mark.parametrize("change", ["teacher", "bit"])
+def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
+    change, results, tmp_path, monkeypatch, caplog
+):
+    from fusegpt.models.checkpoints.load import load
+    from fusegpt.recovery.healing import answers
+
+    folder, windows, _ = results
+    tiny.model("llama_tied", seed=5).module.save_pretrained(tmp_path / "other")
+    one = load(folder / "models/tiny", dtype="float32")
+    two = one if change == "bit" else load(tmp_path / "other", dtype="float32")
+    real, asked = answers.head_logits, []
+
+    def dying(*arguments):
+        asked.append(arguments)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "EVERY_SECONDS", 0.0)
+        patch.setattr(answers, "head_logits", dying)
+        with pytest.raises(KeyboardInterrupt):
+            answers.answer_windows(one, windows, tmp_path / "out", top_k=4)
+    if change == "bit":
+        ids = np.load(tmp_path / "out/ids.npy", mmap_mode="r+")
+        ids[1, 0, 0] ^= 1
+        ids.flush()
+    answers.answer_windows(two, windows, tmp_path / "out", top_k=4)
+    answers.answer_windows(two, windows, tmp_path / "whole", top_k=4)
+    for name in ("logits.npy", "ids.npy", "rest.npy"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert ("not what was written before" in caplog.text) == (change == "bit")
+
+
+def test_a_finish_is_not_resumed_with_another_teacher(results, tmp_path, monkeypatch):
+    _, windows, manifest = results
+    other = tmp_path / "other"
+    tiny.model("llama_tied", seed=5).module.save_pretrained(other)
+    real, calls = heal._propagate, []
+
+    def stopping(*given):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == 3:  # of the second optimiser step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patch, stoppable():
+        patch.setattr(heal, "_propagate", stopping)
+        with pytest.raises(Stopped):
+            finish_model(manifest, recipe(), tmp_path / "one", windows=windows)
+    for name in ("one", "whole"):
+        finish_model(manifest, recipe(), tmp_path / name, windows=windows, teacher=other)
+    one, whole = weights(tmp_path / "one"), weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[name]) for name, value in one.items())
+
+
 def test_a_stopped_finish_saves_its_position_and_ends_with_the_same_bits(
     results, tmp_path, monkeypatch, capsys
 ):
@@ -212,6 +271,9 @@ def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
         finish_model(manifest, recipe().steps, output, **given)
     with pytest.raises(ConfigError, match="finish: learns from no teacher"):
         finish_model(manifest, recipe("full"), output, answers=answers, **given)
+    with pytest.raises(ConfigError, match="--answers are a teacher's already; leave out --teacher"):
+        dense = folder / "models/tiny"
+        finish_model(manifest, recipe(), output, answers=answers, teacher=dense, **given)
     with pytest.raises(ConfigError, match="teacher: is 'big'; give its directory with --teacher"):
         finish_model(manifest, recipe(teacher="big"), output, **given)
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from fusegpt.artifacts import STAGE_VERSION, file_record, sha256, write_json
+from fusegpt.data.directories import file_marks
 from fusegpt.data.streamed import Streamed, stream_windows
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 from fusegpt.models.flops import forward_flops, head_flops
@@ -123,7 +125,8 @@ def answer_windows(
     data = stream_windows(teacher.source, windows, output)
     kept = None if top_k == vocab else top_k
     dtype = dtype_name(teacher.dtype)
-    same = {"windows": sha256(windows), "top_k": kept, "temperature": temperature, "dtype": dtype}
+    same: dict[str, Any] = {"windows": sha256(windows), "top_k": kept, "temperature": temperature}
+    same |= {"dtype": dtype, "teacher": file_marks(teacher.source)}
     with Timer(teacher.device) as timer:
         _fill(teacher, data, output, kept, temperature, batch_size, same)
     tokens = data.sequences * data.length
@@ -163,8 +166,14 @@ def _fill(
     same: dict[str, Any],
 ) -> None:
     """Write the arrays, window by window; what is on record as done is not done again."""
-    done = _done(output, same)
-    arrays = _arrays(output, data, int(teacher.text_config.vocab_size), top_k, new=not done)
+    vocab = int(teacher.text_config.vocab_size)
+    done, said = _done(output, same)
+    arrays = _arrays(output, data, vocab, top_k, new=not done)
+    digest = _Digest(arrays)
+    if done and digest.up_to(done) != said:
+        logger.warning("%s: not what was written before; answered anew", output)
+        done, arrays = 0, _arrays(output, data, vocab, top_k, new=True)
+        digest = _Digest(arrays)
     saved = time.monotonic()
     with Pace("answers", data.sequences, "window", done=done) as pace:
         for start in range(done, data.sequences, batch_size):
@@ -173,9 +182,30 @@ def _fill(
             pace.advance(rows.stop - rows.start)
             if time.monotonic() - saved >= EVERY_SECONDS:
                 _flush(arrays.values())
-                write_json(output / PROGRESS, {**same, "done": rows.stop})
+                kept = {"done": rows.stop, "sha256": digest.up_to(rows.stop)}
+                write_json(output / PROGRESS, {**same, **kept})
                 saved = time.monotonic()
     _flush(arrays.values())
+
+
+class _Digest:
+    """A digest of the first windows' answers, which grows with them.
+
+    Args:
+        arrays: They are read, each window once.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays, self.windows = arrays, 0
+        self.hashes = {name: hashlib.sha256() for name in arrays}
+
+    def up_to(self, windows: int) -> dict[str, str]:
+        """Return it for so many windows, no fewer than before, by array."""
+        for number in range(self.windows, windows):
+            for name, array in self.arrays.items():
+                self.hashes[name].update(array[number])
+        self.windows = windows
+        return {name: found.hexdigest() for name, found in self.hashes.items()}
 
 
 def _answer_rows(
@@ -195,14 +225,15 @@ def _answer_rows(
                 arrays[name][rows, places] = values.cpu().numpy()
 
 
-def _done(output: Path, same: dict[str, Any]) -> int:
-    """How many windows an earlier job with the same settings left behind."""
+def _done(output: Path, same: dict[str, Any]) -> tuple[int, Any]:
+    """How many windows an earlier job with the same settings left behind, and their digest."""
     try:
         found = json.loads((output / PROGRESS).read_bytes())
         there = all((output / name).is_file() for name in _names(same["top_k"]))
-        return int(found.pop("done")) if found.items() >= same.items() and there else 0
+        known = int(found.pop("done")), found.pop("sha256")
+        return known if there and found == same else (0, None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0
+        return 0, None
 
 
 def _arrays(

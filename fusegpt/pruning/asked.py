@@ -34,7 +34,8 @@ def removals_from(
             meet. None: all that the recipe's list names.
 
     Raises:
-        ConfigError: So many cannot go.
+        ConfigError: So many cannot go; more are gone already; or none is to go before what trains
+            at the end.
     """
     units = model.units(recipe.granularity)
     dense = recipe.num_units(model.num_blocks)
@@ -43,9 +44,21 @@ def removals_from(
     elif isinstance(sparsity, Target):
         count = _meeting(model, recipe, units, sparsity)
     else:
-        count = removals(dense, sparsity) - (dense - len(units))
+        gone = dense - len(units)
+        wanted = removals(dense, sparsity)
+        if wanted < gone:
+            raise ConfigError(
+                f"sparsity: must take the {gone} of {dense} units that are gone already, {sparsity}"
+                f" takes {wanted}"
+            )
+        count = wanted - gone
     if count > 0 and len(units) == dense:
         check_reach(recipe, model.num_blocks, count, "blocks" if sparsity is None else "sparsity")
+    if not count and recipe.trains_at_end:
+        raise ConfigError(
+            f"recipes.{recipe.name}: {recipe.finish_method or recipe.method} trains what a removal"
+            " leaves, but nothing is to go; ask for more, or take a recipe that does not train"
+        )
     return count
 
 

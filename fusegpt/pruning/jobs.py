@@ -13,7 +13,7 @@ from fusegpt.config import Reuse, Weights
 from fusegpt.data.streamed import stream_windows
 from fusegpt.data.window_files import windows_for
 from fusegpt.data.windows import read_meta
-from fusegpt.errors import DataError, Stopped
+from fusegpt.errors import ConfigError, DataError, Stopped
 from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.structure.branches import plain_ids
 from fusegpt.parallel import leader_goes_on
@@ -133,17 +133,21 @@ def merge_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the output is taken.
+        ConfigError: The recovery comes at the end, and nothing was removed.
         DataError: The recovery trains and there are no windows.
     """
     steps: list[Removal] = [*read_history(path).steps]
     made: dict[str, Any] = {"parent": Parent.of(path, output)}
     resume = None
+    if recipe.recovers_at_end:
+        finetune = _needed(recipe, finetune)
+        if not steps:
+            raise ConfigError(f"{path}: must be a step that removed something, is the dense model")
     with Timer() as timer:
         able = _is_whole_before(recipe) and recipe.checkpoint_dtype == "source"
         weights = streamed_where(weights, able, f"merging with recipe {recipe.name!r}")
         model = load_step(path, recipe, device, weights)
-        if recipe.recovers_at_end:
-            finetune = _needed(recipe, finetune)
+        if finetune is not None and recipe.recovers_at_end:
             resume = Resume(layout.unfinished(output), fingerprint(recipe, [path, finetune]))
             record = finish_pruned(model, recipe, windows_for(path, finetune), checkpoint=resume)
             steps[-1] = steps[-1].plus(finish=record)
@@ -234,6 +238,7 @@ def prune_model(
                 position = Position(output, recipe, path, files, count)
             last: dict[str, Any] = {}
             if recipe.finish is not None:
+                output.parent.mkdir(parents=True, exist_ok=True)
                 teacher = taught(path, recipe, files["finish"], output, device=device)
                 last["finish_windows"] = stream_windows(path, files["finish"], output.parent)
                 last["answers"] = stack.enter_context(teacher)

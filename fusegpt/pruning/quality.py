@@ -73,9 +73,19 @@ def check_stops(recipe: Recipe) -> None:
 
 
 def most_from(model: Model, recipe: Recipe) -> int:
-    """Return how many units may go from a model, some of which may be gone already."""
+    """Return how many units may go from a model, some of which may be gone already.
+
+    Raises:
+        ConfigError: None may.
+    """
     gone = recipe.num_units(model.num_blocks) - len(model.units(recipe.granularity))
-    return most_removals(recipe, model.num_blocks) - gone
+    most = most_removals(recipe, model.num_blocks)
+    if most <= gone:
+        raise ConfigError(
+            f"--until: must be for a model from which something may go, recipe {recipe.name!r} lets"
+            f" {most} units go and {gone} are gone already"
+        )
+    return most - gone
 
 
 class Keeper:

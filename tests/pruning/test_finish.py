@@ -141,6 +141,13 @@ def test_a_finish_without_answers_asks_the_dense_model(results, tmp_path):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_a_folder_that_is_not_there_yet_is_made(results, tmp_path):
+    folder, windows, _ = results
+    where = tmp_path / "new/folder/out"
+    prune_model(folder / "models/tiny", recipe("full"), "0.33", windows, where, finetune=windows)
+    assert read_checkpoint(where / "fusegpt.json").finish.method == "full"
+
+
 def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
     from fusegpt.models.checkpoints.load import load
     from fusegpt.recovery.healing import answers

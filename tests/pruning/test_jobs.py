@@ -4,6 +4,7 @@ import pytest
 
 from fusegpt import merge_model, prune_model, score_model
 from fusegpt.errors import ArtifactError, ConfigError, DataError
+from fusegpt.pruning.quality import Bound
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import take_scores, write_start
 
@@ -41,6 +42,32 @@ def test_merging_is_refused_without_the_windows_of_a_recovery_at_the_end(start, 
     with pytest.raises(DataError, match="recipe 'mine' trains: give its windows"):
         merge_model(start, recipe("lora"), tmp_path / "out")
 
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recovery_at_the_end_needs_a_removal_before_it(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    output, lora = tmp_path / "out", recipe("lora", finetune={"sequences": 64})
+    with pytest.raises(ConfigError, match="must be a step that removed something, is the dense"):
+        merge_model(start, lora, output, finetune=windows_file)
+    given = {"calibration": windows_file, "output": output, "finetune": windows_file}
+    full = recipe(finish={"method": "full", "batch_size": 4}, finetune={"sequences": 8})
+    for chosen, name in ((lora, "lora"), (full, "full")):
+        with pytest.raises(ConfigError, match=f"{name} trains what a removal leaves, but nothing"):
+            prune_model(strong_llama_dir, chosen, 0, **given)
+    assert not output.exists()
+
+
+def test_a_sparsity_below_what_is_gone_already_is_refused(strong_llama_dir, windows_file, tmp_path):
+    half = tmp_path / "half"
+    prune_model(strong_llama_dir, recipe(), 0.5, windows_file, half)
+    with pytest.raises(ConfigError, match=r"must take the 3 of 6 .* gone already, 0.2 takes 2$"):
+        prune_model(half, recipe(), 0.2, windows_file, tmp_path / "out")
+    five = recipe(importance={"metric": "macro_influence", "protect_first": 3})
+    bound = Bound(1e9, windows_file)
+    with pytest.raises(ConfigError, match="'mine' lets 3 units go and 3 are gone already"):
+        prune_model(half, five, bound, windows_file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

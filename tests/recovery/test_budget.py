@@ -92,6 +92,10 @@ def test_a_plan_counts_of_a_finish_what_its_record_says(train, tiny_llama_dir):
     record = finish(model, chosen, Streamed.of(tiny.ids(8, 10)))
 
     work = Cost(chosen, 6, block_shape(tiny_llama_dir, 6)).work("finish", 1)
-    assert work.flops == record.flops
+    spared = 0.0
+    if train == "gaps":  # a plan does not know which blocks go: those before them run forward only
+        run = (model, model.kept[: UNIT.index - 1], record.tokens, data["length"])
+        spared = training_flops(*run, adapters=True) - forward_flops(*run)
+    assert work.flops - spared == record.flops
     assert (work.tokens, work.optimizer_steps) == (record.tokens, record.optimizer_steps)
     assert work.trainable == record.trainable_parameters

@@ -11,7 +11,7 @@ from torch import Tensor
 from fusegpt import parallel
 from fusegpt.data.streamed import Streamed
 from fusegpt.errors import DataError
-from fusegpt.models.flops import head_flops, training_flops
+from fusegpt.models.flops import forward_flops, head_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.checkpointed import checkpointed
 from fusegpt.models.structure.replay import head_logits, record
@@ -95,9 +95,11 @@ def heal(
         trainable = sum(p.numel() for p in training.parameters)
         blocks = training.blocks
     length, tokens = data.length, steps * settings.batch_size * data.length
-    frozen = [index for index in model.kept if index not in blocks]
+    first = min(map(model.position, blocks))  # no gradient goes further back
+    frozen = [index for index in model.kept[first:] if index not in blocks]
     adapters = settings.trains == "lora"
     flops = training_flops(model, blocks, tokens, length, adapters=adapters)
+    flops += forward_flops(model, model.kept[:first], tokens, length)
     flops += training_flops(model, frozen, tokens, length, adapters=True)
     flops += head_flops(model, tokens) * (3 if settings.trains == "all" else 2)
     return RecoveryReport(

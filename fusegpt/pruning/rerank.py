@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fusegpt.data.masked import tokens_in, unpadded
-from fusegpt.errors import ArtifactError, DataError
+from fusegpt.errors import ArtifactError, DataError, NumericsError
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
@@ -63,7 +64,7 @@ def rerank(
 
     Raises:
         DataError: Too few windows.
-        NumericsError: A loss of a trial is NaN or infinite.
+        NumericsError: A loss or the result of a trial is NaN or infinite.
     """
     settings = recipe.rerank
     assert settings is not None
@@ -100,11 +101,14 @@ def _try(
     before: Sequence[Tensor],
 ) -> Trial:
     """One candidate's trial, in a copy of the model."""
-    short, recover = recipe.trial(), RECOVERIES[recipe.method].load()
+    assert recipe.rerank is not None
+    by, short, recover = recipe.rerank.by, recipe.trial(), RECOVERIES[recipe.method].load()
     with Timer() as timer:
         trial = copy.deepcopy(model, {id(model.adapter_state): model.adapter_state})
         report = recover(trial, row.unit, seen, short.recovery, seed=recipe.seed)
         result = _turn(trial, judged, before) if before else next_token_loss(trial, judged)
+    if not math.isfinite(result):
+        raise NumericsError(f"rerank: the trial of {row.unit} comes to {result} by {by}")
     training = Training.model_validate({"rows": report.rows})
     judging = forward_flops(trial, trial.kept, tokens_in(judged), judged.shape[1])
     return Trial(

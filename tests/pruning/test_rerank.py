@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusegpt.artifacts import read_json
-from fusegpt.errors import ConfigError, DataError
+from fusegpt.errors import ConfigError, DataError, NumericsError
 from fusegpt.pruning import rerank as rerank_module
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import load_recipe, resolve
@@ -69,6 +69,16 @@ def test_what_recovers_best_goes_though_another_scores_lower(by):
     assert results[3] < results[4] and found.by == by
     assert record.tokens == report.tokens + found.tokens
     assert record.flops > report.flops
+
+
+def test_a_trial_whose_result_is_no_number_is_named(monkeypatch):
+    """Among numbers the smallest is chosen; of NaN it would depend on the order."""
+    model, words = rigged(), tiny.ids(8, 10)
+    chosen = recipe({"method": "additive_bias"}, {**TRIAL, "candidates": 2})
+    scores = score_step(model, chosen, words)
+    monkeypatch.setattr(rerank_module, "_turn", lambda *given: float("nan"))
+    with pytest.raises(NumericsError, match="rerank: the trial of block 4 comes to nan by cosine"):
+        fuse_step(model, chosen, scores, words)
 
 
 @pytest.mark.parametrize("fold", [slow("each_step"), "at_end"])

@@ -104,6 +104,9 @@ class Generated(Strict):
             raise ValueError(
                 f"rewrite must be false with start {self.start!r}; prompts have answers"
             )
+        unasked = [name for name in ("template", "accept") if name in self.model_dump()]
+        if unasked and not self.rewrite:
+            raise ValueError(f"{unasked[0]} must come with rewrite: true, which is not asked for")
         missing = [part for part in ("{question}", "{answer}") if part not in self.template]
         if missing:
             raise ValueError(f"template must contain {missing[0]}, got {self.template!r:.60}")

@@ -30,7 +30,8 @@ def check_scores(scores: Scores, where: Path, recipe: Recipe, manifest: Path) ->
         ArtifactError: They do not belong here; the message says what must hold and what came.
     """
     history = read_history(manifest, whole=False)
-    for must, got in (*_of_recipe(scores, recipe), *_of_model(scores, history, manifest)):
+    found = *_of_recipe(scores, recipe), *_of_model(scores, history, manifest)
+    for must, got in (*found, *_of_open_units(scores, recipe, history)):
         raise ArtifactError(f"{where}: must be scores {must}, got {got}; score this step again")
 
 
@@ -46,6 +47,19 @@ def _of_recipe(scores: Scores, recipe: Recipe) -> Iterator[tuple[str, object]]:
     kinds = {unit.kind for unit in scores.chosen} - {*KINDS[recipe.granularity]}
     if kinds:
         yield f"of granularity {recipe.granularity}", f"a selected {kinds.pop()}"
+
+
+def _of_open_units(
+    scores: Scores, recipe: Recipe, history: History
+) -> Iterator[tuple[str, object]]:
+    """What must hold for what a recipe protects and does not, with what came."""
+    may_go = recipe.importance.open_among(history.kept)
+    protected = [unit for unit in scores.chosen if unit.index not in may_go]
+    if protected:
+        yield (
+            f"that select what recipe {recipe.name!r} lets go",
+            f"{protected[0]}, which it protects",
+        )
 
 
 def _of_model(scores: Scores, history: History, manifest: Path) -> Iterator[tuple[str, object]]:

@@ -92,7 +92,7 @@ def fuse_model(
     if finetune is not None and recipe.needs_windows and not recipe.recovers_at_end:
         inputs["finetune"] = finetune
     windows = windows_for(path, inputs["finetune"]) if "finetune" in inputs else None
-    known = fingerprint(recipe, [path, *inputs.values()])
+    known = fingerprint(recipe, [path, *inputs.values()]) + (" compiled" if compiled else "")
     resume = Resume(output / layout.RESUME, known, every_seconds=checkpoint_seconds)
     able = _fuses_streamed(recipe)
     weights = streamed_where(weights, able, f"the recovery of recipe {recipe.name!r}")
@@ -217,6 +217,8 @@ def prune_model(
         files["finetune"] = _needed(recipe, finetune)
     if recipe.finish is not None:
         files["finish"] = _needed(recipe, finish or finetune)
+    elif finish is not None:
+        raise ConfigError(f"recipes.{recipe.name}: has no finish; leave out --finish, or name one")
     check_free(output)
     windows = {role: windows_for(path, file) for role, file in files.items() if role != "finish"}
     able = scores_streamed(recipe) and _fuses_streamed(recipe) and _is_whole_before(recipe)
@@ -228,14 +230,14 @@ def prune_model(
         count = most_from(model, recipe)
     else:
         count = removals_from(model, recipe, sparsity)
-    position = Position(output, recipe, path, files, count)
+    position = Position(output, recipe, path, files, count, compiled=compiled)
     try:
         with using(compiling=compiled), ExitStack() as stack:
             if keeper is not None:
                 run = partial(prune, model, recipe, count, *tensors, position=position, reuse=reuse)
                 count = keeper.count(model, lambda keeps: len(run(keeps=keeps)))
                 model = load_step(path, recipe, device, weights)
-                position = Position(output, recipe, path, files, count)
+                position = Position(output, recipe, path, files, count, compiled=compiled)
             last: dict[str, Any] = {}
             if recipe.finish is not None:
                 output.parent.mkdir(parents=True, exist_ok=True)

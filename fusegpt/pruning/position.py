@@ -58,10 +58,18 @@ class Position:
         model: Directory of the model that the run begins with.
         files: Windows, by role.
         count: Units that go; only a ``contiguous`` selection depends on it.
+        compiled: Whether blocks in training are compiled: a step goes on as it was begun.
     """
 
     def __init__(
-        self, output: Path, recipe: Recipe, model: Path, files: Mapping[str, Path], count: int
+        self,
+        output: Path,
+        recipe: Recipe,
+        model: Path,
+        files: Mapping[str, Path],
+        count: int,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.directory = layout.unfinished_run(output)
         at_once = count if recipe.selection == "contiguous" else 1
@@ -72,7 +80,7 @@ class Position:
             file_marks(model),
         ]
         self.fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        self.recipe = recipe
+        self.recipe, self.compiled = recipe, compiled
         self.steps: list[PrunedStep] = []
         self.files: dict[str, FileRecord] = {}
 
@@ -117,6 +125,7 @@ class Position:
     def checkpoint(self, stage: str = "step") -> Checkpoint:
         """Return where what goes on, a step or the finish, keeps its state."""
         known = f"{self.fingerprint} {len(self.steps)} {stage}"
+        known += " compiled" if self.compiled and stage == "step" else ""
         return Checkpoint(self.directory / layout.RESUME, known)
 
     def add(self, model: Model, step: PrunedStep, report: RecoveryReport) -> None:

@@ -334,6 +334,9 @@ def test_windows_are_cut_from_what_a_model_wrote(model, texts, tmp_path):
         sample(other, "own", **asked)
 
 
+ASKED = {"start": "prompts", "corpus": "x", "rewrite": True}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -341,7 +344,8 @@ def test_windows_are_cut_from_what_a_model_wrote(model, texts, tmp_path):
         ({"corpus": "x"}, "start 'random' must have no corpus, got 'x'"),
         ({"start": "prefixes", "corpus": "x", "length": 16}, "length must be at least 17, got 16"),
         ({"rewrite": True}, "rewrite must be false with start 'random'; prompts have answers"),
-        ({"template": "{answer}?"}, "template must contain {question}, got '{answer}?'"),
+        ({"accept": "all"}, "accept must come with rewrite: true, which is not asked for"),
+        ({**ASKED, "template": "{answer}?"}, "template must contain {question}, got '{answer}?'"),
         ({"top_p": 0}, "settings.top_p: must be greater than 0, got 0"),
         ({"temperture": 1}, "unknown setting 'temperture'; did you mean 'temperature'?"),
     ],

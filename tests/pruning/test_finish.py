@@ -292,6 +292,9 @@ def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
             output,
             windows=short(tmp_path),
         )
+    with pytest.raises(ConfigError, match=r"recipes.plain: has no finish; leave out --finish"):
+        dense = folder / "models/tiny"
+        prune_model(dense, recipe().steps, "0.33", windows, output, finish=windows)
     with pytest.raises(DataError, match="trains: give its windows with --finetune"):
         prune_model(folder / "models/tiny", recipe("full"), "0.33", windows, output)
     assert not output.exists()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fusegpt import merge_model, prune_model, score_model
+from fusegpt import fuse_model, merge_model, prune_model, score_model
 from fusegpt.errors import ArtifactError, ConfigError, DataError
+from fusegpt.pruning import jobs
 from fusegpt.pruning.quality import Bound
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import take_scores, write_start
@@ -86,3 +87,32 @@ def test_scores_of_the_dense_model_serve_every_recipe_that_scores_alike(
     with pytest.raises(ConfigError, match="must be scores of sleb"):
         take_scores(shared, recipe(metric="sleb"), start, own)
     assert not own.exists()
+
+
+def test_scores_that_select_what_the_recipe_protects_are_not_taken(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    shared, own = tmp_path / "shared.json", tmp_path / "run/step-001/scores.json"
+    selected = score_model(strong_llama_dir, recipe(), windows_file, shared).selected
+    importance = {"metric": "macro_influence", "protect": [selected.index]}
+    protecting = recipe(importance=importance)
+    take_scores(shared, protecting, start, own)
+    with pytest.raises(ArtifactError, match=f"'mine' lets go, got {selected}, which it protects"):
+        fuse_model(start, protecting, own, tmp_path / "run/step-001")
+
+
+def test_a_compiled_step_is_not_gone_on_with_uncompiled(
+    start, strong_llama_dir, windows_file, tmp_path, monkeypatch
+):
+    scores, known = tmp_path / "run/step-001/scores.json", []
+    score_model(start, recipe(), windows_file, scores)
+
+    def resume(path, fingerprint, **more):
+        known.append(fingerprint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "Resume", resume)
+    for compiled in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            fuse_model(start, recipe(), scores, tmp_path / "run/step-001", compiled=compiled)
+    assert known[1] == f"{known[0]} compiled"

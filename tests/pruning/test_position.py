@@ -148,3 +148,12 @@ def test_files_of_others_stay(pruned, tmp_path):
     (tmp_path / "out.unfinished" / "mine.txt").write_text("mine")
     pruned("one_shot", "out")
     assert [file.name for file in (tmp_path / "out.unfinished").iterdir()] == ["mine.txt"]
+
+
+def test_a_step_goes_on_compiled_or_not_as_it_was_begun(strong_llama_dir, windows_file, tmp_path):
+    asked = (tmp_path / "out", recipe("each_step"), strong_llama_dir, {"finetune": windows_file}, 2)
+    plain, compiled = (position.Position(*asked, compiled=way) for way in (False, True))
+    assert plain.fingerprint == compiled.fingerprint  # finished steps are taken over by both
+    assert plain.checkpoint().fingerprint != compiled.checkpoint().fingerprint
+    one, other = (where.checkpoint("finish") for where in (plain, compiled))
+    assert one.fingerprint == other.fingerprint  # which is never compiled

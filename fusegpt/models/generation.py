@@ -146,9 +146,18 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         scores = scores.float() / self.temperature
         if self.most is not None:
             scores = self.most(input_ids, scores)
-        size = scores.shape[1]
-        noise = [-torch.empty(size).exponential_(generator=one).log() for one in self.generators]
+        noise = [_gumbel(scores.shape[1], one) for one in self.generators]
         return scores + torch.stack(noise).to(scores.device)
+
+
+def _gumbel(size: int, generator: torch.Generator) -> Tensor:
+    """Noise that makes the highest score a draw, ``[size]`` float32.
+
+    Without MKL, as on ARM, one of 2^24 exponential draws is 0, whose noise would beat every score;
+    it stands for what lies below the next one, so its middle is taken.
+    """
+    drawn = torch.empty(size).exponential_(generator=generator)
+    return -drawn.masked_fill(drawn == 0, 2.0**-25).log()
 
 
 def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> int:

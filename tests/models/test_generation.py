@@ -83,6 +83,15 @@ def test_every_token_is_a_draw_from_the_model(model, tmp_path):
     assert seen[top].sum().item() == pytest.approx(expected[top].sum().item(), abs=0.08)
 
 
+def test_a_draw_of_zero_does_not_beat_every_score(monkeypatch):
+    """CPUs without MKL draw one; its noise must be finite, and not bring back what top_p cuts."""
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator: self.zero_())
+    draws = generation._Draws(Generated(top_p=0.5), [0])
+    scores = draws(torch.zeros(1, 1), torch.tensor([[9.0, 0.0, -9.0]]))
+    assert scores[0, 0].isfinite() and scores[0].argmax() == 0
+    assert scores[0, 1:].tolist() == [-torch.inf, -torch.inf]
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(model, texts, tmp_path, monkeypatch):
     output, real = tmp_path / "own.parquet", generation._write
     calls = []

@@ -1,4 +1,4 @@
-"""``fusegpt slice``: cut every hidden size of a model."""
+"""``fusegpt slice``: cut hidden sizes, or share weights among blocks, of a whole model at once."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fusegpt.config import Weights
 
 @click.command("slice")
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
-@click.option("--recipe", help="Name or file of a recipe that slices widths.")
+@click.option("--recipe", help="Name or file of a recipe with a width method.")
 @settings_options("Settings laid over the recipe's", "width.round_interval=16")
 @dtype_option
 @click.option("--recipe-settings", type=JsonObject(), help="Or: a whole recipe, with its name.")
-@sparsity_option("Fraction of the hidden size to cut, in [0, 1).")
+@sparsity_option("Fraction of the hidden size, or of the blocks, to save, in [0, 1).")
 @click.option(
     "--calibration",
     required=True,
     type=input_file,
-    help="Windows whose hidden states are decomposed.",
+    help="Windows that the method reads, and is tuned on.",
 )
 @click.option("--output", required=True, type=output_path, help="Directory of the checkpoint.")
 @weights_option
@@ -51,9 +51,11 @@ def slice_widths(
     weights: Weights,
     device: str,
 ) -> None:
-    """Rotate every hidden state to its principal components, cut, and write a checkpoint.
+    """Write the checkpoint of a width method, which has no steps.
 
-    It loads in plain transformers after `import fusegpt.slicegpt.modeling`.
+    slicegpt cuts hidden states to their principal components; flexigpt and foldgpt let blocks
+    compute with the weights of others. Transformers loads the first after
+    `import fusegpt.slicegpt.modeling`, the others after `import fusegpt.sharing.modeling`.
     """
     from fusegpt.pruning.recipe import load_recipe
 

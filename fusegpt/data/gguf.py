@@ -85,6 +85,7 @@ def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTr
         setattr(config, name, value)
     with no_init_weights():  # all of them are read over what stands there
         plain = type(loaded)(config)
+    plain.tie_weights()  # which goes with their initialisation
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     return plain.eval()

@@ -8,6 +8,7 @@ import torch
 from fusegpt.data.gguf import convert
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ArtifactError, ConfigError
+from fusegpt.models.stored import stored_in
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -107,6 +108,12 @@ def test_the_directory_is_plain(file, tmp_path):
     assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == 1
     modes = {path.stat().st_mode for path in directory.iterdir()}
     assert len(modes) == 1
+
+
+def test_tied_weights_are_stored_once(file, tmp_path):
+    names = stored_in([converted(file, tmp_path / "m") / "model.safetensors"])
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names
 
 
 def test_the_tokenizer_survives_with_its_limit(file, tiny_llama_dir, tmp_path):

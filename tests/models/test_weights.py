@@ -8,10 +8,12 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fusegpt.artifacts import write_json
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.runtime import quiet
 from tests import tiny
@@ -33,6 +35,25 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(Stored, "read", read)
     return found
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_tied_weight_that_is_stored_twice_is_tied_as_transformers_ties_it(equal, tmp_path):
+    module = tiny.build("llama", tie_word_embeddings=True)
+    tensors = {name: value.clone() for name, value in module.state_dict().items()}
+    if not equal:
+        tensors["lm_head.weight"][3, 1] += 1
+    module.save_pretrained(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with quiet():
+        plain = type(module).from_pretrained(tmp_path)
+    model = load(tmp_path, dtype="float32")
+    assert model.module.num_parameters() == plain.num_parameters()
+    assert model.module.all_tied_weights_keys == plain.all_tied_weights_keys
+    assert torch.equal(model.module.lm_head.weight, plain.lm_head.weight)
+    save(model, tmp_path / "written", extra={})
+    again = stored_in([tmp_path / "written" / "model.safetensors"])
+    assert ("lm_head.weight" in again) is not equal
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
@@ -77,10 +77,34 @@ def without_memory(
     places = places_of(module, joins.found()) if operations <= JOINS else None
     if places is None:
         return None
+    _tie_equal(module, places)
     for holder in (module, module.config):
         holder.name_or_path = str(path)
     module.generation_config = _generation_config(path)
     return module, info, places
+
+
+def _tie_equal(module: PreTrainedModel, places: Places) -> None:
+    """Tie what the configuration ties and the files hold twice; not where their values differ.
+
+    So transformers does, but only once it has the values.
+    """
+    for target, source in list(module.all_tied_weights_keys.items()):
+        (owner, leaf), (first, name) = _holder(module, target), _holder(module, source)
+        one, other = places.get(owner, {}).get(leaf), places.get(first, {}).get(name)
+        if not isinstance(one, Stored) or not isinstance(other, Stored) or one == other:
+            continue
+        if one.equals(other):
+            setattr(owner, leaf, getattr(first, name))
+            places[owner][leaf] = other
+        else:
+            module.all_tied_weights_keys.pop(target)
+
+
+def _holder(module: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
+    """The module that a tensor belongs to, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
 
 
 class _Joins(TorchDispatchMode):

@@ -152,7 +152,7 @@ def accept(
     reached = next_token_loss(model, holdout)
     keep = reached <= plain
     if not keep:
-        logger.warning("%s: held-out loss %.4g -> %.4g; not folded", label, plain, reached)
+        logger.warning("%s: held-out loss %.4g -> %.4g; undone", label, plain, reached)
         _write(model, old)
     rows = [
         {"step": 0, "epoch": 0, "loss": plain, "learning_rate": 0.0},
@@ -171,6 +171,7 @@ def accept(
         rows=rows,
         tokens=tokens_in(fitted),
         flops=spent,
+        undone=not keep,
     )
 
 

@@ -22,7 +22,8 @@ class RecoveryReport:
         tokens: Tokens that were trained or fitted on, all epochs counted.
         optimizer_steps: Steps of the optimiser; 0 for a closed form.
         flops: Estimate of all arithmetic, by ``fusegpt.work``.
-        undone: Whether a training ended worse than it began, so that nothing of it was kept.
+        undone: Whether a training or a fit ended worse than it began, so that nothing of it was
+            kept.
         attempts: How often a training was begun; its cost is that of all attempts.
         compiled: Whether compiled blocks were trained.
     """

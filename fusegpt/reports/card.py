@@ -87,10 +87,10 @@ def _finished(record: Checkpoint) -> list[str]:
 
 
 def _undone(record: Checkpoint) -> list[str]:
-    """Say how many trainings made things worse, if any did."""
+    """Say how many trainings and fits made things worse, if any did."""
     recoveries: list[BriefStep | Finish] = [*record.steps]
     recoveries += [record.finish] if record.finish else []
-    trained = [one for one in recoveries if one.optimizer_steps]
+    trained = [one for one in recoveries if one.tokens or one.optimizer_steps]
     undone = sum(bool(one.undone) for one in trained)
     return [f"- tunings undone because their loss rose: {undone} of {len(trained)}"] * bool(undone)
 

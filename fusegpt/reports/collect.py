@@ -64,8 +64,8 @@ itself), and ``file_bytes`` is how large the files of weights are, where they li
 
 Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
 parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``trainings`` counts the
-steps and the finish that trained, ``undone`` those of them that ended worse than they began, so
-that nothing of them was kept.
+steps and the finish that trained, or fitted in closed form, ``undone`` those of them that ended
+worse than they began, so that nothing of them was kept.
 """
 
 
@@ -227,7 +227,7 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
         [recovery.spent for recovery in recoveries],
     ) | {
         "undone": sum(bool(recovery.undone) for recovery in recoveries),
-        "trainings": sum(bool(recovery.optimizer_steps) for recovery in recoveries),
+        "trainings": sum(bool(one.tokens or one.optimizer_steps) for one in recoveries),
     }
 
 

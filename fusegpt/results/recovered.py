@@ -107,8 +107,8 @@ class Recovered(Record):
     """What a recovery left: its losses, what it took, how long, with how much memory.
 
     Attributes:
-        undone: Whether a training ended worse than it began, so that nothing of it was kept; it
-            stands only where that is so.
+        undone: Whether a training or a fit ended worse than it began, so that nothing of it was
+            kept; it stands only where that is so.
         attempts: How often a training was begun, where it was more than once; what it took is
             that of all attempts.
         compiled: Whether compiled blocks were trained (``--compile``); it stands only where that

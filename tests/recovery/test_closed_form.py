@@ -76,7 +76,7 @@ def test_least_squares_equals_numpys(ridge, windows, always_folds):
     report = least_squares(model, UNIT, windows, LeastSquares(ridge=ridge, clip=0), seed=0)
     expected = weight + torch.from_numpy(change.T) @ weight
     torch.testing.assert_close(model.parameter(DOWN), expected, rtol=1e-7, atol=1e-8)
-    assert report.changed == [DOWN] and report.rows[-1]["folded"]
+    assert report.changed == [DOWN] and report.rows[-1]["folded"] and not report.undone
 
 
 def test_a_fitted_map_does_what_the_block_did_better_than_nothing(windows):
@@ -176,6 +176,7 @@ def test_a_fit_that_does_not_help_is_not_folded(windows):
     report = least_squares(model, UNIT, windows, LeastSquares(ridge=0.0, clip=0), seed=0)
     first, last = report.rows
     assert not last["folded"] and last["fitted_loss"] > first["loss"] == last["loss"]
+    assert report.undone
     assert torch.equal(model.parameter(DOWN), weight)
 
 

@@ -205,3 +205,6 @@ def test_tunings_that_were_undone_are_counted():
     steps = [tuned, {**tuned, "undone": True}, {**tuned, "optimizer_steps": 0}]
     assert "- tunings undone because their loss rose: 1 of 2\n" in card_of({**INFO, "steps": steps})
     assert "undone" not in card_of({**INFO, "steps": [tuned]})
+    fitted = {**tuned, "optimizer_steps": 0, "tokens": 64, "undone": True}
+    text = card_of({**INFO, "steps": [tuned, fitted]})
+    assert "- tunings undone because their loss rose: 1 of 2\n" in text

@@ -134,6 +134,8 @@ def _of_recipe(plan: Plan, point: Point) -> Iterator[str]:
         yield _parent(at.checkpoint(point))
     if (answers := plan.answers_of(point.recipe)) is not None:
         yield at.answers_directory(model=model, answers=answers.id)
+        for name in _bases(plan, answers.teacher or model):
+            yield at.model_directory(model=name)
 
 
 def _bases(plan: Plan, model: str) -> Iterator[str]:

@@ -74,6 +74,11 @@ def test_a_finished_model_is_measured_carded_and_kept_as_a_checkpoint(plan):
     assert at.answers_directory(model="tiny", answers=plan.answers_of(point.recipe).id) in kept
 
 
+def test_a_teacher_that_no_experiment_prunes_stays_with_what_it_is_made_from():
+    assert at.model_directory(model="other") in _named(study(recipes=["taught"]))
+    assert at.model_directory(model="other") not in _named(study(recipes=["healed"]))
+
+
 def test_answers_are_shared_and_the_named_teacher_gives_them(plan):
     ask, say = Inputs(plan), Flags(plan, {})
     (one,) = ask.answers(wild(plan, "healed", k="002"))

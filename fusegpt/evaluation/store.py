@@ -19,8 +19,12 @@ __all__ = ["Store", "digest", "model_digest"]
 
 logger = logging.getLogger(__name__)
 
-DECIDES = ("config.json", "*.safetensors", "token*.json", "*.model", "vocab*", "merges.txt")
-"""Files of a model directory that decide what it predicts."""
+DECIDES = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken"),
+    *("vocab*", "*.txt", "*.py"),
+)
+"""Files of a model directory that may decide what it predicts: weights, configurations (of the
+model, of generation, of pictures), tokenizer, chat template, code."""
 
 
 @dataclass(frozen=True)

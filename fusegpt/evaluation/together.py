@@ -12,6 +12,7 @@ from typing import Any
 from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.config import Weights
 from fusegpt.evaluation import EVALS, Evaluation
+from fusegpt.evaluation.files_read import files_read, packages_read
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.evaluation.store import Store, digest, model_digest
 from fusegpt.provenance import provenance
@@ -54,10 +55,7 @@ class Asked:
         """
         if self.settings.reads == "models":
             return None
-        splits = [entry.get("splits", {}).values() for entry in self.reads.values()]
-        corpus = self.settings.corpus_read() or ("", "")  # a file is a corpus, too
-        named = [*(file for files in splits for file in files), corpus[0]]
-        files = sorted({str(file) for file in named if Path(file).is_file()})
+        files, packages = files_read(self.settings, self.reads), packages_read(self.reads)
         return digest(
             {
                 "eval": self.eval,
@@ -67,6 +65,7 @@ class Asked:
                 "files": {file: sha256(file) for file in files},
                 "dtype": dtype,
                 "model": model,
+                **({"packages": packages} if packages else {}),
             }
         )
 

@@ -247,6 +247,7 @@ class Inputs:
             tasks = self.plan.tasks_of(name)
             local = {task: entry for task, entry in tasks.items() if "package" not in entry}
             found |= dict.fromkeys([*_files(self.plan.corpora_of(name)), *_files(local)])
+            found |= dict.fromkeys(self.plan.task_files_of(name))
         return list(found)
 
     def dense_model_beside(self, evaluations: Together) -> Any:

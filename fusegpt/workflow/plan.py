@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fusegpt.evaluation.files_read import task_files_read
 from fusegpt.evaluation.settings import EvaluationSettings
 from fusegpt.pruning.budget import removals
 from fusegpt.pruning.counting import Resolved, most_removals
@@ -67,12 +69,17 @@ class Plan:
 
     def tasks_of(self, evaluation: str) -> dict[str, dict[str, Any]]:
         """The configuration's entries of the tasks that an evaluation reads, if it reads any."""
-        named = self._settings_of(evaluation).tasks_read()
+        read = self._settings_of(evaluation).tasks_read()
+        named = [Path(task).stem if task.endswith(".yaml") else task for task in read]
         return {
             name: task.model_dump(exclude_none=True)
             for name, task in self.tasks.items()
             if name in named or name.startswith(tuple(f"{group}_" for group in named))
         }
+
+    def task_files_of(self, evaluation: str) -> list[str]:
+        """The task files that an evaluation names by their paths, and the data that they name."""
+        return task_files_read(self._settings_of(evaluation), self.tasks_of(evaluation))
 
     def compares_with_dense(self, evaluation: str) -> bool:
         """Whether an evaluation measures the dense model beside the pruned one."""

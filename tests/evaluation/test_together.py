@@ -10,6 +10,9 @@ import pytest
 import fusegpt.models.checkpoints.load as load_module
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.evaluation.settings import Classification
+from fusegpt.evaluation.store import model_digest
+from fusegpt.evaluation.together import Asked
 
 TEXT = "beautiful is better than ugly, explicit is better than implicit " * 200
 DOCS = {"corpus": "mine", "split": "test", "length": 32, "windows": 4}
@@ -106,6 +109,64 @@ def test_what_a_result_follows_from_is_in_its_key(place, change, monkeypatch):
     assert place.evaluate(docs=entry) == 0
 
     assert place.loads == 2
+
+
+@pytest.fixture
+def own_task(tmp_path, monkeypatch):
+    """A task file that is named by its path, and the data that it names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    splits = "splits: {train: train.jsonl, test: test.jsonl}"
+    (tmp_path / "mine.yaml").write_text(f"template: '{{text}} It was'\n{splits}\n")
+    return tmp_path / "mine.yaml"
+
+
+def key_of(entries=None):
+    settings = Classification(tasks=["mine.yaml"])
+    asked = Asked("classification", settings, entries or {}, Path("out.json"))
+    return asked.key("model", "float32")
+
+
+@pytest.mark.parametrize("changed", ["mine.yaml", "train.jsonl", "test.jsonl"])
+def test_a_task_file_of_ones_own_and_its_data_are_in_the_key(own_task, changed):
+    before = key_of()
+    file = own_task.with_name(changed)
+    file.write_text(file.read_text().replace("t", "T"))
+    assert key_of() != before
+
+
+def test_data_in_place_of_those_of_a_task_file_are_in_the_key(own_task):
+    entry = {"mine": {"splits": {"train": "train.jsonl", "test": "part-*.jsonl"}}}
+    part = own_task.with_name("part-a.jsonl")
+    part.write_text("one")
+    before = key_of(entry)
+    own_task.with_name("test.jsonl").write_text("is not read")
+    assert key_of(entry) == before
+    part.write_text("other")
+    assert key_of(entry) != before
+
+
+def test_the_version_of_a_package_of_data_is_in_the_key(own_task, monkeypatch):
+    entry = {"mine": {"splits": {"train": "a.jsonl", "test": "b.jsonl"}, "package": "data"}}
+    keys = []
+    for version in ("1", "2"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, found=version: found)
+        keys.append(key_of(entry))
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "preprocessor_config.json", "special_tokens_map.json"]
+)
+def test_all_that_decides_what_a_foreign_model_says_is_in_its_digest(tmp_path, name):
+    for file in ("config.json", name):
+        (tmp_path / file).write_text("{}")
+    before = model_digest(tmp_path)
+    (tmp_path / "README.md").write_text("text")
+    assert model_digest(tmp_path) == before
+    (tmp_path / name).write_text('{"other": 1}')
+    assert model_digest(tmp_path) != before
 
 
 def test_a_kill_loses_one_evaluation(place, monkeypatch):

@@ -166,3 +166,21 @@ def test_a_rule_takes_what_a_profile_says_of_an_older_one():
 
 def test_a_dense_point_needs_no_recipe(plan):
     assert Point.dense("tiny") in plan.evaluated and "dense" not in plan.recipes
+
+
+def test_a_task_file_of_ones_own_is_read_with_its_data_or_those_of_its_entry(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    splits = {"train": "train.jsonl", "test": "test.jsonl"}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"template": "{text}:", "splits": splits}))
+    config = configuration()
+    config["evaluations"]["docs"] = {"eval": "classification", "tasks": ["./mine.yaml"]}
+    ask = Inputs(make_plan(config, ROOT / "config" / "recipes"))
+    wildcards = SimpleNamespace(evaluation="docs")
+    assert ask.data_of_evaluation(wildcards) == ["./mine.yaml", "train.jsonl", "test.jsonl"]
+
+    others = {"train": "others.jsonl", "test": "new.jsonl"}
+    config["tasks"] = {"mine": {"splits": others}}
+    plan = make_plan(config, ROOT / "config" / "recipes")
+    assert plan.tasks_of("docs") == {"mine": {"splits": others}}
+    found = Inputs(plan).data_of_evaluation(wildcards)
+    assert sorted(found) == ["./mine.yaml", "new.jsonl", "others.jsonl"]

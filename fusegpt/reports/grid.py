@@ -170,6 +170,7 @@ def _published_cells(entry: Mapping[str, Any]) -> list[Cell]:
     ours, marks = entry["ours"], entry["differences"]
     gap = ours / entry["value"] - 1 if ours is not None and not marks else None
     remarks = [entry["note"], f"erratum: {entry['erratum']}" if entry["erratum"] else ""]
+    remarks += [f"ours: {entry['measured_by']}"] if entry["measured_by"] else []
     if marks is None:
         protocol = Cell("not measured here")
     else:

@@ -97,33 +97,55 @@ def beside_ours(published: pd.DataFrame, frame: pd.DataFrame) -> list[dict[str, 
 
     Returns:
         The published row's fields, and ``ours`` (mean over seeds; None: not measured),
-        ``evaluation`` and ``differences`` (None: nothing to compare). One entry for each of our
-        evaluations that measured it.
+        ``evaluation``, ``measured_by`` (our experiment) and ``differences`` (None: nothing to
+        compare). One entry for each of our evaluations that measured it; where experiments give
+        the method different settings, of the published row's experiment, else one for each.
     """
     ours = frame.assign(name=value_names(frame)) if len(frame) else frame
     found = []
     for row in published.to_dict("records"):
         groups = _ours(row, ours) if len(ours) else []
-        for evaluation, value, protocol in groups:
-            marks = differences(row["protocol"], protocol)
-            found.append(row | {"evaluation": evaluation, "ours": value, "differences": marks})
+        for group in groups:
+            first = group.iloc[0]
+            marks = differences(row["protocol"], json.loads(first["protocol"]))
+            found.append(
+                row
+                | {"evaluation": str(first["evaluation"]), "measured_by": str(first["experiment"])}
+                | {"ours": float(group["value"].mean()), "differences": marks}
+            )
         if not groups:
-            found.append(row | {"evaluation": None, "ours": None, "differences": None})
+            nothing = dict.fromkeys(("evaluation", "measured_by", "ours", "differences"))
+            found.append(row | nothing)
     return found
 
 
-def _ours(row: Mapping[str, Any], ours: pd.DataFrame) -> list[tuple[str, float, dict[str, Any]]]:
+def _ours(row: Mapping[str, Any], ours: pd.DataFrame) -> list[pd.DataFrame]:
     same = (
         (ours["model"] == row["model"])
         & (ours["recipe"] == row["method"])
         & ((ours["sparsity"] - row["sparsity"]).abs() < 1e-6)
         & (ours["name"] == row["metric"])
     )
-    rows = ours[same].drop_duplicates(["evaluation", "recipe_id"])
     return [
-        (str(evaluation), float(group["value"].mean()), json.loads(group["protocol"].iloc[0]))
-        for evaluation, group in rows.groupby("evaluation", sort=False)
+        runs
+        for _, rows in ours[same].groupby("evaluation", sort=False)
+        for runs in _alike(rows, row["experiment"])
     ]
+
+
+def _alike(rows: pd.DataFrame, named: str) -> list[pd.DataFrame]:
+    """Rows of runs that differ by their seed alone: only in one experiment is a name one recipe."""
+    every = {
+        str(experiment): runs.drop_duplicates("recipe_id")
+        for experiment, runs in rows.groupby("experiment", sort=False)
+    }
+    if named in every:
+        return [every[named]]
+    found: list[pd.DataFrame] = []
+    for runs in sorted(every.values(), key=len, reverse=True):
+        if not any(set(runs["recipe_id"]) <= set(other["recipe_id"]) for other in found):
+            found.append(runs)
+    return found
 
 
 def differences(published: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

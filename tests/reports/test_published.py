@@ -82,3 +82,19 @@ def test_seeds_are_averaged(results, experiment, tmp_path):
     both = pd.concat([frame, twin], ignore_index=True)
     entries = beside_ours(read_published([written(tmp_path, LINE)]), both)
     assert entries[0]["ours"] == pytest.approx(42.6)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"), [("", [41.6, 43.6]), ("demo", [41.6]), ("other", [43.6])]
+)
+def test_a_name_that_two_experiments_give_to_different_settings_is_never_averaged(
+    results, experiment, tmp_path, named, expected
+):
+    frame = collect(parse_contents(experiment), results).assign(experiment="demo")
+    same = frame.assign(experiment="again")
+    changed = frame["recipe_id"] + "x"
+    other = frame.assign(experiment="other", recipe_id=changed, value=frame["value"] + 2)
+    every = pd.concat([frame, same, other], ignore_index=True)
+    entries = beside_ours(read_published([written(tmp_path, named + LINE)]), every)
+    assert [entry["ours"] for entry in entries] == [pytest.approx(value) for value in expected]
+    assert [entry["measured_by"] for entry in entries] == ([named] if named else ["demo", "other"])

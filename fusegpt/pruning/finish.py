@@ -54,6 +54,8 @@ def finish(
     if windows is None:
         raise DataError(f"{method}: needs windows to train on; give --finetune")
     given: dict[str, Any] = {"seed": recipe.seed, "checkpoint": checkpoint}
+    if checkpoint is not None:
+        checkpoint.begin()
     with Timer() as timer:
         if recipe.finish is None:
             assert not isinstance(windows, Streamed), method
@@ -63,11 +65,12 @@ def finish(
             train = FINISHES[method].load()
             report = train(model, windows, recipe.finish, answers=answers, **given)
         settle(model, recipe.checkpoint_dtype)
+    seconds = timer.seconds + (checkpoint.before if checkpoint else 0.0)
     training = Training.model_validate({"rows": report.rows})
     logger.info(
         "%s of %d blocks: loss %.4g -> %.4g%s, %.0f s",
         *(method, len(model.kept), training.first_loss, training.last_loss),
-        *(" (undone)" if report.undone else "", timer.seconds),
+        *(" (undone)" if report.undone else "", seconds),
     )
     return Finish.model_validate(
         {
@@ -76,7 +79,7 @@ def finish(
             "last_loss": training.last_loss,
             **{name: getattr(report, name) for name in SPENT},
             **report.mishaps,
-            "seconds": round(timer.seconds, 3),
+            "seconds": round(seconds, 3),
             "memory_gib": round(peak_memory_gib(), 3),
             "training": training.rows,
         }

@@ -72,6 +72,8 @@ def rerank(
     rows = sorted(scores.units, key=lambda row: (row.score, row.unit))
     before = _last_states(model, judged) if settings.by == "cosine" else []
     trials = _finished(checkpoint)
+    if checkpoint is not None:
+        checkpoint.before = sum(trial.seconds for trial in trials)
     tried = rows[: settings.candidates]
     with Pace("trials", len(tried), "candidate", done=len(trials)) as pace:
         for row in tried[len(trials) :]:

@@ -60,6 +60,8 @@ def fuse_step(
             raise DataError(f"{recipe.method}: needs fine-tuning windows; give --finetune")
         check_masks(recipe, windows)
     tried = None
+    if checkpoint is not None:
+        checkpoint.begin()
     with Timer() as timer:
         if recipe.rerank is not None and recipe.rerank.candidates > 1:
             assert windows is not None, recipe.method
@@ -73,7 +75,8 @@ def fuse_step(
     if tried is not None:
         trials = {name: getattr(record, name) + getattr(tried, name) for name in SPENT[1:]}
         record = record.plus(**trials, rerank=tried)
-    record = record.plus(seconds=round(timer.seconds, 3), memory_gib=round(peak_memory_gib(), 3))
+    seconds = timer.seconds + (checkpoint.before if checkpoint else 0.0)
+    record = record.plus(seconds=round(seconds, 3), memory_gib=round(peak_memory_gib(), 3))
     logger.info("%s", _line(record, recipe, model))
     return record, report
 

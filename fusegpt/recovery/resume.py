@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ATTEMPT, KEPT = "attempt", "kept."
 """Key of the metadata, absent for the first attempt; beginning of the names of kept tensors."""
+SECONDS = "seconds"
+"""Key of the metadata: what all runs up to the save took; files of before version 0.2 lack it."""
 
 
 class Checkpoint:
@@ -43,16 +45,22 @@ class Checkpoint:
         attempt: How often the training was begun anew before; a file of another attempt is
             not resumed.
         kept: Tensors of the caller's, which are saved and resumed with the rest.
+        before: Seconds that earlier runs took for what this one goes on with.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, every_seconds: float = 60.0) -> None:
         self.path = Path(path)
         self.fingerprint = fingerprint
         self.every_seconds = every_seconds
-        self.last = time.monotonic()
+        self.last = self._began = time.monotonic()
+        self.before = 0.0
         self.attempt = 0
         self.kept: dict[str, Tensor] = {}
         self._said = ""
+
+    def begin(self) -> None:
+        """Count this run's seconds from here."""
+        self._began = time.monotonic()
 
     def reached(self) -> int:
         """Return the attempt that the file is of; 0 when no file fits."""
@@ -78,12 +86,14 @@ class Checkpoint:
                 kept = [name for name in file.keys() if name.startswith(KEPT)]
                 self.kept.update({x.removeprefix(KEPT): file.get_tensor(x) for x in kept})
             rows: list[dict[str, Any]] = json.loads(about[ROWS])
+            before = float(about.get(SECONDS, 0))
         except (OSError, SafetensorError, LookupError, ValueError) as error:
             self._starts_again(f"{self.path}: not a readable resume file ({first_line(error)})")
             return []
         for parameter, (value, state) in zip(parameters_of(optimizer), states, strict=True):
             parameter.data.copy_(value)
             optimizer.state[parameter] = state
+        self.before = before
         logger.info("resumed after optimiser step %d from %s", len(rows), self.path)
         return rows
 
@@ -130,6 +140,7 @@ class Checkpoint:
         tensors |= {f"{KEPT}{name}": value.cpu() for name, value in self.kept.items()}
         about = {FINGERPRINT: self.fingerprint, ROWS: json.dumps(rows), STEPS: str(steps)}
         about |= {ATTEMPT: str(self.attempt)} if self.attempt else {}
+        about[SECONDS] = f"{self.before + time.monotonic() - self._began:.3f}"
         about[KEY] = state_digest(
             about, ((n, t.shape, _bytes(t)) for n, t in sorted(tensors.items()))
         )

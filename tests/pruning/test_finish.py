@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from fusegpt import finish_model, fuse_model, prune_model, score_model
@@ -21,6 +22,7 @@ from fusegpt.results.base import read
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
 from fusegpt.results.records import Step
+from fusegpt.runtime import Timer
 from fusegpt.signals import stoppable
 from fusegpt.workflow.describe import describe
 from fusegpt.workflow.verify import verify
@@ -252,7 +254,11 @@ def test_a_stopped_finish_saves_its_position_and_ends_with_the_same_bits(
     left = sorted(file.name for file in tmp_path.iterdir())
     assert left == ["stopped.resume.safetensors", "whole"]
     monkeypatch.undo()
+    with safe_open(tmp_path / left[0], framework="numpy") as file:
+        before = float(file.metadata()["seconds"])
+    monkeypatch.setattr(Timer, "seconds", 0.0)
     assert not run(command, [*words, str(tmp_path / "stopped")])
+    assert 0 < before == read_checkpoint(tmp_path / "stopped" / "fusegpt.json").finish.seconds
     assert "resumed after optimiser step 2" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["stopped", "whole"]
     one, other = ((tmp_path / x / "model.safetensors").read_bytes() for x in ("stopped", "whole"))

@@ -121,7 +121,7 @@ def test_finished_trials_are_read_back(tmp_path, monkeypatch):
         calls.append(arguments[2].index)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments).plus(seconds=100.0)
 
     monkeypatch.setattr(rerank_module, "_try", dies_in_the_third)
     checkpoint = Checkpoint(tmp_path / "resume.safetensors", "one")
@@ -132,6 +132,7 @@ def test_finished_trials_are_read_back(tmp_path, monkeypatch):
     record, _ = fuse_step(again, tried, scores, windows, checkpoint=checkpoint)
     assert len(calls) == 4 and calls[2] == calls[3]
     assert record.rerank.chosen == expected.rerank.chosen
+    assert 200 < record.seconds < 300  # of the two that were read back, and what this run took
     pairs = zip(again.module.parameters(), whole.module.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     calls.clear()

@@ -211,14 +211,14 @@ def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
         dying = Dying(file, "x", every_seconds=0)
+        dying.before = 100.0
         fusion(tiny.model("llama"), UNIT, windows, Fusion(**settings), seed=0, checkpoint=dying)
     left = read_unfinished(file)
     assert (len(left.rows), left.steps) == (stop + 1, len(expected.rows))
-    resumed = tiny.model("llama")
-    report = fusion(
-        resumed, UNIT, windows, Fusion(**settings), seed=0, checkpoint=Checkpoint(file, "x")
-    )
+    resumed, checkpoint = tiny.model("llama"), Checkpoint(file, "x")
+    report = fusion(resumed, UNIT, windows, Fusion(**settings), seed=0, checkpoint=checkpoint)
     assert report.rows == expected.rows
+    assert 100 < checkpoint.before < 200  # what the killed run took, and what it went on with
     assert all(torch.equal(v, weights(resumed)[n]) for n, v in weights(whole).items())
 
 

@@ -42,7 +42,7 @@ class Summary:
         Returns:
             Rows with the keys of every evaluation, and stderr and items. A group that averages is
             one row per metric, without its tasks. The mean over the names is the last row when
-            there are several.
+            there are several; it has no items where a group among them averages by tasks.
         """
         rows: list[dict[str, Any]] = []
         for name, below in self.members.items():
@@ -102,19 +102,19 @@ class Summary:
         protocol["limit"] = self._any_limit(chosen)
         protocol["of"] = ", ".join(f"{row['task']} {row['metric']}" for row in chosen)
         label = _label("mean", protocol["limit"])
-        return [
-            {
-                "task": label,
-                "metric": "accuracy",
-                "value": float(np.mean([row["value"] for row in chosen])),
-                "unit": "fraction",
-                "higher_is_better": True,
-                "num_samples": sum(row["num_samples"] for row in chosen),
-                "protocol": protocol,
-                "stderr": _stderr(values, by_items=False),
-                "items": pack(list(np.concatenate(values)), of, strata=[len(x) for x in values]),
-            }
-        ]
+        row = {
+            "task": label,
+            "metric": "accuracy",
+            "value": float(np.mean([row["value"] for row in chosen])),
+            "unit": "fraction",
+            "higher_is_better": True,
+            "num_samples": sum(row["num_samples"] for row in chosen),
+            "protocol": protocol,
+        }
+        if any("strata" in found["items"] for found in chosen):  # whose mean is one of means
+            return [{**row, "stderr": _stderr_of([found["stderr"] for found in chosen])}]
+        items = pack(list(np.concatenate(values)), of, strata=[len(x) for x in values])
+        return [{**row, "stderr": _stderr(values, by_items=False), "items": items}]
 
     def _any_limit(self, of: Sequence[Mapping[str, Any]]) -> int | None:
         limited = any(entry["protocol"].get("limit") for entry in of)
@@ -153,3 +153,9 @@ def _stderr(values: Sequence[np.ndarray], by_items: bool) -> float | None:
     count = sum(len(part) for part in values)
     squares = sum(((part - part.mean()) ** 2).sum() for part in values)
     return math.sqrt(squares / (count - len(values)) / count)
+
+
+def _stderr_of(errors: Sequence[float | None]) -> float | None:
+    """Standard error of the mean of values that have their own."""
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if len(known) == len(errors) else None

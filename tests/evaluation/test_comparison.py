@@ -6,7 +6,8 @@ import pytest
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArtifactError, DataError
 from fusegpt.evaluation.comparison import compare
-from fusegpt.evaluation.items import pack
+from fusegpt.evaluation.items import pack, unpack
+from fusegpt.evaluation.summary import Summary
 from fusegpt.results.models import Row
 
 
@@ -130,3 +131,33 @@ def test_the_verb_prints_which_differences_are_real(tmp_path, capsys):
     assert "not resolved" in verdicts[0] and " better " in verdicts[1]
     record = json.loads((tmp_path / "c.json").read_text())
     assert record["others"][paths[2]][0]["better"] is True
+
+
+@pytest.mark.parametrize("by_items", [True, False])
+def test_a_mean_with_a_group_of_unequal_tasks_never_has_items_of_another_mean(by_items):
+    sizes = {"few": (2, 2), "many": (40, 10), "piqa": (50, 20)}
+    results = {}
+    for name, (count, right) in sizes.items():
+        values = correct(count, right, 0)
+        metric = {
+            "value": float(values.mean()),
+            "stderr": float(values.std(ddof=1) / np.sqrt(count)),
+            "higher_is_better": True,
+            "values": pack(list(values), "")["values"],
+        }
+        protocol = {"harness": "x", "shots": 0, "dtype": "float32"}
+        common = {"num_samples": count, "items": name, "protocol": protocol}
+        results[name] = {**common, "metrics": {"acc": metric}}
+    members = {"group": ["few", "many"], "piqa": ["piqa"]}
+    summary = Summary(members, {"group": {"acc": by_items}, "piqa": {}}, None)
+
+    group, piqa, mean = summary.rows(results)
+
+    assert group["value"] == pytest.approx(12 / 42 if by_items else (1 + 0.25) / 2)
+    assert mean["value"] == pytest.approx((group["value"] + 0.4) / 2)
+    if by_items:
+        strata = np.split(unpack(mean["items"]["values"]), [42])
+        assert np.mean([part.mean() for part in strata]) == pytest.approx(mean["value"])
+    else:  # whose strata would be weighed otherwise
+        assert "items" not in mean
+        assert mean["stderr"] == pytest.approx(np.hypot(group["stderr"], piqa["stderr"]) / 2)

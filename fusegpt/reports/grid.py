@@ -114,13 +114,14 @@ def _result_cells(row: pd.Series, labels: Sequence[tuple[str, bool]], targets: b
 def _best(
     table: pd.DataFrame, labels: Sequence[str], better: Mapping[str, bool]
 ) -> set[tuple[int, str]]:
-    """The best row of every value at every sparsity that several recipes share."""
+    """The best rows of every value at every sparsity that several recipes share."""
     found = set()
     for _, group in table.groupby("sparsity"):
         for label in labels if len(group) > 1 else ():
             values = group[label].dropna()
             if values.nunique() > 1:
-                found.add((values.idxmax() if better[label] else values.idxmin(), label))
+                top = values.max() if better[label] else values.min()
+                found |= {(place, label) for place in values.index[values == top]}
     return found
 
 

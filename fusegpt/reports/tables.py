@@ -149,7 +149,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         runs = group.drop_duplicates("seed")
         row: dict[str, Any] = dict(zip(KEY, key, strict=True))
         sizes = ("asked", "num_blocks", "blocks_left", "granularity", "num_units", "units_left")
-        row |= {"seeds": len(runs)} | {name: first[name] for name in (*sizes, "parameters")}
+        row |= {"seeds": len(runs)} | {name: first[name] for name in sizes}
+        alike = runs["parameters"].nunique() == 1  # seeds may remove units of different sizes
+        row |= {"parameters": first["parameters"] if alike else runs["parameters"].mean()}
         row |= {"file_bytes": runs["file_bytes"].mean()}
         row |= {"seconds": runs["seconds"].mean(), "memory_gib": runs["memory_gib"].max()}
         row |= {name: runs[name].mean() for name in (*SPENT, "undone", "trainings")}

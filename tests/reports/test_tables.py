@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from fusegpt.errors import ArtifactError
@@ -141,3 +142,17 @@ def test_the_readmes_picture_shows_the_committed_numbers(root, tmp_path):
         for file in (results / "fusion_small.svg", tmp_path / "again.svg")
     ]
     assert values[0] == values[1] and len(values[0]) >= 2 * 4 * 4
+
+
+def test_seeds_that_remove_units_of_different_sizes_have_their_mean_of_parameters(frame):
+    rows = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)]
+    twin = rows.assign(seed=1, parameters=rows["parameters"] + 1_000_000)
+    (row,) = tables.summary(pd.concat([rows, twin], ignore_index=True)).to_dict("records")
+    assert row["seeds"] == 2 and row["parameters"] == rows["parameters"].iloc[0] + 500_000
+
+
+def test_all_that_share_the_best_value_are_marked(frame):
+    rows = frame[frame["step"] == 4].assign(value=40.0)
+    rows.loc[rows["recipe"] == "macro_influence", "value"] = 50.0
+    marked = {row[0].text for row in results_grid("r", rows).rows for c in row if c.mark == "best"}
+    assert marked == {"macro_influence_finetune", "fusegpt"}

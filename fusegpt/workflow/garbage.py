@@ -33,6 +33,9 @@ KINDS = (
 )
 """What experiments can name; anything else is left alone."""
 
+PARTS = {at.scores_part: at.scores, at.dense_scores_part: at.dense_scores}
+"""Parts of scores, and what they are added up to."""
+
 
 @dataclass(frozen=True)
 class Garbage:
@@ -64,9 +67,14 @@ def find(plan: Plan, directory: Path) -> list[Garbage]:
     results, kept = directory / at.FOLDER, _named(plan)
     found: list[Garbage] = []
     gone: set[Path] = set()
-    there = sorted(one.path for kind in KINDS for one in kind.found_in(results))
-    for path in there:
+    there = sorted(
+        (one for kind in KINDS for one in kind.found_in(results)), key=lambda one: one.path
+    )
+    for one in there:
+        path = one.path
         if gone & {*path.parents} or path.relative_to(directory).as_posix() in kept:
+            continue
+        if _is_waited_for(one, kept, directory):
             continue
         gone.add(path)
         found.append(_judged(path, "unnamed", directory))
@@ -111,6 +119,16 @@ def _named(plan: Plan) -> set[str]:
             written = all_written(plan.windows[windows].corpora, plan.corpora)
             found |= {at.generated(model=model, generated=name) for name in written}
     return found
+
+
+def _is_waited_for(part: at.Found, kept: set[str], directory: Path) -> bool:
+    """Whether a part of scores is still to be added up, for what an experiment names."""
+    if part.kind not in PARTS:
+        return False
+    names = {name: text for name, text in part.names.items() if name != "shard"}
+    whole = PARTS[part.kind](**names)
+    owner = at.step_directory(**names) if part.kind == at.scores_part else whole
+    return owner in kept and not (directory / whole).is_file()
 
 
 def _of_recipe(plan: Plan, point: Point) -> Iterator[str]:

@@ -90,6 +90,25 @@ def test_a_step_behind_the_last_one_named_can_go(project, place):
     assert not (run / "step-002").exists()
 
 
+def test_parts_of_scores_stay_until_they_are_added_up(project, place):
+    [run] = place.glob("results/runs/tiny/fusegpt-*")
+    [dense, *_] = place.glob("results/scores/tiny/*.json")
+    steps = place / "results/parts/tiny" / run.name
+    parts = [steps / "step-001/1-of-2.json", steps / "step-009/1-of-2.json"]
+    parts.append(place / "results/parts/tiny" / dense.stem / "1-of-2.json")
+    for part in parts:
+        part.parent.mkdir(parents=True)
+        part.touch()
+    dense.unlink()
+    gc(project, place, "--delete")
+    assert [part.is_file() for part in parts] == [True, False, True]
+
+    for scores in (dense, run / "step-001/scores.json"):
+        scores.touch()
+    gc(project, place, "--delete")
+    assert not any(part.is_file() for part in parts)
+
+
 def test_a_running_jobs_output_stays(project, place):
     project.study["recipes"].remove("fusegpt")
     [run] = place.glob("results/runs/tiny/fusegpt-*")

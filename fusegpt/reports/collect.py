@@ -62,10 +62,11 @@ COLUMNS = (
 in place of a sparsity, ``export`` is what file was measured in place of the model (empty: the model
 itself), and ``file_bytes`` is how large the files of weights are, where they lie in the results.
 
-Seconds, memory and what recovery spent cover all steps up to this one: the most trainable
-parameters at once, and the sums of tokens, optimiser steps and FLOPs. ``trainings`` counts the
-steps and the finish that trained, or fitted in closed form, ``undone`` those of them that ended
-worse than they began, so that nothing of them was kept.
+Seconds, memory and what recovery spent cover all steps up to this one, seconds and memory those of
+scoring, too: the highest memory, the most trainable parameters at once, and the sums of tokens,
+optimiser steps and FLOPs. ``trainings`` counts the steps and the finish that trained, or fitted in
+closed form, ``undone`` those of them that ended worse than they began, so that nothing of them was
+kept.
 """
 
 
@@ -223,7 +224,7 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
     return _costs_of(
         [link.scores.seconds for link in links],
         [recovery.seconds for recovery in recoveries],
-        [recovery.memory_gib for recovery in recoveries],
+        [*(link.scores.memory_gib for link in links), *(made.memory_gib for made in recoveries)],
         [recovery.spent for recovery in recoveries],
     ) | {
         "undone": sum(bool(recovery.undone) for recovery in recoveries),

@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from fusegpt.errors import ArchitectureError
+from fusegpt.importance.block_influence import block_influence
+from fusegpt.importance.macro_influence import macro_influence
+from fusegpt.models.model import Model
 from fusegpt.models.structure.calls import Call, same_calls, share_calls
 from fusegpt.models.structure.replay import head_logits, record, run_blocks
+from fusegpt.models.structure.visits import traced
 from fusegpt.models.surgery.removal import remove
 from fusegpt.units import Unit
 from tests import tiny
@@ -137,3 +141,42 @@ def test_the_heads_logits_follow_the_hidden_states(family):
     assert hidden.grad.abs().sum() > 0
     before = model.blocks
     assert all(type(block) is type(before[0]) for block in model.blocks)
+
+
+SPARSE = {
+    **tiny.MODERN,
+    **tiny.DEEPSEEK,
+    "index_topk": 2,
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+}
+
+
+def sparse(*kinds: str) -> Model:
+    """A model some of whose blocks attend to the tokens that the block before chose."""
+    return Model.dense(
+        tiny.from_class("GlmMoeDsaForCausalLM", {**SPARSE, "indexer_types": [*kinds] * 3})
+    )
+
+
+def test_blocks_that_get_more_than_hidden_states_are_not_run_alone():
+    model = sparse("full", "shared")
+    whole = record(model, tiny.ids())
+    assert [call.fed for call in whole.calls] == [(), *[("prev_topk_indices",)] * 5]
+
+    with pytest.raises(ArchitectureError, match="blocks get more from each other"):
+        run_blocks(model.blocks, whole.calls, whole.hidden_in)
+    with pytest.raises(ArchitectureError, match="blocks get more from each other"):
+        macro_influence(model, [tiny.ids()], model.units())
+    with pytest.raises(ArchitectureError, match="blocks get more from each other"):
+        traced(model, tiny.ids())
+    assert block_influence(model, [tiny.ids()], model.units()).isfinite().all()
+
+
+def test_blocks_that_ignore_what_the_one_before_found_are_run_alone():
+    model = sparse("full", "full")
+    whole = record(model, tiny.ids(), 2, 4)
+    assert all(call.fed for call in whole.calls)
+    assert torch.equal(
+        run_blocks(model.blocks[2:5], whole.calls, whole.hidden_in), whole.hidden_out
+    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.model import Model
-from fusegpt.models.structure.calls import Call, hidden_of, take_hidden
+from fusegpt.models.structure.calls import Call, hidden_of, more_of, take_hidden
 
 __all__ = [
     "Injector",
@@ -71,6 +71,8 @@ def record(
     watch = _Watch(model, first, last, keep_states)
     handles = []
     for position, block in enumerate(blocks):
+        if position == first - 1:
+            handles.append(block.register_forward_hook(watch.passed))
         if position < first:
             continue
         handles.append(block.register_forward_pre_hook(watch.before(position), with_kwargs=True))
@@ -140,6 +142,10 @@ class _Watch:
     states: dict[int, Tensor] = field(default_factory=dict)
     hidden_in: Tensor | None = None
     hidden_out: Tensor | None = None
+    more: Sequence[Any] = ()
+
+    def passed(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.more = more_of(output)
 
     def before(self, position: int) -> Any:
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,7 +153,7 @@ class _Watch:
                 raise StopForward
             if position in self.calls:
                 raise ArchitectureError(f"{self._name(position)} runs twice in one forward pass")
-            hidden, call = take_hidden(args, kwargs)
+            hidden, call = take_hidden(args, kwargs, self.more)
             if self.hidden_in is None or self.hidden_out is None:
                 self.hidden_in = hidden
             elif not (hidden is self.hidden_out or torch.equal(hidden, self.hidden_out)):
@@ -163,7 +169,7 @@ class _Watch:
 
     def after(self, position: int) -> Any:
         def hook(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.hidden_out = hidden_of(output)
+            self.hidden_out, self.more = hidden_of(output), more_of(output)
             self.model.returns = len(output) if isinstance(output, (tuple, list)) else 0
             if position == self.last:
                 raise StopForward

@@ -208,7 +208,8 @@ def _calls(
         written.append(hidden * factor)
         if position == len(real) - 1:
             raise StopForward
-        return (written[-1], *[None] * (length - 1)) if length else written[-1]
+        more = [torch.full((1,), factor) for _ in range(1, length)]  # never computed with
+        return (written[-1], *more) if length else written[-1]
 
     for place, (name, block) in enumerate(real.items()):
         listed[name] = _Tracer(block, (place, note))

@@ -53,4 +53,8 @@ def _size(model: Model, blocks: Sequence[int]) -> tuple[int, float]:
         for module in model.block(index).modules():
             values += getattr(module, "borrowed", 0)
     attending = {unit.index for unit in model.units("attention")}.intersection(blocks)
-    return values, attention_width(model.text_config) * len(attending)
+    config = model.text_config
+    if not getattr(config, "is_heterogeneous", False):
+        return values, attention_width(config) * len(attending)
+    own = [config.per_layer_config[model.position(index)] for index in attending]
+    return values, sum(map(attention_width, own))

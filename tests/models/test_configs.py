@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import PretrainedConfig
 
+from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import save
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.structure.configs import shrunken, text_configs
+from fusegpt.models.structure.replay import head_logits, record, run_blocks
+from fusegpt.models.surgery.removal import remove, skip
+from fusegpt.units import Unit
 from tests import tiny
 
 KEEP = [0, 2, 3, 5]
@@ -56,3 +63,29 @@ def test_everything_else_stays(name, value):
 def test_a_decoders_config_is_listed_once():
     module = tiny.build("llava")
     assert text_configs(module) == [module.config.text_config]
+
+
+@torch.no_grad()
+def test_what_single_blocks_have_of_their_own_follows_them(tmp_path):
+    """Gemma 4: heads of full attention are larger, which the config says by numbers of blocks."""
+    model = tiny.model("gemma4_text", global_head_dim=16)
+    whole = record(model, tiny.ids(), keep_states=True)
+    hidden = run_blocks(model.blocks[2:], whole.calls[2:], whole.states[1])
+    expected = head_logits(model, tiny.ids(), hidden)
+    with skip(model, [Unit("block", 4)]):
+        assert own(model) == {1: 16, 3: 16, 4: 16}
+    assert own(model) == {1: 16, 3: 16, 5: 16}
+
+    remove(model, Unit("block", 1))
+    assert own(model) == {2: 16, 4: 16}
+    save(model, tmp_path / "pruned", extra={})
+    for place in (model, load(tmp_path / "pruned", dtype="float32")):
+        assert torch.equal(place.module(tiny.ids(), use_cache=False).logits, expected)
+    each = [forward_flops(model, [index], 10, 5) for index in model.kept]
+    assert forward_flops(model, model.kept, 10, 5) == sum(each)
+
+
+def own(model):
+    """The sizes of heads that the config says of single blocks."""
+    heads = [layer.head_dim for layer in model.text_config.per_layer_config]
+    return {place: size for place, size in enumerate(heads) if size != 8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.models.blocks import decoder_of, text_config
 
-__all__ = ["shrunken", "text_configs", "unbuilt", "without_unbuilt"]
+__all__ = ["OVERRIDES", "shrunken", "text_configs", "unbuilt", "without_unbuilt"]
 
 NOT_PER_BLOCK = frozenset(
     {
@@ -48,6 +49,10 @@ UNBUILT_COUNTS = (
     "n_mtp_layers",
 )
 """Counts of blocks for drafting, behind the last one, which no class of transformers builds."""
+
+OVERRIDES = "_heterogeneity_spec"
+"""The attribute in which transformers keeps what single blocks have otherwise than the rest; the
+entry ``per_layer_config`` of a file."""
 
 
 def text_configs(module: PreTrainedModel) -> list[PretrainedConfig]:
@@ -105,7 +110,19 @@ def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[
             continue
         if new != value:
             changes[name] = new
-    return changes | {"num_hidden_layers": len(keep)}
+    return changes | _overrides(config, keep) | {"num_hidden_layers": len(keep)}
+
+
+def _overrides(config: PretrainedConfig, keep: Sequence[int]) -> dict[str, Any]:
+    """What single blocks have otherwise than the rest, under the numbers that they get."""
+    before: Any = vars(config).get(OVERRIDES)
+    if before is None:
+        return {}
+    old = before.per_layer_overrides
+    new = {place: old[number] for place, number in enumerate(keep) if number in old}
+    names = {name for one in new.values() for name in one} - {"skip"}
+    changed = dataclasses.replace(before, per_layer_overrides=new, per_layer_attributes=names)
+    return {} if changed == before else {OVERRIDES: changed}
 
 
 def _entries(name: str, value: Sequence[Any], count: int, keep: Sequence[int]) -> Sequence[Any]:

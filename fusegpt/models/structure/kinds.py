@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig
 
 from fusegpt.data.kinds import DEEP, LISTS, kinds_of
-from fusegpt.models.structure.configs import shrunken
+from fusegpt.models.structure.configs import OVERRIDES, shrunken
 from fusegpt.runtime import quiet
 
 __all__ = ["off_formula", "off_scale"]
@@ -25,6 +25,8 @@ def off_formula(config: PretrainedConfig, keep: Sequence[int] | None = None) -> 
     """
     changes = {} if keep is None else shrunken(config, config.num_hidden_layers, keep)
     settings = {**config.to_dict(), **changes}
+    for name in ("per_layer_config", OVERRIDES):  # go by the numbers of blocks, and name no kinds
+        settings.pop(name, None)
     plain = {name: value for name, value in settings.items() if name not in LISTS}
     try:
         with quiet():
@@ -50,7 +52,8 @@ def off_scale(config: PretrainedConfig) -> str | None:
     Args:
         config: The decoder's. None comes back where the size of a head is that value.
     """
-    scalar, size = (getattr(config, name, None) for name in ("query_pre_attn_scalar", "head_dim"))
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    size = None if scalar is None else getattr(config, "head_dim", None)
     if scalar is None or size is None or scalar == size:
         return None
     return (

@@ -58,3 +58,14 @@ def test_a_scale_that_llama_cpp_does_not_read_is_said_of_pruned_models():
     assert sentence.startswith("query_pre_attn_scalar is 24, the size of a head ")
     said = [one.text for one in check_structure(own) if one.name == "runtimes"]
     assert any("query_pre_attn_scalar is 24" in text for text in said)
+
+
+def test_where_images_add_between_blocks_is_said_of_pruned_models():
+    """Qwen3-VL adds what it saw behind the first blocks, by their places."""
+    early, late = tiny.model("qwen3_vl"), tiny.model("qwen3_vl")
+    assert differences(early) == []
+    remove(early, Unit("block", 1))
+    remove(late, Unit("block", 2))
+    (sentence,) = differences(early)
+    assert sentence.startswith("images also add to the hidden states between blocks")
+    assert differences(late) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, modeling_utils
 
 from fusegpt.artifacts import atomic_directory, atomic_path, file_record
+from fusegpt.models.blocks import decoder_of
 from fusegpt.models.checkpoints.dtypes import store
 from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written, refused
 from fusegpt.models.checkpoints.storage import SOURCE, exactly, stored_as
@@ -124,7 +126,24 @@ def differences(model: Model) -> list[str]:
             for name in lists
         ),
         *([] if scale is None else [scale]),
+        *(_images(model) if pruned else []),
         *_drafting(model),
+    ]
+
+
+def _images(model: Model) -> list[str]:
+    """Say where images may add to other blocks' hidden states than in the dense model."""
+    takes = inspect.signature(decoder_of(model.module).forward).parameters
+    if not any("deepstack" in name for name in takes):
+        return []
+    vision = getattr(model.module.config, "vision_config", None)
+    levels = getattr(vision, "deepstack_visual_indexes", None)
+    if levels is not None and model.kept[: len(levels)] == list(range(len(levels))):
+        return []
+    return [
+        "images also add to the hidden states between blocks, at places counted from the first"
+        " block: where an earlier block is gone, a place is behind a later block of the dense"
+        " model; text alone is not concerned"
     ]
 
 

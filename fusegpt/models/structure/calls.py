@@ -97,7 +97,8 @@ def take_hidden(
         more: What the block before returned besides hidden states.
     """
     given = {id(one) for one in more if isinstance(one, Tensor)}
-    fed = tuple(key for key, x in [*enumerate(args), *kwargs.items()] if id(x) in given)
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    fed = tuple(key for key, value in places if id(value) in given)
     if args and isinstance(args[0], Tensor):
         return args[0], Call((None, *args[1:]), dict(kwargs), 0, fed)
     if isinstance(kwargs.get("hidden_states"), Tensor):

@@ -50,16 +50,22 @@ def started(model, method, out):
     return out / "step-000/manifest.json"
 
 
-def fuse(model, windows, out):
-    manifest, mine = started(model, "fusion", out), out / "mine.parquet"
+def scored(model, method, out):
+    manifest, mine = started(model, method, out), out / "mine.parquet"
     write_windows(mine, tiny.ids(2, 8).numpy(), {})
-    score_model(manifest, recipe("fusion"), mine, out / "scores.json")
-    fuse_model(manifest, recipe("fusion"), out / "scores.json", out / "step", finetune=windows)
+    score_model(manifest, recipe(method), mine, out / "scores.json")
+    return manifest, out / "scores.json"
+
+
+def fuse(model, windows, out):
+    manifest, scores = scored(model, "fusion", out)
+    fuse_model(manifest, recipe("fusion"), scores, out / "step", finetune=windows)
 
 
 def merge(model, windows, out):
-    manifest = started(model, "lora", out)
-    merge_model(manifest, recipe("lora"), out / "m", finetune=windows)
+    manifest, scores = scored(model, "lora", out)
+    fuse_model(manifest, recipe("lora"), scores, out / "step-001")
+    merge_model(out / "step-001/manifest.json", recipe("lora"), out / "m", finetune=windows)
 
 
 WAYS = {

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.errors import ArchitectureError
+from fusegpt.models.weights import owner_of
 
 __all__ = ["BlockList", "decoder_of", "find_blocks", "text_config"]
 
@@ -64,8 +65,7 @@ def find_blocks(module: PreTrainedModel) -> BlockList:
             "can be pruned"
         )
     _, _, name, blocks = min(found, key=lambda entry: entry[:2])
-    parent, _, leaf = name.rpartition(".")
-    return BlockList(decoder.get_submodule(parent), leaf, blocks)
+    return BlockList(*owner_of(decoder, name), blocks)
 
 
 def _count(module: PreTrainedModel) -> int:

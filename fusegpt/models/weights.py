@@ -25,6 +25,7 @@ __all__ = [
     "kept_as",
     "move_buffers",
     "own_memory",
+    "owner_of",
     "places_of",
     "put",
     "read",
@@ -59,6 +60,12 @@ def places_of(module: nn.Module, stored: Mapping[int, Place]) -> Places | None:
                 return None
             found.setdefault(owner, {})[leaf] = place
     return found
+
+
+def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds what has a name below ``module``, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
 
 
 def storage_of(tensor: Tensor) -> int:

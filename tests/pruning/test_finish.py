@@ -150,14 +150,10 @@ def test_a_folder_that_is_not_there_yet_is_made(results, tmp_path):
     assert read_checkpoint(where / "fusegpt.json").finish.method == "full"
 
 
-def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
-    from fusegpt.models.checkpoints.load import load
+def killed_in_the_third_call(patch):
+    """Let answers be saved after each pair of windows, and die in the third; return the calls."""
     from fusegpt.recovery.healing import answers
 
-    folder, windows, _ = results
-    dense = load(folder / "models/tiny", dtype="float32")
-    answers.answer_windows(dense, windows, tmp_path / "whole", top_k=4)
-    monkeypatch.setattr(answers, "EVERY_SECONDS", 0.0)
     real, asked = answers.head_logits, []
 
     def dying(*arguments):
@@ -166,7 +162,32 @@ def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(answers, "head_logits", dying)
+    patch.setattr(answers, "EVERY_SECONDS", 0.0)
+    patch.setattr(answers, "head_logits", dying)
+    return asked
+
+
+def stopped_in_the_second_step(patch):
+    """Let a finish be asked to stop while it takes its second optimiser step."""
+    real, calls = heal._propagate, []
+
+    def stopping(*given):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == 3:  # of the second optimiser step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    patch.setattr(heal, "_propagate", stopping)
+
+
+def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
+    from fusegpt.models.checkpoints.load import load
+    from fusegpt.recovery.healing import answers
+
+    folder, windows, _ = results
+    dense = load(folder / "models/tiny", dtype="float32")
+    answers.answer_windows(dense, windows, tmp_path / "whole", top_k=4)
+    asked = killed_in_the_third_call(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
     answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
@@ -187,17 +208,8 @@ def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
     tiny.model("llama_tied", seed=5).module.save_pretrained(tmp_path / "other")
     one = load(folder / "models/tiny", dtype="float32")
     two = one if change == "bit" else load(tmp_path / "other", dtype="float32")
-    real, asked = answers.head_logits, []
-
-    def dying(*arguments):
-        asked.append(arguments)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "EVERY_SECONDS", 0.0)
-        patch.setattr(answers, "head_logits", dying)
+        killed_in_the_third_call(patch)
         with pytest.raises(KeyboardInterrupt):
             answers.answer_windows(one, windows, tmp_path / "out", top_k=4)
     if change == "bit":
@@ -215,16 +227,8 @@ def test_a_finish_is_not_resumed_with_another_teacher(results, tmp_path, monkeyp
     _, windows, manifest = results
     other = tmp_path / "other"
     tiny.model("llama_tied", seed=5).module.save_pretrained(other)
-    real, calls = heal._propagate, []
-
-    def stopping(*given):
-        calls.append(torch.is_grad_enabled())
-        if sum(calls) == 3:  # of the second optimiser step
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
-
     with monkeypatch.context() as patch, stoppable():
-        patch.setattr(heal, "_propagate", stopping)
+        stopped_in_the_second_step(patch)
         with pytest.raises(Stopped):
             finish_model(manifest, recipe(), tmp_path / "one", windows=windows)
     for name in ("one", "whole"):
@@ -240,15 +244,7 @@ def test_a_stopped_finish_saves_its_position_and_ends_with_the_same_bits(
     words = ["--recipe-settings", json.dumps(recipe().to_json()), "--windows", str(windows)]
     words = ["finish", "--model", str(manifest), *words, "--output"]
     assert not run(command, [*words, str(tmp_path / "whole")])
-    real, calls = heal._propagate, []
-
-    def stopping(*given):
-        calls.append(torch.is_grad_enabled())
-        if sum(calls) == 3:  # of the second optimiser step
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
-
-    monkeypatch.setattr(heal, "_propagate", stopping)
+    stopped_in_the_second_step(monkeypatch)
     assert run(command, [*words, str(tmp_path / "stopped")]) == 143
     assert "saved after optimiser step 2 of 4" in capsys.readouterr().err
     left = sorted(file.name for file in tmp_path.iterdir())

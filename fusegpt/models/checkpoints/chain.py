@@ -13,7 +13,7 @@ from fusegpt.models.model import Model
 from fusegpt.models.stored import Stored, stored_in
 from fusegpt.models.surgery.biases import give_bias
 from fusegpt.models.surgery.removal import remove
-from fusegpt.models.weights import Places, fill
+from fusegpt.models.weights import Places, fill, owner_of
 from fusegpt.results.history import History
 from fusegpt.units import Unit
 
@@ -127,5 +127,5 @@ def _redirect(model: Model, places: Places, name: str, place: Stored) -> None:
             f"{place.file}: {name} must have shape {list(parameter.shape)}, got {list(place.shape)}"
         )
     _, index, inner = name.split(".", 2)
-    owner, _, leaf = inner.rpartition(".")
-    places.setdefault(model.block(int(index)).get_submodule(owner), {})[leaf] = place
+    owner, leaf = owner_of(model.block(int(index)), inner)
+    places.setdefault(owner, {})[leaf] = place

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.directories import SINGLE, weight_files
 from fusegpt.models.stored import Joined, Stored, stored_in
-from fusegpt.models.weights import Places, places_of, storage_of
+from fusegpt.models.weights import Places, owner_of, places_of, storage_of
 
 __all__ = ["without_memory"]
 
@@ -90,7 +90,7 @@ def _tie_equal(module: PreTrainedModel, places: Places) -> None:
     So transformers does, but only once it has the values.
     """
     for target, source in list(module.all_tied_weights_keys.items()):
-        (owner, leaf), (first, name) = _holder(module, target), _holder(module, source)
+        (owner, leaf), (first, name) = owner_of(module, target), owner_of(module, source)
         one, other = places.get(owner, {}).get(leaf), places.get(first, {}).get(name)
         if not isinstance(one, Stored) or not isinstance(other, Stored) or one == other:
             continue
@@ -99,12 +99,6 @@ def _tie_equal(module: PreTrainedModel, places: Places) -> None:
             places[owner][leaf] = other
         else:
             module.all_tied_weights_keys.pop(target)
-
-
-def _holder(module: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
-    """The module that a tensor belongs to, and its name there."""
-    path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
 
 
 class _Joins(TorchDispatchMode):

@@ -1,10 +1,12 @@
-"""What a teacher's stored answers save a distillation: seconds of a batch with and without them.
+"""What a distillation saves: by a teacher's stored answers, and by a gradient that is written down.
 
     python benchmarks/finish.py MODEL --output finish.json
     python benchmarks/finish.py MODEL --device cuda --length 2048 --windows 64 ...
 
 A quarter of the blocks is removed. The teacher answers all windows once; then batches are learned
 from its answers on disk, and from answers that it gives anew. Both must have equal losses.
+Then the loss of a window's logits alone, and its gradient, as `nn.teaching.divergence` has them and
+by automatic differentiation of the formula; both gradients must be equal.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fusegpt.data.streamed import Streamed
 from fusegpt.data.window_files import write_windows
@@ -26,7 +29,7 @@ from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
 from fusegpt.models.surgery.removal import remove
-from fusegpt.nn.teaching import Answers, answer
+from fusegpt.nn.teaching import Answers, answer, divergence
 from fusegpt.recovery.healing.answers import AnswersFile, answer_windows, read_answers
 from fusegpt.recovery.healing.heal import batch_losses
 from fusegpt.recovery.healing.objective import Objective
@@ -50,6 +53,50 @@ class Live(AnswersFile):
         found = answer(logits, self.record.top_k, self.record.temperature)
         assert found.ids is not None and found.rest is not None
         return Answers(found.logits.half(), found.ids, found.rest)
+
+
+def plain(
+    logits: Tensor, answers: Answers, temperature: float, following: Tensor, share: float
+) -> Tensor:
+    """Return what ``divergence`` returns, each term as the formula has it."""
+    teacher = answers.logits.float() / temperature
+    said = nn.functional.log_softmax(logits.float() / temperature, -1)
+    if answers.ids is None:
+        expected = nn.functional.log_softmax(teacher, -1)
+    else:
+        assert answers.rest is not None
+        expected = nn.functional.log_softmax(torch.cat([teacher, answers.rest[..., None]], -1), -1)
+        others = said.scatter(-1, answers.ids, -torch.inf).logsumexp(-1, keepdim=True)
+        said = torch.cat([said.gather(-1, answers.ids), others], -1)
+    taught = (expected.exp() * (expected - said)).sum(-1) * temperature**2
+    wide = nn.functional.cross_entropy(logits.float().mT, following, reduction="none")
+    return (1 - share) * taught + share * wide
+
+
+def losses_alone(model: Model, ids: Tensor, top_k: int, rounds: int) -> dict[str, Any]:
+    """Seconds of the loss of some windows' logits with half of it from the next token."""
+    with torch.no_grad():
+        logits = head_logits(model, ids, record(model, ids).hidden_out)[:, :-1]
+        given = answer(logits.roll(1, 1), top_k, 1.0)
+    following = ids[:, 1:].to(logits.device)
+    ways = {
+        "written": lambda x: divergence(x, given, 1.0, following=following, share=0.5),
+        "plain": lambda x: plain(x, given, 1.0, following, 0.5),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        gradients: list[Tensor] = []
+        for way, loss_of in ways.items():
+            leaf = logits.detach().requires_grad_()
+            with Timer(model.device) as timer:
+                loss_of(leaf).mean().backward()
+            seconds[way].append(timer.seconds)
+            assert leaf.grad is not None
+            gradients.append(leaf.grad)
+        largest = gradients[1].abs().max()
+        assert (gradients[0] - gradients[1]).abs().max() <= 1e-2 * largest
+    ratios = [a / b for a, b in zip(seconds["plain"], seconds["written"], strict=True)]
+    return {"loss_plain_over_written": round(statistics.median(ratios), 3)}
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -83,6 +130,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     said[way] = loss_of(number).item()
                 seconds[way].append(timer.seconds)
             assert abs(said["stored"] - said["live"]) <= 1e-3 * abs(said["live"]), said
+    alone = losses_alone(model, ids[: options.batch], options.top_k, options.windows)
     size = sum(about.bytes or 0 for about in stored.record.files.values())
     ratios = [a / b for a, b in zip(seconds["live"], seconds["stored"], strict=True)]
     return {
@@ -91,6 +139,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seconds_live": [round(x, 3) for x in seconds["live"]],
         "live_over_stored": round(statistics.median(ratios), 3),
         "bytes_per_token": round(size / ids.numel(), 1),
+        **alone,
     }
 
 

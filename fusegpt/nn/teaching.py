@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Answers", "answer", "divergence"]
 
@@ -43,25 +45,83 @@ def answer(logits: Tensor, top_k: int | None, temperature: float) -> Answers:
     return Answers(top, ids, (others / temperature).logsumexp(-1))
 
 
-def divergence(logits: Tensor, answers: Answers, temperature: float) -> Tensor:
+def divergence(
+    logits: Tensor,
+    answers: Answers,
+    temperature: float,
+    *,
+    following: Tensor | None = None,
+    share: float = 0.0,
+) -> Tensor:
     """Return KL(teacher ‖ student)·temperature², all tokens that were not kept being one.
 
+    With ``following``: (1 - share) of it, and share of the next token's loss, from one softmax.
+    The gradient is written down with the value (decision D62), in one tensor of the logits' size.
+
     Args:
-        logits: The student's, ``[..., vocab]``; differentiable.
+        logits: The student's, ``[..., vocab]``; differentiable, once.
         answers: The teacher's, of the same positions.
-        temperature: What the logits of both are divided by.
+        temperature: What the logits of both are divided by; 1 with ``following``.
+        following: The tokens that come next, ``[...]`` int64.
+        share: Share of their loss, 0 to 1.
 
     Returns:
         ``[...]`` float32, at least 0 up to rounding.
     """
-    student, teacher = logits.float() / temperature, answers.logits.float() / temperature
-    said = nn.functional.log_softmax(student, -1)  # [..., vocab]
-    if answers.ids is None:
-        expected = nn.functional.log_softmax(teacher, -1)
-    else:
+    assert following is None or temperature == 1
+    teacher = answers.logits.float() / temperature
+    if answers.ids is not None:
         assert answers.rest is not None
-        expected = nn.functional.log_softmax(torch.cat([teacher, answers.rest[..., None]], -1), -1)
-        others = said.scatter(-1, answers.ids, -torch.inf).logsumexp(-1, keepdim=True)
-        said = torch.cat([said.gather(-1, answers.ids), others], -1)  # [..., k + 1]
-    lost = expected.exp() * (expected - said)
-    return lost.sum(-1) * temperature**2
+        teacher = torch.cat([teacher, answers.rest[..., None]], -1)
+    expected = nn.functional.log_softmax(teacher, -1)
+    share = 0.0 if following is None else share
+    given = (logits, expected, answers.ids, following, temperature, share)
+    found: Tensor = _Divergence.apply(*given)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Divergence(torch.autograd.Function):
+    """The loss of ``divergence``; q is the student's distribution, p the teacher's.
+
+    Its gradient is q - p for a token that was kept and q·(1 - p_rest / q_rest) for another one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        expected: Tensor,
+        ids: Tensor | None,
+        following: Tensor | None,
+        temperature: float,
+        share: float,
+    ) -> Tensor:
+        scaled = logits.float() if temperature == 1 else logits.float() / temperature
+        total = scaled.logsumexp(-1, keepdim=True)
+        student = (scaled - total).exp_()  # [..., vocab]; becomes the gradient
+        p = expected.exp()
+        if ids is None:
+            said = scaled - total
+            student -= (1 - share) * p
+        else:
+            kept = student.gather(-1, ids)
+            student.scatter_(-1, ids, 0.0)
+            rest = student.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            said = torch.cat([scaled.gather(-1, ids) - total, rest.log()], -1)  # [..., k + 1]
+            student *= 1 - (1 - share) * p[..., -1:] / rest
+            student.scatter_(-1, ids, kept - (1 - share) * p[..., :-1])
+        lost = (1 - share) * torch.where(p > 0, p * (expected - said), 0.0).sum(-1)
+        if following is not None:
+            place = following[..., None]
+            lost = lost + share * (total - scaled.gather(-1, place))[..., 0]
+            student.scatter_add_(-1, place, torch.full_like(total, -share))
+        ctx.temperature = temperature
+        ctx.save_for_backward(student.to(logits.dtype))
+        return lost * temperature**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        wanted = slope * (grad[..., None] * ctx.temperature).to(slope.dtype)
+        return wanted, None, None, None, None, None

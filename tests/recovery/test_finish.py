@@ -7,7 +7,6 @@ from fusegpt.data.streamed import Streamed
 from fusegpt.data.window_files import write_windows
 from fusegpt.errors import DataError
 from fusegpt.models.surgery.removal import remove
-from fusegpt.nn.teaching import answer, divergence
 from fusegpt.recovery import FINISHES
 from fusegpt.recovery.healing import heal
 from fusegpt.recovery.healing.answers import answer_windows, read_answers
@@ -181,19 +180,6 @@ def test_the_whole_vocabulary_gives_the_exact_divergence(temperature, windows, a
             Objective(given, temperature, next_token=0.0),
         )
         assert found == pytest.approx(expected.mean().item() * temperature**2, rel=1e-5)
-
-
-def test_fewer_tokens_are_one_class_with_the_rest_of_the_mass():
-    draw = torch.Generator().manual_seed(0)
-    teacher, student = (torch.randn(3, 16, generator=draw) for _ in range(2))
-    expected, said = (logits.softmax(-1) for logits in (teacher, student))
-    top = expected.topk(4, -1).indices
-    pairs = [
-        torch.cat([p.gather(-1, top), 1 - p.gather(-1, top).sum(-1, keepdim=True)], -1)
-        for p in (expected, said)
-    ]
-    wanted = (pairs[0] * (pairs[0] / pairs[1]).log()).sum(-1)
-    torch.testing.assert_close(divergence(student, answer(teacher, 4, 1.0), 1.0), wanted)
 
 
 def test_masked_tokens_are_not_learned(windows):

@@ -42,17 +42,16 @@ class Objective:
             rows: Numbers of the windows.
             places: Which positions of the windows these are.
         """
-        if self.answers is None or self.next_token:
-            wide = logits.float().flatten(0, 1)
-            plain = nn.functional.cross_entropy(wide, following.flatten(), reduction="none")
-            plain = plain.view(following.shape)
         if self.answers is None:
-            return plain
+            return _plain(logits, following)
         teacher = self.answers.at(rows, places, logits.device)
+        share = self.next_token
+        if not share:
+            return divergence(logits, teacher, self.temperature)
+        if self.temperature == 1:
+            return divergence(logits, teacher, 1, following=following, share=share)
         taught = divergence(logits, teacher, self.temperature)  # [batch, positions]
-        if not self.next_token:
-            return taught
-        return (1 - self.next_token) * taught + self.next_token * plain
+        return (1 - share) * taught + share * _plain(logits, following)
 
     def between(self, student: Model, seen: Recording, ids: Tensor) -> Tensor:
         """Return the relative distance of states from the dense model's, ``[batch, seq]``.
@@ -76,3 +75,11 @@ class Objective:
             distance = (own.float() - target).square().sum(-1)  # [batch, seq]
             total = total + distance / target.square().sum(-1).clamp_min(1e-12)
         return total / len(student.kept)
+
+
+def _plain(logits: Tensor, following: Tensor) -> Tensor:
+    """Return the loss of the next token at each position, ``[batch, positions]``."""
+    wide = logits.float().flatten(0, 1)
+    return nn.functional.cross_entropy(wide, following.flatten(), reduction="none").view(
+        following.shape
+    )

@@ -21,7 +21,7 @@ from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
-from fusegpt.sharing.checks import check_layers
+from fusegpt.sharing.checks import check_shared
 from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers, linear_shapes
 from fusegpt.sharing.settings import FlexiGpt
@@ -66,7 +66,7 @@ def flexigpt(
             shape.
         ConfigError: No block would be left to share with.
     """
-    check_layers(model, batches[0])
+    check_shared(model, batches[0], settings.stored)
     places = range(len(model.kept))
     settings.check_sparsity(len(places), sparsity, "sparsity")
     count = part_of(len(places), sparsity)

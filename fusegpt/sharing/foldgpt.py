@@ -23,7 +23,7 @@ from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.weights import fused_weights
-from fusegpt.sharing.checks import check_layers
+from fusegpt.sharing.checks import check_shared
 from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import finished, linear_shapes, share
 from fusegpt.sharing.settings import FoldGpt
@@ -67,7 +67,7 @@ def foldgpt(
         ConfigError: Groups of this size have no room for so many shared blocks.
     """
     settings.check_sparsity(len(model.kept), sparsity, "sparsity")
-    check_layers(model, batches[0])
+    check_shared(model, batches[0], settings.stored)
     gone, shared = settings.counts(len(model.kept), sparsity)
     taught = _last_states(model, batches) if settings.epochs and shared else None
     if gone:

@@ -175,6 +175,13 @@ def test_matrices_that_no_layer_of_another_block_can_stand_for_are_refused(
         method(tiny.model(family), batches, "0.3", untuned, seed=0)
 
 
+@pytest.mark.parametrize("method", [flexigpt, foldgpt])
+def test_an_image_text_model_has_no_compact_form(method, batches):
+    untuned = UNTUNED if method is flexigpt else FoldGpt(epochs=0)
+    with pytest.raises(ArchitectureError, match=r"^Llava.* give --set width\.stored=expanded"):
+        method(tiny.model("llava"), batches, "0.3", untuned, seed=0)
+
+
 def test_a_block_is_taught_on_the_states_that_shared_blocks_before_it_give(batches, monkeypatch):
     entered = {}
 

@@ -139,7 +139,7 @@ def _scaling(gate: Tensor) -> Callable[..., Any]:
 
 
 def _first(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Change a tensor, or the first one of a tuple."""
-    if isinstance(output, tuple):
-        return (change(output[0]), *output[1:])
+    """Change a tensor, or the first one of a tuple or list."""
+    if isinstance(output, (tuple, list)):
+        return type(output)((change(output[0]), *output[1:]))
     return change(output)

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from fusegpt.data.masked import tokens_in, unpadded
 from fusegpt.errors import ArtifactError, DataError, NumericsError
-from fusegpt.models.flops import forward_flops
+from fusegpt.models.flops import forward_flops, head_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import record
 from fusegpt.pace import Pace
@@ -113,6 +113,7 @@ def _try(
         raise NumericsError(f"rerank: the trial of {row.unit} comes to {result} by {by}")
     training = Training.model_validate({"rows": report.rows})
     judging = forward_flops(trial, trial.kept, tokens_in(judged), judged.shape[1])
+    judging += head_flops(trial, tokens_in(judged)) if by == "loss" else 0
     return Trial(
         unit=row.unit,
         score=row.score,

@@ -60,9 +60,8 @@ def additive_bias(
         gap = find_gap(model, run, windows, "current", label)
         shift = moments(gap, fitted, settings.clip).update / projection.factor
         new = model.parameter(name).detach().cpu().double() + shift
-        return accept(
-            model, run, {name: new.to(model.dtype)}, held, fitted, gap.flops(fitted), label
-        )
+        spent = settings.sees * gap.flops(fitted)
+        return accept(model, run, {name: new.to(model.dtype)}, held, fitted, spent, label)
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:
         base = model.parameter(name).detach().clone()

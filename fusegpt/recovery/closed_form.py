@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusegpt.data.masked import IGNORED, mask_of, next_tokens, predicted, tokens_in
 from fusegpt.errors import DataError, NumericsError
-from fusegpt.models.flops import forward_flops
+from fusegpt.models.flops import forward_flops, head_flops
 from fusegpt.models.model import Model, split_name
 from fusegpt.models.structure.branches import around
 from fusegpt.models.structure.replay import record
@@ -145,7 +145,9 @@ def accept(
         label: Names the work in messages.
     """
     remove(model, *run)
-    spent += 2 * forward_flops(model, model.kept, tokens_in(holdout), holdout.shape[1])
+    compared = tokens_in(holdout)
+    spent += 2 * forward_flops(model, model.kept, compared, holdout.shape[1])
+    spent += 2 * head_flops(model, compared)
     old = {name: model.parameter(name).detach().clone() for name in new}
     plain = next_token_loss(model, holdout)
     _write(model, new)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fusegpt.data.masked import mask_of, tokens_in
 from fusegpt.errors import ArchitectureError
-from fusegpt.models.flops import forward_flops
+from fusegpt.models.flops import forward_flops, head_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.channels import Channels, find_channels
 from fusegpt.models.structure.replay import record
@@ -96,7 +96,7 @@ def concatenation(
             losses[tried] = next_token_loss(model, windows)
         share = min(losses, key=losses.__getitem__)
         whole = forward_flops(model, model.kept, tokens_in(windows), windows.shape[1])
-        spent += len(losses) * whole
+        spent += len(losses) * (whole + head_flops(model, tokens_in(windows)))
     new = _merged(blocks, share)
     _write(model, before, new)
     changed = [f"blocks.{before}.{name}" for name in new]

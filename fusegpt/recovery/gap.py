@@ -38,9 +38,9 @@ class Gap:
     sublayer: Unit | None = None
 
     def flops(self, windows: Tensor) -> float:
-        """Estimate of the FLOPs of seeing what is missing, twice: for clipping, and to sum."""
+        """Estimate of the FLOPs of seeing what is missing once."""
         run = self.source.kept[: self.source.position(self.last) + 1]
-        return 2 * forward_flops(self.source, run, tokens_in(windows), windows.shape[1])
+        return forward_flops(self.source, run, tokens_in(windows), windows.shape[1])
 
 
 def projection_before(

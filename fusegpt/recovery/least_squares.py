@@ -52,12 +52,13 @@ def least_squares(
     label = f"least squares for {', '.join(map(str, run))}"
     fitted, held = split_holdout(windows, settings.holdout)
     gap = find_gap(model, run, windows, settings.teacher, label)
+    spent = settings.sees * gap.flops(fitted)
     if settings.fit == "closed_form":
         change = ridge_map(moments(gap, fitted, settings.clip), settings.ridge)
-        return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
+        return accept(model, run, fold(model, gap, change), held, fitted, spent, label)
     change, rows = cosine_map(gap, fitted, settings, checkpoint=checkpoint, label=label)
     tokens = tokens_in(fitted) * settings.cosine_epochs
-    spent = gap.flops(fitted) / 2 + 4.0 * change.numel() * tokens
+    spent += 4.0 * change.numel() * tokens
     report = accept(model, run, fold(model, gap, change), held, fitted, spent, label)
     ends = {"first_cosine_loss": rows[0]["loss"], "last_cosine_loss": rows[-1]["loss"]}
     return dataclasses.replace(

@@ -54,7 +54,8 @@ def low_rank(
         gap = find_gap(model, run, windows, settings.teacher, label)
         whole = ridge_map(moments(gap, fitted, settings.clip), settings.ridge)
         change = truncate(whole, settings.rank)
-        return accept(model, run, fold(model, gap, change), held, fitted, gap.flops(fitted), label)
+        spent = settings.sees * gap.flops(fitted)
+        return accept(model, run, fold(model, gap, change), held, fitted, spent, label)
     before, projection = projection_before(model, run, windows[:1], label)
 
     def build(group: Sequence[int]) -> dict[str, FusedWeight]:

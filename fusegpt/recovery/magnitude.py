@@ -66,7 +66,8 @@ def magnitude(
             turn = hadamard(len(sums.gram))
             change = turn @ _factors(turn.T @ sums.cross @ turn, turn.T @ sums.gram @ turn) @ turn.T
         new = fold(model, gap, change)
-        return accept(model, run, new, held, fitted, gap.flops(fitted), label)
+        spent = settings.sees * gap.flops(fitted)
+        return accept(model, run, new, held, fitted, spent, label)
     last = model.position(run[-1].index)
     factor = growth(model, model.position(run[0].index), last, fitted)
     check_head(model, windows[:1])

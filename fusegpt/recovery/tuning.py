@@ -159,7 +159,9 @@ def _examples(
     seen = recordings(model, pieces, first, last)
     others = seen
     if original is not None:
-        others = recordings(original, pieces, 0, original.position(span[-1]))
+        final = original.kept[-1]  # what leaves the last block stands for it, as the head reads it
+        end = original.position(final if span[-1] == model.kept[-1] else span[-1])
+        others = recordings(original, pieces, 0, end)
     with Pace("recording", len(pieces), "batch") as pace:
         for batch, recording in zip(whole, seen, strict=True):
             target = (recording if original is None else next(others)).hidden_out

@@ -92,7 +92,11 @@ def _undone(record: Checkpoint) -> list[str]:
     recoveries += [record.finish] if record.finish else []
     trained = [one for one in recoveries if one.tokens or one.optimizer_steps]
     undone = sum(bool(one.undone) for one in trained)
-    return [f"- tunings undone because their loss rose: {undone} of {len(trained)}"] * bool(undone)
+    return _undone_of(undone, len(trained))
+
+
+def _undone_of(undone: int, trainings: int) -> list[str]:
+    return [f"- tunings undone because their loss rose: {undone} of {trainings}"] * bool(undone)
 
 
 def _shared(record: Slice) -> list[str]:
@@ -115,6 +119,7 @@ def _shared(record: Slice) -> list[str]:
         f"- blocks: {pairs}",
         f"- asked for: {record.sparsity} of the blocks",
         f"- shared matrices are stored {stored}",
+        *_undone_of(int(record.spent.get("undone", 0)), int(record.spent.get("trainings", 0))),
     ]
     facts += [f"- {escaped(sentence)}" for sentence in record.differs]
     return [_titled(record, f"{count} of {of} blocks shared", opening), "\n".join(facts)]

@@ -215,7 +215,8 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
     if point.place.slices:
         made = read(at.sliced.under(results, point), Slice)
         found = _costs_of([], [], [made.memory_gib], [made.spent] if made.spent else [])
-        return found | {"seconds": made.seconds or 0.0}
+        counts = {name: made.spent.get(name, 0) for name in ("undone", "trainings")}
+        return found | counts | {"seconds": made.seconds or 0.0}
     links = read_history(step_of(results, point), whole=False).links
     steps = [link.record for link in links]
     file = at.checkpoint.under(results, point)

@@ -138,7 +138,8 @@ class Slice(Checkpoint):
         kept_energy: Share of the calibration signal that each cut kept.
         shared: By the number of a block that computes with another one's weights, that one's.
         spent: What tuning took, where there was any: trainable_parameters, tokens, optimizer_steps,
-            flops.
+            flops; and how many trainings there were, and how many were undone (not in older
+            records).
     """
 
     kind: Literal["slice"]

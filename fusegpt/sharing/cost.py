@@ -28,6 +28,8 @@ def spent(
 ) -> dict[str, float]:
     """Return trainable_parameters, tokens, optimizer_steps and flops of one tuning.
 
+    With them come ``trainings``, 1, and ``undone``: 1 if it ended worse than it began.
+
     Args:
         model: Its blocks share weights already.
         batches: Token ids, each ``[batch, seq]``.
@@ -48,4 +50,6 @@ def spent(
         "tokens": tuned,
         "optimizer_steps": fit.steps,
         "flops": flops,
+        "trainings": 1,
+        "undone": int(fit.undone),
     }

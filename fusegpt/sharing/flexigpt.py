@@ -21,6 +21,7 @@ from fusegpt.nn.fused import FusedWeight
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
+from fusegpt.sharing.checks import check_shared
 from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers, linear_shapes
 from fusegpt.sharing.settings import FlexiGpt
@@ -46,7 +47,8 @@ def flexigpt(
 
     Each computes with the matrices of the block from which a difference of low rank leads nearest
     to its own. Adapters start from that difference, rescaling from the spread of the outputs, and
-    both are tuned, with the block's own norms, until the block gives what it gave before.
+    both are tuned, with the block's own norms, until the block gives what it gave before for the
+    states that the blocks before it give now, some of which may be shared already.
     Source: FlexiGPT, arXiv 2501.14713 (decision D55).
 
     Args:
@@ -60,9 +62,11 @@ def flexigpt(
         The model, and a record: by the number of a shared block, the number of its source.
 
     Raises:
-        ArchitectureError: The blocks have no linear layers of equal shape.
+        ArchitectureError: Blocks have matrices outside linear layers, or no linear layers of equal
+            shape.
         ConfigError: No block would be left to share with.
     """
+    check_shared(model, batches[0], settings.stored)
     places = range(len(model.kept))
     settings.check_sparsity(len(places), sparsity, "sparsity")
     count = part_of(len(places), sparsity)
@@ -142,7 +146,7 @@ def left_behind(one: Tensor, other: Tensor, rank: int) -> float:
 
 @dataclass(frozen=True)
 class _Batch:
-    """One batch at a block of the dense model; states on the CPU."""
+    """One batch at a block before it shares; states on the CPU."""
 
     call: Call
     entering: Tensor

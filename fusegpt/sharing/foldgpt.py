@@ -18,13 +18,16 @@ from fusegpt.models.model import Model
 from fusegpt.models.structure.calls import Call, share_calls
 from fusegpt.models.structure.visits import recordings
 from fusegpt.models.surgery.removal import remove
+from fusegpt.models.surgery.sublayer_removal import last_blocks_of_their_kind
 from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.weights import fused_weights
+from fusegpt.sharing.checks import check_shared
 from fusegpt.sharing.cost import spent
 from fusegpt.sharing.modeling import finished, linear_shapes, share
 from fusegpt.sharing.settings import FoldGpt
+from fusegpt.units import Unit
 
 __all__ = ["children", "foldgpt"]
 
@@ -59,16 +62,16 @@ def foldgpt(
         The model, and a record: by the number of a shared block, the number of its source.
 
     Raises:
-        ArchitectureError: Blocks of a group have no linear layers of equal shape.
+        ArchitectureError: Blocks have matrices outside linear layers; those of a group have no
+            linear layers of equal shape; or too few can go before none of a kind is left.
         ConfigError: Groups of this size have no room for so many shared blocks.
     """
     settings.check_sparsity(len(model.kept), sparsity, "sparsity")
+    check_shared(model, batches[0], settings.stored)
     gone, shared = settings.counts(len(model.kept), sparsity)
     taught = _last_states(model, batches) if settings.epochs and shared else None
     if gone:
-        units = model.units()
-        order = gates(model, batches, units).argsort(stable=True).tolist()
-        remove(model, *sorted(units[place] for place in order[:gone]))
+        remove(model, *_closed(model, batches, gone))
         logger.info("removed blocks %s by their gates", [u.index for u in model.removed[-gone:]])
     influence = block_influence(model, batches, model.units()).tolist()
     sources: dict[int, int] = {}
@@ -108,6 +111,20 @@ def children(influence: Sequence[float], count: int, group_size: int) -> list[in
                 found[key] = min(found.get(key, value), value)
         best = found
     return list(min(value for (taken, _), value in best.items() if taken == count)[1])
+
+
+def _closed(model: Model, batches: Sequence[Tensor], count: int) -> list[Unit]:
+    """Return the blocks whose gates close first, of which the last of a kind is none, ascending."""
+    units, found = model.units(), list[Unit]()
+    for place in gates(model, batches, units).argsort(stable=True).tolist():
+        if len(found) < count and not last_blocks_of_their_kind(model, [*found, units[place]]):
+            found.append(units[place])
+    if len(found) < count:
+        raise ArchitectureError(
+            f"{count} blocks: at most {len(found)} can go, as the last one of each kind stays;"
+            " lower the sparsity, or width.removed"
+        )
+    return sorted(found)
 
 
 def _check_alike(model: Model, sources: Mapping[int, int]) -> None:

@@ -92,7 +92,7 @@ class FoldGpt(WidthSettings):
     def counts(self, blocks: int, sparsity: Decimal | float | str) -> tuple[int, int]:
         """Return how many of some blocks are removed, and how many share weights."""
         count = part_of(blocks, sparsity)
-        gone = int(count * self.removed)
+        gone = int(count * Decimal(str(self.removed)))
         return gone, count - gone
 
     def check_sparsity(self, blocks: int, sparsity: Decimal | float | str, where: str) -> None:

@@ -172,6 +172,8 @@ class Cost:
             length, left = self.recipe.finetune.length, self.num_blocks - step
             size = (left * self.shape.values, left * self.shape.attended)
             judged = forward_rule(*size, rerank.judged * length, length)
+            if rerank.by == "loss":
+                judged += head_rule(self.shape.vocab, self.shape.width, rerank.judged * length)
             trial = replace(trial, flops=trial.flops + judged)
         units = len(self.recipe.importance.open_blocks(self.num_blocks))
         candidates = min(rerank.candidates, units - step + 1)

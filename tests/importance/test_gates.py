@@ -66,6 +66,12 @@ def test_a_shut_gate_is_a_removed_unit_and_an_open_one_a_whole_one(kind):
     torch.testing.assert_close(shut, other.module(tiny.ids()).logits)
 
 
+def test_blocks_that_return_a_list_are_faded_like_others():
+    model, windows = tiny.model("openai_gpt"), [tiny.ids()]
+    found = module.gates(model, windows, model.units(), module.Gates(steps=2))
+    assert len(set(found.tolist())) == 6
+
+
 def test_a_unit_that_adds_nothing_has_no_slope_and_others_have():
     model = tiny.model("llama")
     model.block(3).mlp.down_proj.weight.data.zero_()

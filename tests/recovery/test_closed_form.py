@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from fusegpt.recovery.closed_form import fold, moments, ridge_map
 from fusegpt.recovery.gap import find_gap
 from fusegpt.recovery.least_squares import least_squares
 from fusegpt.recovery.low_rank import low_rank, truncate
-from fusegpt.recovery.settings.maps import AdditiveBias, LeastSquares, LowRank
+from fusegpt.recovery.magnitude import magnitude
+from fusegpt.recovery.settings.maps import AdditiveBias, LeastSquares, LowRank, Magnitude
 from fusegpt.units import Unit
+from fusegpt.work import forward_rule, head_rule
 from tests import tiny
 
 UNIT = Unit("block", 2)
@@ -243,6 +246,29 @@ def test_what_cannot_work_is_refused_before_anything_runs(windows):
         least_squares(tiny.model("llama"), UNIT, windows[:1], seed=0)
     with pytest.raises(ArchitectureError, match="must follow each other"):
         least_squares(tiny.model("llama"), [UNIT, Unit("block", 4)], windows, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (least_squares, LeastSquares()),
+        (least_squares, LeastSquares(clip=0.0)),
+        (magnitude, Magnitude(scale="channel")),
+    ],
+)
+def test_the_flops_are_those_of_the_passes_and_of_the_logits_that_are_compared(
+    method, settings, windows
+):
+    model, tokens = tiny.model("llama"), Counter()
+    for part in (*model.blocks, model.module.lm_head):
+        part.register_forward_hook(
+            lambda module, _, out: tokens.update({type(module): out.shape[:2].numel()})
+        )
+    values = sum(p.numel() for p in model.matrices(0).values())
+    report = method(model, UNIT, windows, settings, seed=0)
+    expected = forward_rule(values, 32, tokens[type(model.block(0))], 12)
+    expected += head_rule(128, 32, tokens[torch.nn.Linear])
+    assert report.flops == pytest.approx(expected, rel=0.1)  # finding the gap runs a few tokens
 
 
 def test_the_count_of_flops_grows_with_the_depth_of_the_gap(windows):

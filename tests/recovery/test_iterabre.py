@@ -1,5 +1,6 @@
 """The recipe `iterabre`: all remaining blocks learn the last states of the dense model."""
 
+import pytest
 import torch
 
 from fusegpt.models.checkpoints.load import load
@@ -11,15 +12,16 @@ from fusegpt.units import Unit
 from tests import tiny
 
 
-def test_all_remaining_blocks_learn_the_last_states_of_the_dense_model(tiny_llama_dir):
+@pytest.mark.parametrize("earlier", [1, 5])
+def test_all_remaining_blocks_learn_the_last_states_of_the_dense_model(tiny_llama_dir, earlier):
     own = load_recipe("iterabre").recovery
     settings = own.model_copy(update={"lora_rank": 4, "batch_size": 4, "epochs": 4})
     windows = tiny.ids(4, 12)
     model, dense = (load(tiny_llama_dir, dtype="float32") for _ in range(2))
     wanted = record(dense, windows).hidden_out
-    remove(model, Unit("block", 1))  # an earlier removal, whose damage is to be made good as well
+    remove(model, Unit("block", earlier))  # whose damage is to be made good as well
     plain = load(tiny_llama_dir, dtype="float32")
-    remove(plain, Unit("block", 1), Unit("block", 3))
+    remove(plain, Unit("block", earlier), Unit("block", 3))
     left = record(plain, windows).hidden_out
     relative = (left - wanted).square().sum(-1) / wanted.square().sum(-1)
 

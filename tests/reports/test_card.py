@@ -200,6 +200,13 @@ def test_a_sliced_model_tells_its_width_and_what_to_import():
     assert "width-pruning" in front_matter(text)["tags"]
 
 
+def test_tunings_of_shared_blocks_that_were_undone_are_counted():
+    shared = {**SLICED, "shared": {"3": 2, "4": 2}, "width": None}
+    assert "undone" not in card_of({**shared, "spent": {"trainings": 2, "undone": 0}})
+    text = card_of({**shared, "spent": {"trainings": 2, "undone": 1}})
+    assert "- tunings undone because their loss rose: 1 of 2" in text
+
+
 def test_tunings_that_were_undone_are_counted():
     tuned = {"unit": {"granularity": "block", "index": 4}, "optimizer_steps": 8}
     steps = [tuned, {**tuned, "undone": True}, {**tuned, "optimizer_steps": 0}]

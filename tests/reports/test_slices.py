@@ -26,6 +26,9 @@ def frame(results, experiment):
         content["model"]["parameters"] = parameters
         write_json(results / "evaluations" / place / "docs.json", content)
         notes = {**SLICED, "seconds": 12.5, "memory_gib": 2.0}
+        if sparsity == "0.3":
+            costs = dict.fromkeys(("trainable_parameters", "optimizer_steps", "flops"), 1)
+            notes["spent"] = {**costs, "tokens": 7, "trainings": 3, "undone": 1}
         write_checkpoint(results / "slices" / place / "fusegpt.json", **notes)
     asked = parse_contents(experiment)
     assert len(evaluation_files(asked, results)) == 1 + 4 * 2
@@ -39,7 +42,8 @@ def test_a_slice_keeps_its_blocks_and_says_its_parameters(frame):
     assert list(rows["parameters"]) == [60_000_000, 50_000_000]
     assert set(rows["blocks_left"]) == {BLOCKS} and set(rows["step"]) == {0}
     assert set(rows["seconds"]) == {12.5} and set(rows["memory_gib"]) == {2.0}
-    assert set(rows["tokens"]) == {0}
+    assert list(rows["tokens"]) == [0, 7]
+    assert list(rows["trainings"]) == [0, 3] and list(rows["undone"]) == [0, 1]
 
 
 def test_the_tables_have_a_line_per_sparsity(frame):

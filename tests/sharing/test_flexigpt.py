@@ -13,9 +13,10 @@ from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.surgery.removal import remove
-from fusegpt.sharing.flexigpt import closest, flexigpt, left_behind
+from fusegpt.sharing.flexigpt import _look, closest, flexigpt, left_behind
+from fusegpt.sharing.foldgpt import foldgpt
 from fusegpt.sharing.modeling import SharedLinear, linear_layers
-from fusegpt.sharing.settings import FlexiGpt
+from fusegpt.sharing.settings import FlexiGpt, FoldGpt
 from fusegpt.units import Unit
 from tests import tiny
 from tests.fresh import loads_after
@@ -130,6 +131,7 @@ def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     settings = FlexiGpt(rank=4, epochs=2)
     model, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
     assert record["spent"]["optimizer_steps"] == 2 * 2 * len(batches)
+    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (2, 0)
     assert record["spent"]["tokens"] == 2 * 2 * sum(batch.numel() for batch in batches)
     dense, adapters = (
         tiny.model(),
@@ -144,11 +146,59 @@ def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     assert forward_flops(model, model.kept, 24, 12) == wanted
 
 
+def test_tunings_that_made_things_worse_are_counted(batches):
+    settings = FlexiGpt(rank=4, epochs=2, learning_rate=0.9)
+    _, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
+    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (2, 2)
+
+
 def test_what_cannot_be_shared_is_refused(batches):
     with pytest.raises(ConfigError, match=r"0\.9 of 6 blocks leaves none"):
         flexigpt(tiny.model(), batches, "0.9", UNTUNED, seed=0)
-    with pytest.raises(ArchitectureError, match="has no linear layers"):
-        flexigpt(tiny.model("gpt2"), batches, "0.3", UNTUNED, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("gpt2", r"attn\.c_attn\.weight of block 0 is in no linear layer"),
+        ("mixtral", r"mlp\.gate\.weight of block 0 is in no linear layer"),
+        ("phimoe", r"mlp\.experts\.gate_up_proj of block 0 is in no linear layer"),
+        ("mamba", r"mixer\.dt_proj of block 0 is never called with this text"),
+    ],
+)
+@pytest.mark.parametrize("method", [flexigpt, foldgpt])
+def test_matrices_that_no_layer_of_another_block_can_stand_for_are_refused(
+    method, family, why, batches
+):
+    untuned = UNTUNED if method is flexigpt else FoldGpt(epochs=0)
+    with pytest.raises(ArchitectureError, match=why):
+        method(tiny.model(family), batches, "0.3", untuned, seed=0)
+
+
+@pytest.mark.parametrize("method", [flexigpt, foldgpt])
+def test_an_image_text_model_has_no_compact_form(method, batches):
+    untuned = UNTUNED if method is flexigpt else FoldGpt(epochs=0)
+    with pytest.raises(ArchitectureError, match=r"^Llava.* give --set width\.stored=expanded"):
+        method(tiny.model("llava"), batches, "0.3", untuned, seed=0)
+
+
+def test_a_block_is_taught_on_the_states_that_shared_blocks_before_it_give(batches, monkeypatch):
+    entered = {}
+
+    def noted(model, place, batch):
+        entered[place] = _look(model, place, batch).entering
+        return _look(model, place, batch)
+
+    monkeypatch.setattr("fusegpt.sharing.flexigpt._look", noted)
+    model, record = flexigpt(tiny.model(), batches[:1], "0.3", UNTUNED, seed=0)
+    last = max(map(int, record["shared"]))
+    assert torch.equal(entered[last], record_states(model, batches[0], last))
+    assert not torch.allclose(entered[last], record_states(tiny.model(), batches[0], last))
+
+
+def record_states(model, batch, place):
+    with torch.no_grad():
+        return model.module(batch, output_hidden_states=True).hidden_states[place]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from fusegpt.importance.gates import gates
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
-from fusegpt.sharing.foldgpt import children, foldgpt
+from fusegpt.sharing.foldgpt import _closed, children, foldgpt
 from fusegpt.sharing.settings import FoldGpt
 from tests import tiny
 from tests.fresh import loads_after
@@ -142,6 +142,7 @@ def test_expanded_it_is_the_familys_own_model_and_computes_the_same(batches):
 def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     model, record = foldgpt(tiny.model(), batches, "0.3", TUNED, seed=0)
     assert record["spent"]["optimizer_steps"] == 6 * len(batches)
+    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (1, 0)
     assert record["spent"]["tokens"] == 6 * sum(batch.numel() for batch in batches)
     assert record["spent"]["flops"] > forward_flops(model, model.kept, 6 * 48, 12)
     dense = tiny.model()
@@ -152,7 +153,23 @@ def test_what_cannot_be_shared_is_refused(batches):
     with pytest.raises(ConfigError, match=r"4 of 6 blocks .* groups of 2 have room for 3"):
         foldgpt(tiny.model(), batches, "0.6", SHARED, seed=0)
     with pytest.raises(ArchitectureError, match="no linear layers of equal shapes"):
-        foldgpt(tiny.model("gpt2"), batches, "0.3", SHARED, seed=0)
+        foldgpt(tiny.model("qwen3_5"), batches, "0.5", SHARED, seed=0)
+
+
+def test_the_part_that_goes_is_rounded_down_in_decimals():
+    assert FoldGpt(removed=0.58).counts(100, "0.5") == (29, 21)  # 0.58 * 50 is below 29 in floats
+
+
+def test_the_last_block_of_a_kind_stays(batches, monkeypatch):
+    def closing(model, batches, units):  # full attention first, which blocks 1 and 3 have
+        return torch.tensor([5.0, 0.0, 4.0, 1.0, 3.0, 2.0])
+
+    monkeypatch.setattr("fusegpt.sharing.foldgpt.gates", closing)
+    settings = FoldGpt(removed=0.7, epochs=0)
+    found, _ = foldgpt(tiny.model("gemma3_text"), batches, "0.6", settings, seed=0)
+    assert [unit.index for unit in found.removed] == [1, 5]
+    with pytest.raises(ArchitectureError, match="5 blocks: at most 4 can go, as the last one of"):
+        _closed(tiny.model("gemma3_text"), batches, 5)
 
 
 @pytest.fixture(scope="module")

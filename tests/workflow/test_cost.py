@@ -161,6 +161,7 @@ TRAINED = [
     slow({"method": "least_squares", "teacher": "original"}),
     {"method": "least_squares", "fit": "cosine", "cosine_epochs": 2, "cosine_batch_size": 3},
     slow({"method": "magnitude"}),
+    slow({"method": "concatenation", "search": 2}),
     {"method": "magnitude", "scale": "channel"},
     {"method": "none"},
 ]
@@ -192,8 +193,9 @@ def test_a_neighbour_that_learns_to_predict_text_is_counted_at_most(tiny_llama_d
     assert record.flops <= work.flops <= 1.5 * record.flops
 
 
-def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape):
-    tried = {"candidates": 3, "sequences": 2, "judged": 3, "group_size": 1, "epochs": 1}
+@pytest.mark.parametrize("by", [slow("cosine"), "loss"])
+def test_the_trials_of_a_reranking_are_counted(tiny_llama_dir, shape, by):
+    tried = {"candidates": 3, "sequences": 2, "judged": 3, "group_size": 1, "epochs": 1, "by": by}
     chosen = recipe({"metric": "macro_influence", "protect_first": 4}, TRAINED[0], rerank=tried)
     model = load(str(tiny_llama_dir), dtype="float32")
 

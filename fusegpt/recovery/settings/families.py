@@ -197,8 +197,8 @@ class ClosedForm(RecoverySettings):
 
     @property
     def sees(self) -> int:
-        """How often the fitted windows run through the model: for clipping, and to sum."""
-        return 2
+        """How often the fitted windows run through the model: to sum, and before, for clipping."""
+        return 2 if getattr(self, "clip", 0) else 1
 
     @property
     def predicts_next_token(self) -> bool:
@@ -224,10 +224,11 @@ class ClosedForm(RecoverySettings):
         return stage.blocks
 
     def work(self, stage: Stage) -> Work:
-        """Return the work of the fit, and of two passes over what was held out."""
+        """Return the work of the fit, and of two passes over what was held out, logits included."""
         fitted = self.fitted(stage)
+        held = stage.sequences - fitted
         flops = self.sees * stage.forward(self.seen_blocks(stage), fitted)
-        flops += 2 * stage.forward(stage.left, stage.sequences - fitted)
+        flops += 2 * stage.forward(stage.left, held) + stage.heads(held * stage.length)
         return Work(0, fitted * stage.length, 0, 0, flops)
 
 

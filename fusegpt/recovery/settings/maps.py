@@ -129,7 +129,7 @@ class LeastSquares(ClosedForm):
     @property
     def sees(self) -> int:
         """How often the fitted windows run through the model; the cosine keeps what it saw."""
-        return 1 if self.fit == "cosine" else 2
+        return 1 if self.fit == "cosine" else super().sees
 
     def seen_blocks(self, stage: Stage) -> int:
         """Return how many blocks the fitted windows run through."""
@@ -168,8 +168,3 @@ class Magnitude(ClosedForm):
     def needs_before(self) -> bool:
         """Whether it changes the block before the removed one; one factor a feature does."""
         return self.scale != "stream"
-
-    @property
-    def sees(self) -> int:
-        """How often the fitted windows run through the model."""
-        return 1 if self.scale == "stream" else 2

@@ -72,8 +72,9 @@ class Concatenation(RecoverySettings):
         """Return the work of one pass, and of one for each share that is tried."""
         passes = self.search + 1 if self.search else 0
         flops = stage.forward(stage.blocks, stage.sequences)
-        flops += passes * stage.forward(stage.left, stage.sequences)
-        return Work(0, stage.sequences * stage.length, 0, 0, flops)
+        tokens = stage.sequences * stage.length
+        flops += passes * (stage.forward(stage.left, stage.sequences) + stage.heads(tokens) / 2)
+        return Work(0, tokens, 0, 0, flops)
 
 
 class Streamline(TunedByLoop):

@@ -42,6 +42,20 @@ def test_a_slice_keeps_its_blocks_and_says_its_parameters(frame):
     assert set(rows["tokens"]) == {0}
 
 
+def test_tunings_of_shared_models_are_counted_where_they_are_on_record(results, experiment, frame):
+    spent = {"trainable_parameters": 1, "tokens": 2, "optimizer_steps": 3, "flops": 4.0}
+    for sparsity, more in (("0.15", {}), ("0.3", {"trainings": 3, "undone": 2})):
+        file = results / f"slices/tiny/{RECIPE['id']}/sparsity-{sparsity}/fusegpt.json"
+        write_checkpoint(file, **SLICED, spent=spent, **more)
+    found = collect(parse_contents(experiment), results)
+    rows = found[found["recipe"] == "slicegpt"].set_index("sparsity")
+
+    assert rows["undone"].isna()[0.15] and rows["trainings"].isna()[0.15]
+    assert (rows["undone"][0.3], rows["trainings"][0.3]) == (2, 3)
+    lines = [line for line in text_table(found).splitlines() if line.startswith("slicegpt")]
+    assert lines[0].split()[-1] == "-" and lines[1].endswith("2 of 3")
+
+
 def test_the_tables_have_a_line_per_sparsity(frame):
     lines = [line for line in text_table(frame).splitlines() if line.startswith("slicegpt")]
 

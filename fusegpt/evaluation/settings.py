@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.errors import ConfigError
+from fusegpt.evaluation.task_members import names_below
 from fusegpt.evaluation.task_names import known_tasks
 from fusegpt.methods import Settings
 from fusegpt.registry import suggestion
@@ -75,6 +76,10 @@ class EvaluationSettings(Settings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks, or groups of tasks, that are read."""
         return ()
+
+    def tasks_below(self) -> frozenset[str]:
+        """Return those, and whatever tasks and groups lie below them under other names."""
+        return frozenset(self.tasks_read())
 
     def check_tasks(self, where: str) -> None:
         """Refuse tasks that cannot be; the message of the ConfigError begins with ``where``."""
@@ -143,6 +148,10 @@ class ZeroShot(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for, or the paper's five."""
         return FIVE if self.tasks is None else tuple(self.tasks)
+
+    def tasks_below(self) -> frozenset[str]:
+        """Return those, and the tasks and groups of lm-eval below them."""
+        return frozenset(name for task in self.tasks_read() for name in names_below(task))
 
     def check_tasks(self, where: str) -> None:
         """Refuse a name that lm-eval does not have, where it is installed."""

@@ -81,6 +81,9 @@ class EvaluationSettings(Settings):
         """Return those, and whatever tasks and groups lie below them under other names."""
         return frozenset(self.tasks_read())
 
+    def check_dtype(self, dtype: str, where: str) -> None:
+        """Refuse a type that it cannot compute in; the ConfigError begins with ``where``."""
+
     def check_tasks(self, where: str) -> None:
         """Refuse tasks that cannot be; the message of the ConfigError begins with ``where``."""
 
@@ -254,6 +257,13 @@ class Classification(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for."""
         return tuple(self.tasks)
+
+    def check_dtype(self, dtype: str, where: str) -> None:
+        """Refuse float16, which rounds many gradients of the tuning to zero."""
+        if dtype == "float16":
+            raise ConfigError(
+                f"{where}.dtype: must be 'bfloat16' or 'float32' to tune in, got 'float16'"
+            )
 
     def check_tasks(self, where: str) -> None:
         """Refuse a task that is neither a file nor one of this package's."""

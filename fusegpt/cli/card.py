@@ -23,18 +23,32 @@ def card(
 ) -> None:
     """Write a checkpoint's README.md anew, with the results of evaluations."""
     from fusegpt.artifacts import atomic_path
+    from fusegpt.errors import ArtifactError
     from fusegpt.pruning.papers import papers_of
     from fusegpt.reports.card import card as write_card
     from fusegpt.results.base import read
     from fusegpt.results.digests import append_digest
+    from fusegpt.results.kinship import is_of_dense, is_of_model
     from fusegpt.results.layout import card_beside
-    from fusegpt.results.models import Evaluation, read_checkpoint
+    from fusegpt.results.models import Evaluation, Row, read_checkpoint
 
-    rows, beside = (
-        [row for file in files for row in read(file, Evaluation).rows]
-        for files in (evaluations, dense)
-    )
     record = read_checkpoint(checkpoint)
+    rows: list[Row] = []
+    beside: list[Row] = []
+    for measured in evaluations:
+        found = read(measured, Evaluation)
+        if not is_of_model(found, record, checkpoint):
+            raise ArtifactError(
+                f"{measured}: must be an evaluation of {checkpoint}, is of another model"
+            )
+        rows += found.rows
+    for measured in dense:
+        found = read(measured, Evaluation)
+        if not is_of_dense(found, record):
+            raise ArtifactError(
+                f"{measured}: must be an evaluation of the dense model, is of another one"
+            )
+        beside += found.rows
     text = write_card(record, rows, papers_of(record.recipe, f"{checkpoint}: recipe"), beside)
     for file in (card_beside(checkpoint), output):
         if file is not None:

@@ -138,7 +138,9 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
     from fusegpt.evaluation.together import Asked
 
     evaluation = lookup(EVALS, entry["eval"], "evaluation")
-    bound = bind(evaluation, entry["settings"], f"evaluations.{entry['eval']}")
+    where = f"evaluations.{entry['eval']}"
+    bound = bind(evaluation, entry["settings"], where)
+    bound.check_dtype(entry["dtype"], where)
     reads = {**entry, "models": models, "nothing": {}}[bound.reads]
     return Asked(entry["eval"], bound, reads, output)
 

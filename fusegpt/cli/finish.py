@@ -25,7 +25,7 @@ from fusegpt.cli.options import (
 @click.option("--windows", required=True, type=input_file, help="Windows to train on.")
 @click.option("--answers", type=input_path, help="What `fusegpt answers` wrote for these windows.")
 @click.option(
-    "--teacher", type=input_path, help="Without --answers: who answers; the dense model if not set."
+    "--teacher", type=input_path, help="Without --answers: the model that the recipe calls teacher."
 )
 @click.option(
     "--checkpoint-seconds",

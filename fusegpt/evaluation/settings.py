@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
 from fusegpt.errors import ConfigError
+from fusegpt.evaluation.task_members import names_below
 from fusegpt.evaluation.task_names import known_tasks
 from fusegpt.methods import Settings
 from fusegpt.registry import suggestion
@@ -75,6 +76,13 @@ class EvaluationSettings(Settings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks, or groups of tasks, that are read."""
         return ()
+
+    def tasks_below(self) -> frozenset[str]:
+        """Return those, and whatever tasks and groups lie below them under other names."""
+        return frozenset(self.tasks_read())
+
+    def check_dtype(self, dtype: str, where: str) -> None:
+        """Refuse a type that it cannot compute in; the ConfigError begins with ``where``."""
 
     def check_tasks(self, where: str) -> None:
         """Refuse tasks that cannot be; the message of the ConfigError begins with ``where``."""
@@ -143,6 +151,10 @@ class ZeroShot(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for, or the paper's five."""
         return FIVE if self.tasks is None else tuple(self.tasks)
+
+    def tasks_below(self) -> frozenset[str]:
+        """Return those, and the tasks and groups of lm-eval below them."""
+        return frozenset(name for task in self.tasks_read() for name in names_below(task))
 
     def check_tasks(self, where: str) -> None:
         """Refuse a name that lm-eval does not have, where it is installed."""
@@ -245,6 +257,13 @@ class Classification(EvaluationSettings):
     def tasks_read(self) -> tuple[str, ...]:
         """Return the tasks asked for."""
         return tuple(self.tasks)
+
+    def check_dtype(self, dtype: str, where: str) -> None:
+        """Refuse float16, which rounds many gradients of the tuning to zero."""
+        if dtype == "float16":
+            raise ConfigError(
+                f"{where}.dtype: must be 'bfloat16' or 'float32' to tune in, got 'float16'"
+            )
 
     def check_tasks(self, where: str) -> None:
         """Refuse a task that is neither a file nor one of this package's."""

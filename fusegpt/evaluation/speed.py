@@ -62,7 +62,7 @@ def plan(directory: Path, models: Mapping[str, Path | None], settings: Speed) ->
 
     Raises:
         ConfigError: A request is longer than the model's positions, or a pruned checkpoint comes
-            without its dense model.
+            without its dense model, or with another one.
     """
     prompt, new_tokens = settings.prompt, settings.new_tokens
     longest = getattr(text_config(directory), "max_position_embeddings", None)
@@ -123,7 +123,15 @@ def _dense(path: Path, directory: Path, named: Path | None) -> Path | None:
         return None
     if named is None and not step:
         raise ConfigError(f"{path}: speed needs the dense model beside it; name it with --dense")
-    return named or directory
+    dense = named or directory
+    whole = text_config(directory).num_hidden_layers
+    made_of = record.num_blocks if isinstance(record, Checkpoint) else whole
+    if (blocks := text_config(dense).num_hidden_layers) != made_of:
+        raise ConfigError(
+            f"--dense: must be the dense model of {path}, of {made_of} blocks, got {dense}, which"
+            f" has {blocks}"
+        )
+    return dense
 
 
 def _time(arms: Mapping[str, Model], plan: Plan, batch: int) -> dict[str, np.ndarray]:

@@ -45,8 +45,15 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def leaves(name: str) -> list[str]:
+def leaves(name: str, above: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
     """The tasks below a name of lm-eval: of a group or a tag its members, of a task itself.
+
+    Args:
+        name: The name.
+        above: Names of groups that led to it, the nearest one first.
+
+    Returns:
+        Each task with itself and the names that led to it, the nearest one first.
 
     Raises:
         ConfigError: lm-eval has no such name, or a group that changes its members.
@@ -56,16 +63,17 @@ def leaves(name: str) -> list[str]:
         close = difflib.get_close_matches(name, known_tasks() or (), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"tasks: lm-eval has no task {name!r}{hint}")
+    path = (name, *above)
     if entry.kind.name == "TAG":
-        return sorted(entry.tags)
+        return {task: (task, *path) for task in sorted(entry.tags)}
     if entry.kind.name != "GROUP":
-        return [name]
+        return {name: path}
     members = (entry.cfg or {})["task"]
     if isinstance(members, str):
         members = [members]
     if not all(isinstance(member, str) for member in members):
         raise ConfigError(f"tasks: group {name!r} changes its members; name its tasks instead")
-    return [leaf for member in members for leaf in leaves(member)]
+    return {leaf: led for member in members for leaf, led in leaves(member, path).items()}
 
 
 def aggregates(name: str) -> dict[str, bool]:

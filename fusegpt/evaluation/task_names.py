@@ -13,7 +13,7 @@ from pathlib import Path
 from fusegpt.artifacts import read_json, write_json
 from fusegpt.errors import FuseGPTError
 
-__all__ = ["known_tasks"]
+__all__ = ["cache_of", "known_tasks"]
 
 NAMED = re.compile(
     r"""^[ \t]*(?:-[ \t]+)?["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{},]+)"""
@@ -32,11 +32,9 @@ def known_tasks() -> frozenset[str] | None:
     A name that is not among them is none for sure. They are kept in the cache folder of the user,
     since there are 14,000 files.
     """
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
+    folder, kept = _folder(), cache_of()
+    if folder is None or kept is None:
         return None
-    folder = Path(spec.submodule_search_locations[0]) / "tasks"
-    kept = _cache(f"{importlib.metadata.version('lm_eval')}-{folder.stat().st_mtime_ns}")
     try:
         return frozenset(read_json(kept)["names"])
     except (FuseGPTError, KeyError, TypeError):
@@ -59,6 +57,22 @@ def _names(folder: Path) -> set[str]:
     return found
 
 
-def _cache(name: str) -> Path:
+def cache_of(more: str = "") -> Path | None:
+    """Return where what was read of lm-eval's files is kept; None: it is not installed.
+
+    Args:
+        more: End of the file's name, for what is kept apart.
+    """
+    folder = _folder()
+    if folder is None:
+        return None
+    name = f"{importlib.metadata.version('lm_eval')}-{folder.stat().st_mtime_ns}{more}"
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "fusegpt" / f"lm_eval-{name}.json"
+
+
+def _folder() -> Path | None:
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0]) / "tasks"

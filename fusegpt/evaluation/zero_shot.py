@@ -77,7 +77,7 @@ def plan(directory: Path, entries: Mapping[str, Any], settings: ZeroShot) -> Pla
     Args:
         directory: The model's directory: config and tokenizer.
         entries: The configuration's ``tasks``: where the items of a task, or of a group's tasks,
-            are.
+            are; the task's own entry, or that of the nearest group, counts.
         settings: Which tasks, and how their items are asked.
 
     Raises:
@@ -90,10 +90,11 @@ def plan(directory: Path, entries: Mapping[str, Any], settings: ZeroShot) -> Pla
     members = {name: leaves(name) for name in names}
     parts: dict[str, Part] = {}
     for name in names:
-        for leaf in members[name]:
+        for leaf, led in members[name].items():
             if leaf in parts:
                 raise ConfigError(f"tasks: {leaf!r} is there twice, the second time in {name!r}")
-            task = load_task(leaf, entries.get(leaf, entries.get(name)), shots=settings.shots)
+            entry = next((entries[one] for one in led if one in entries), None)
+            task = load_task(leaf, entry, shots=settings.shots)
             if settings.max_tokens is not None and task.config.output_type == "generate_until":
                 generation = {"max_gen_toks": settings.max_tokens}
                 task.set_config("generation_kwargs", generation, update=True)
@@ -101,7 +102,8 @@ def plan(directory: Path, entries: Mapping[str, Any], settings: ZeroShot) -> Pla
                 identity = _identity(task, limit)
             parts[leaf] = Part(leaf, task, limit, identity)
     groups = {name: aggregates(name) for name in names}
-    return Plan(list(parts.values()), Summary(members, groups, limit))
+    listed = {name: list(below) for name, below in members.items()}
+    return Plan(list(parts.values()), Summary(listed, groups, limit))
 
 
 def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, Any]:

@@ -38,11 +38,14 @@ class MetricSettings(Settings):
         predicts_next_token: Whether the score is a loss of the next token, so that windows need
             two tokens.
         streams: Whether it also works where weights are read block by block.
+        takes_gradients: Whether gradients go back through the model, which float16 is too narrow
+            for.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()
     streams: ClassVar[bool] = True
     reads: ClassVar[bool] = True
+    takes_gradients: ClassVar[bool] = False
 
     protect_first: NonNegativeInt = Field(
         default=0, description="Number of blocks at the start that stay."

@@ -145,6 +145,7 @@ class Gates(MetricSettings):
 
     paper: ClassVar[str] = "FoldGPT, arXiv 2407.00928, gated block removal"
     streams: ClassVar[bool] = False
+    takes_gradients: ClassVar[bool] = True
 
     steps: PositiveInt = Field(default=10, description="Number of steps, all windows each.")
     share: Fraction = Field(

@@ -124,6 +124,7 @@ class Taylor(MetricSettings):
 
     paper: ClassVar[str] = "Shortened LLaMA, arXiv 2402.02834, Section 3.1"
     streams: ClassVar[bool] = False
+    takes_gradients: ClassVar[bool] = True
 
     @property
     def predicts_next_token(self) -> bool:

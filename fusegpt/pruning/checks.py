@@ -39,12 +39,13 @@ def check_together(recipe: Recipe, where: str) -> None:
     _check_pattern(recipe, where)
     _check_rerank(recipe, where)
     _check_finish(recipe, where)
+    _check_gradients(recipe, where)
     if recipe.granularity != "block":
         _check_sublayers(recipe, where)
 
 
 def check_width(recipe: Recipe, where: str) -> None:
-    """Refuse windows that a recipe of widths cannot read, before anything runs.
+    """Refuse what a recipe of widths cannot read or compute, before anything runs.
 
     Args:
         recipe: Slices widths.
@@ -54,6 +55,7 @@ def check_width(recipe: Recipe, where: str) -> None:
         ConfigError: One setting is there; the message says what must hold.
     """
     _check_cut(recipe.calibration, f"{where}.calibration")
+    _check_gradients(recipe, where)
     if recipe.calibration.predict == "answers":
         raise ConfigError(
             f"{where}.calibration.predict: 'answers' is for losses of the next token;"
@@ -216,6 +218,26 @@ def _check_finish(recipe: Recipe, where: str) -> None:
         )
     recipe.finish.check(recipe, where)
     recipe.finish.check_windows(recipe.windows("finish"), where)
+
+
+def _check_gradients(recipe: Recipe, where: str) -> None:
+    """Refuse float16 where gradients go back through a model: it rounds many of them to zero."""
+    parts = {
+        recipe.metric: recipe.importance.takes_gradients,
+        recipe.method: recipe.recovery.takes_gradients,
+        f"finish {recipe.finish_method}": recipe.finish is not None,
+        recipe.width_method or "": recipe.width is not None and recipe.width.takes_gradients,
+    }
+    taking = [name for name, takes in parts.items() if takes]
+    kinds = {"dtype": recipe.dtype}
+    if recipe.recovery.takes_gradients:
+        kinds["recovery.trainable_dtype"] = recipe.recovery.memory_dtype
+    for key, dtype in kinds.items():
+        if taking and dtype == "float16":
+            raise ConfigError(
+                f"{where}.{key}: must be 'bfloat16' or 'float32' with {', '.join(taking)}, which"
+                " takes gradients, many of which float16 rounds to zero; got 'float16'"
+            )
 
 
 def _metrics_that_take(known: str) -> list[str]:

@@ -190,6 +190,16 @@ class Recipe:
             raise ConfigError(f"recipes.{self.name}: has no finish; use fusegpt merge")
         return self
 
+    def that_merges(self) -> Recipe:
+        """Return the recipe itself.
+
+        Raises:
+            ConfigError: It has a finish.
+        """
+        if self.finish is not None:
+            raise ConfigError(f"recipes.{self.name}: has a finish; use fusegpt finish")
+        return self
+
     def that_slices(self) -> Recipe:
         """Return the recipe itself.
 

@@ -15,9 +15,10 @@ from fusegpt import parallel
 from fusegpt.artifacts import check_free, sha256
 from fusegpt.data.directories import file_marks
 from fusegpt.data.streamed import stream_windows
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ConfigError, DataError
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.finish import finish
+from fusegpt.pruning.given import check_recipe
 from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.trajectory import fingerprint, load_step
@@ -28,7 +29,7 @@ from fusegpt.results import layout
 from fusegpt.results.files import Parent
 from fusegpt.results.history import dense_directory, read_history
 from fusegpt.results.models import Checkpoint
-from fusegpt.results.records import Removal
+from fusegpt.results.records import AnswersRecord, Removal
 from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = ["finish_model", "taught"]
@@ -55,8 +56,8 @@ def finish_model(
         output: Directory of the checkpoint; must not exist or be empty.
         windows: Windows file to train on.
         answers: What a teacher says of these windows (``fusegpt answers``).
-        teacher: Directory of the model that answers where there are no answers yet; None: the
-            dense model.
+        teacher: Directory of the model that the recipe calls its teacher, where there are no
+            answers yet; None: the dense model.
         checkpoint_seconds: Least time between two saved positions.
         device: Where to work.
 
@@ -65,10 +66,12 @@ def finish_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: The recipe has no finish, or the teacher has fewer tokens than are to be kept.
+        ConfigError: The recipe has no finish, its steps are not those that led here, or the teacher
+            has fewer tokens than are to be kept.
         DataError: The windows or the answers do not fit the model or the recipe.
     """
     recipe.that_finishes()
+    check_recipe(path, recipe.steps, recipe)
     steps: list[Removal] = [*read_history(path).steps]
     if not steps:
         raise ConfigError(f"{path}: must be a step that removed something, is the dense model")
@@ -103,6 +106,22 @@ def _known(recipe: Recipe, files: Sequence[Path], teacher: Path | None) -> str:
     return hashlib.sha256(json.dumps([known, file_marks(teacher)]).encode()).hexdigest()
 
 
+def _check_taught(answers: AnswersRecord, where: Path, path: Path, recipe: Recipe) -> None:
+    """Refuse answers of another model than the recipe says, or in another type."""
+    assert isinstance(recipe.finish, Distill)
+    parent, dense = answers.parent, read_history(path, whole=False).start.parent
+    if answers.dtype != recipe.dtype:
+        raise DataError(
+            f"{where}: must be answers in {recipe.dtype}, as recipe {recipe.name!r} computes, are"
+            f" in {answers.dtype}; make them anew with --dtype {recipe.dtype}"
+        )
+    if recipe.finish.teacher is None and parent is not None and parent.sha256 != dense.sha256:
+        raise DataError(
+            f"{where}: must be answers of the dense model, {dense.path}, are those of another one,"
+            f" {parent.path}; make them anew, or name the teacher in the recipe"
+        )
+
+
 @contextmanager
 def taught(
     path: Path,
@@ -127,6 +146,10 @@ def taught(
 
     Yields:
         The answers; None for a finish without a teacher.
+
+    Raises:
+        ConfigError: The recipe names a teacher and there is none, or the other way round.
+        DataError: The answers are not what the recipe's teacher says of these windows.
     """
     finish, name = recipe.finish, f"recipes.{recipe.name}.finish"
     if not isinstance(finish, Distill):
@@ -138,12 +161,19 @@ def taught(
     if answers is not None:
         if teacher is not None:
             raise ConfigError(f"{name}: --answers are a teacher's already; leave out --teacher")
-        yield read_answers(answers, windows, *how)
+        given = read_answers(answers, windows, *how)
+        _check_taught(given.record, answers, path, recipe)
+        yield given
         return
     if teacher is None and finish.teacher is not None:
         raise ConfigError(
             f"{name}.teacher: is {finish.teacher!r}; give its directory with --teacher, or what it"
             " says with --answers"
+        )
+    if teacher is not None and finish.teacher is None:
+        raise ConfigError(
+            f"{name}.teacher: is not given, so the dense model answers; leave out --teacher, or say"
+            " in the recipe whose it is"
         )
     folder = output.with_name(parallel.agreed(f"{output.name}.tmp-{uuid.uuid4().hex}"))
     try:

@@ -1,18 +1,37 @@
-"""Scores that a step is given: made for this recipe, on this model, of units that it has."""
+"""What a job is given: a step of its recipe; scores of this model, of units that it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fusegpt.artifacts import sha256
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.results.history import History, read_history
-from fusegpt.results.records import Scores
+from fusegpt.results.records import Scores, read_manifest
 from fusegpt.units import KINDS
 
-__all__ = ["check_scores"]
+__all__ = ["check_first_scores", "check_recipe", "check_scores"]
+
+
+def check_recipe(manifest: Path, *recipes: Recipe) -> None:
+    """Refuse a step that a recipe of other settings made; one that names no recipe is not asked.
+
+    Args:
+        manifest: The manifest of the step.
+        recipes: Those that may have made it.
+
+    Raises:
+        ConfigError: None of them did.
+    """
+    made = read_manifest(manifest).recipe
+    own = [recipe.id.rpartition("-")[2] for recipe in recipes]
+    if made is not None and made.rpartition("-")[2] not in own:
+        raise ConfigError(
+            f"{manifest}: must be a step of recipe {recipes[0].id}, is one of {made}; give the"
+            " settings in recipe.json of its run"
+        )
 
 
 def check_scores(scores: Scores, where: Path, recipe: Recipe, manifest: Path) -> None:
@@ -31,7 +50,35 @@ def check_scores(scores: Scores, where: Path, recipe: Recipe, manifest: Path) ->
     """
     history = read_history(manifest, whole=False)
     found = *_of_recipe(scores, recipe), *_of_model(scores, history, manifest)
-    for must, got in (*found, *_of_open_units(scores, recipe, history)):
+    _refuse((*found, *_of_open_units(scores, recipe, history)), where)
+
+
+def check_first_scores(scores: Scores, where: Path, recipe: Recipe, manifest: Path) -> None:
+    """Refuse scores that are not those of step 1 of a run.
+
+    Args:
+        scores: What a ``one_shot`` selection keeps.
+        where: Their file.
+        recipe: The recipe of the run.
+        manifest: The manifest of a step of the run.
+
+    Raises:
+        ArtifactError: They are others; the message says what must hold and what came.
+    """
+    history = read_history(manifest, whole=False)
+    links = history.links
+    begun = links[0].record.parent.sha256 if links else sha256(manifest)
+    found = [*_of_recipe(scores, recipe)]
+    if scores.parent is not None and scores.parent.sha256 not in (
+        begun,
+        history.start.parent.sha256,
+    ):
+        found.append(("of the first step of this run", f"those of {scores.parent.path}"))
+    _refuse(found, where)
+
+
+def _refuse(found: Iterable[tuple[str, object]], where: Path) -> None:
+    for must, got in found:
         raise ArtifactError(f"{where}: must be scores {must}, got {got}; score this step again")
 
 

@@ -21,7 +21,7 @@ from fusegpt.pruning.asked import removals_from
 from fusegpt.pruning.budget import check_sparsity
 from fusegpt.pruning.finish import finish as finish_pruned
 from fusegpt.pruning.finish_job import taught
-from fusegpt.pruning.given import check_scores
+from fusegpt.pruning.given import check_recipe, check_scores
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.position import Position
 from fusegpt.pruning.publish import publish
@@ -83,9 +83,11 @@ def fuse_model(
     Raises:
         ArtifactError: A file is missing or corrupt, or the scores belong to another step, model,
             recipe or metric.
+        ConfigError: The step before is another recipe's.
         DataError: The recovery trains and there are no windows.
         NumericsError: A loss is NaN or infinite.
     """
+    check_recipe(path, recipe)
     selected = read(scores, Scores)
     check_scores(selected, scores, recipe, path)
     inputs = {"scores": scores}
@@ -133,9 +135,12 @@ def merge_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the output is taken.
-        ConfigError: The recovery comes at the end, and nothing was removed.
+        ConfigError: The step is another recipe's, or what trains at the end cannot: it is a finish,
+            or nothing was removed.
         DataError: The recovery trains and there are no windows.
     """
+    check_recipe(path, recipe)
+    recipe.that_merges()
     steps: list[Removal] = [*read_history(path).steps]
     made: dict[str, Any] = {"parent": Parent.of(path, output)}
     resume = None

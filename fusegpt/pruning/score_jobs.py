@@ -13,6 +13,7 @@ from fusegpt.errors import ConfigError
 from fusegpt.models.checkpoints.load import streamed_where
 from fusegpt.models.model import Model
 from fusegpt.provenance import provenance
+from fusegpt.pruning.given import check_first_scores
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.scoring import add_up, check_shards, score_shard, score_step
 from fusegpt.pruning.trajectory import load_step
@@ -52,11 +53,13 @@ def score_model(
         What the file says.
 
     Raises:
-        ArtifactError: A file is missing or corrupt.
+        ArtifactError: A file is missing or corrupt, or the first scores are another run's.
         ConfigError: A ``one_shot`` recipe scores a pruned step anew; or too many units are
             protected.
     """
     earlier = read(first_scores, Scores) if first_scores else None
+    if first_scores and earlier and path.suffix == ".json":
+        check_first_scores(earlier, first_scores, recipe, path)
     windows = windows_for(path, calibration)
     model = _load(path, recipe, device, weights)
     later = model.removed and path.suffix == ".json"

@@ -7,6 +7,7 @@ from pathlib import Path
 from fusegpt.artifacts import STAGE_VERSION, write_json
 from fusegpt.errors import ConfigError
 from fusegpt.provenance import provenance
+from fusegpt.pruning.given import check_scores
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.results import layout
 from fusegpt.results.base import read, write
@@ -78,13 +79,10 @@ def take_scores(scores: Path, recipe: Recipe, model: Path, output: Path) -> Scor
         What the file says; seconds and memory are those of ``scores``.
 
     Raises:
-        ArtifactError: ``scores`` is no readable record.
-        ConfigError: They are of another metric or of other settings.
+        ArtifactError: ``scores`` is no readable record, or of another model, metric or settings.
     """
     record = read(scores, Scores)
-    same = (recipe.metric, recipe.importance.own())
-    if (record.metric, record.settings) != same:
-        raise ConfigError(f"{scores}: must be scores of {same[0]} {same[1]} for {recipe.name!r}")
+    check_scores(record.plus(recipe=None), scores, recipe, model)
     taken = record.plus(
         recipe=recipe.id,
         seed=recipe.seed,

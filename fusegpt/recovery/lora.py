@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from torch import Tensor
 
 from fusegpt.data.masked import tokens_in
@@ -16,11 +14,9 @@ from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
-from fusegpt.recovery.training import Schedule, total_loss, train
+from fusegpt.recovery.training import Schedule, has_risen, total_loss, train
 
 __all__ = ["lora"]
-
-logger = logging.getLogger(__name__)
 
 
 def lora(
@@ -58,20 +54,16 @@ def lora(
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
     before = total_loss(loss_of, range(len(pieces)))
     schedule = Schedule(epochs, len(pieces), settings.shuffle, seed)
+    label = "LoRA of the pruned model"
     rows = train(
         [(factors, settings.learning_rate)],
         loss_of,
         schedule,
         checkpoint=checkpoint,
-        label="LoRA of the pruned model",
+        label=label,
     )
-    after = total_loss(loss_of, range(len(pieces)))
-    undone = not after <= before  # a loss that is no number is no better
-    if undone:
-        logger.warning("LoRA: loss rose from %.4g to %.4g; undone", before, after)
-        adapted.unload()
-    else:
-        adapted.merge_and_unload()
+    undone = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
+    adapted.unload() if undone else adapted.merge_and_unload()
     model.module.requires_grad_(False)
     tokens = epochs * sum(map(tokens_in, pieces))
     spent = training_flops(model, model.kept, tokens, windows.shape[1], adapters=True)

@@ -19,7 +19,7 @@ from fusegpt.pace import Pace
 from fusegpt.recovery.resume import Checkpoint, parameters_of
 from fusegpt.signals import asked_to_stop, saving_first
 
-__all__ = ["Schedule", "cosine_factor", "total_loss", "train"]
+__all__ = ["Schedule", "cosine_factor", "has_risen", "total_loss", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,14 @@ def train(
 def total_loss(loss_of: Callable[[int], Tensor], numbers: Iterable[int]) -> float:
     """Return the sum of the losses of some batches."""
     return parallel.agreed(math.fsum(loss_of(number).item() for number in numbers))
+
+
+def has_risen(label: str, before: float, after: float) -> bool:
+    """Return whether a training is to be undone, and say so; no number is no better (D25)."""
+    risen = not after <= before
+    if risen:
+        logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
+    return risen
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 from fusegpt.reports.front_matter import front_matter
 from fusegpt.reports.text import code, escaped, ranges
 from fusegpt.results.exports import weight_bytes
-from fusegpt.results.models import BriefStep, Checkpoint, Row, Slice
-from fusegpt.results.recovered import Finish
+from fusegpt.results.models import Checkpoint, Row, Slice
+from fusegpt.results.recovered import undone_of
 
 __all__ = ["card"]
 
@@ -88,14 +88,9 @@ def _finished(record: Checkpoint) -> list[str]:
 
 def _undone(record: Checkpoint) -> list[str]:
     """Say how many trainings and fits made things worse, if any did."""
-    recoveries: list[BriefStep | Finish] = [*record.steps]
-    recoveries += [record.finish] if record.finish else []
-    trained = [one for one in recoveries if one.tokens or one.optimizer_steps]
-    undone = sum(bool(one.undone) for one in trained)
-    return _undone_of(undone, len(trained))
-
-
-def _undone_of(undone: int, trainings: int) -> list[str]:
+    undone, trainings = undone_of([*record.steps, *([record.finish] if record.finish else [])])
+    if isinstance(record, Slice):
+        undone, trainings = record.undone, record.trainings or 0
     return [f"- tunings undone because their loss rose: {undone} of {trainings}"] * bool(undone)
 
 
@@ -119,9 +114,8 @@ def _shared(record: Slice) -> list[str]:
         f"- blocks: {pairs}",
         f"- asked for: {record.sparsity} of the blocks",
         f"- shared matrices are stored {stored}",
-        *_undone_of(int(record.spent.get("undone", 0)), int(record.spent.get("trainings", 0))),
     ]
-    facts += [f"- {escaped(sentence)}" for sentence in record.differs]
+    facts += [*(f"- {escaped(sentence)}" for sentence in record.differs), *_undone(record)]
     return [_titled(record, f"{count} of {of} blocks shared", opening), "\n".join(facts)]
 
 

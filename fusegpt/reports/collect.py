@@ -19,7 +19,7 @@ from fusegpt.results.history import read_history, step_of
 from fusegpt.results.models import EvaluatedModel, Evaluation, Slice, read_checkpoint
 from fusegpt.results.point import Point
 from fusegpt.results.records import Step
-from fusegpt.results.recovered import SPENT, Finish
+from fusegpt.results.recovered import SPENT, Finish, undone_of
 from fusegpt.units import KINDS
 
 __all__ = ["COLUMNS", "collect", "evaluation_files", "refuse_mixed_settings", "whole_models"]
@@ -215,22 +215,22 @@ def _costs(point: Point, results: Path) -> dict[str, float | None]:
     if point.place.slices:
         made = read(at.sliced.under(results, point), Slice)
         found = _costs_of([], [], [made.memory_gib], [made.spent] if made.spent else [])
-        counts = {name: made.spent.get(name, 0) for name in ("undone", "trainings")}
-        return found | counts | {"seconds": made.seconds or 0.0}
+        if made.spent:  # older records do not say how often
+            undone = None if made.trainings is None else made.undone
+            found |= {"undone": undone, "trainings": made.trainings}
+        return found | {"seconds": made.seconds or 0.0}
     links = read_history(step_of(results, point), whole=False).links
     steps = [link.record for link in links]
     file = at.checkpoint.under(results, point)
     finish = read_checkpoint(file).finish if file.is_file() else None
     recoveries: list[Step | Finish] = [*steps, *([finish] if finish else [])]
+    undone, trainings = undone_of(recoveries)
     return _costs_of(
         [link.scores.seconds for link in links],
         [recovery.seconds for recovery in recoveries],
         [*(link.scores.memory_gib for link in links), *(made.memory_gib for made in recoveries)],
         [recovery.spent for recovery in recoveries],
-    ) | {
-        "undone": sum(bool(recovery.undone) for recovery in recoveries),
-        "trainings": sum(bool(one.tokens or one.optimizer_steps) for one in recoveries),
-    }
+    ) | {"undone": undone, "trainings": trainings}
 
 
 def _costs_of(

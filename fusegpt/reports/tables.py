@@ -230,7 +230,8 @@ def text_table(frame: pd.DataFrame) -> str:
         if rows["undone"].max() > 0:
             head.append("undone")
             of = rows["trainings"].fillna(rows["step"])
-            column = [f"{x:g} of {all_:g}" for x, all_ in zip(rows["undone"], of, strict=True)]
+            pairs = zip(rows["undone"], of, strict=True)
+            column = ["-" if pd.isna(x) else f"{x:g} of {all_:g}" for x, all_ in pairs]
             cells = [[*line, cell] for line, cell in zip(cells, column, strict=True)]
         parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""Whether a record lies where it belongs: the right model, recipe and step, and its parents'."""
+"""Whether a record belongs where it lies or is given: the right model, recipe, step, parents."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fusegpt.artifacts import sha256
 from fusegpt.results import layout as at
 from fusegpt.results.base import Record
 from fusegpt.results.files import Parent
-from fusegpt.results.models import Checkpoint
+from fusegpt.results.models import Checkpoint, Evaluation, Slice
 from fusegpt.results.records import Scores, Start, Step
 from fusegpt.results.shards import PartialScores
 
-__all__ = ["misplaced", "parents_of"]
+__all__ = ["is_of_dense", "is_of_model", "misplaced", "parents_of"]
 
 FROM_BEFORE = (at.scores, at.scores_part, at.manifest)
 """Records of a step, whose parent is a step before it."""
@@ -24,6 +25,28 @@ def parents_of(record: Record) -> list[Parent]:
     one: Parent | None = getattr(record, "parent", None)
     several: list[Parent] = getattr(record, "parents", [])
     return [*([one] if one else []), *several]
+
+
+def is_of_model(result: Evaluation, record: Checkpoint, file: Path) -> bool:
+    """Whether an evaluation measured a checkpoint, or the step that was merged as it is.
+
+    Args:
+        result: The evaluation; one that names no parent is told by its blocks.
+        record: What the checkpoint's record says.
+        file: That record.
+    """
+    if result.parent is None:
+        return (result.model.num_blocks, result.model.kept) == (record.num_blocks, record.kept)
+    same = {sha256(file)}
+    if record.parent is not None and record.finish is None and not isinstance(record, Slice):
+        same.add(record.parent.sha256)
+    return result.parent.sha256 in same
+
+
+def is_of_dense(result: Evaluation, record: Checkpoint) -> bool:
+    """Whether an evaluation measured a model that a checkpoint may have been made from."""
+    fetched = result.parent is None or Path(result.parent.path).name == at.SOURCE
+    return fetched and result.model.kept == list(range(record.num_blocks))
 
 
 def misplaced(found: at.Found, record: Record, results: Path) -> Iterator[str]:

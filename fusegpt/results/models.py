@@ -138,8 +138,9 @@ class Slice(Checkpoint):
         kept_energy: Share of the calibration signal that each cut kept.
         shared: By the number of a block that computes with another one's weights, that one's.
         spent: What tuning took, where there was any: trainable_parameters, tokens, optimizer_steps,
-            flops; and how many trainings there were, and how many were undone (not in older
-            records).
+            flops.
+        trainings: How many tunings there were, where there was any; older records do not say.
+        undone: How many ended worse than they began; it stands only where one did.
     """
 
     kind: Literal["slice"]
@@ -151,6 +152,8 @@ class Slice(Checkpoint):
     kept_energy: dict[str, float] = Field(default_factory=dict)
     shared: dict[str, int] = Field(default_factory=dict)
     spent: dict[str, float] = Field(default_factory=dict)
+    trainings: int | None = None
+    undone: int = 0
 
 
 class EvaluatedModel(Record):

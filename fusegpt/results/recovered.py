@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ __all__ = [
     "TrainingRow",
     "Trial",
     "Trials",
+    "undone_of",
 ]
 
 SPENT = ("trainable_parameters", "tokens", "optimizer_steps", "flops")
@@ -132,6 +133,20 @@ class Recovered(Record):
         """What the recovery cost; what an older record does not say is missing."""
         values = {name: getattr(self, name) for name in SPENT}
         return {name: value for name, value in values.items() if value is not None}
+
+
+class Tuned(Protocol):
+    """What a step or a finish says of its training or fit."""
+
+    tokens: int | None
+    optimizer_steps: int | None
+    undone: bool | None
+
+
+def undone_of(recoveries: Sequence[Tuned]) -> tuple[int, int]:
+    """Return how many trainings and fits were undone, and how many there were."""
+    trained = [one for one in recoveries if one.tokens or one.optimizer_steps]
+    return sum(bool(one.undone) for one in trained), len(trained)
 
 
 class Finish(Recovered):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,14 +21,12 @@ from fusegpt.nn.losses import masked
 from fusegpt.recovery.fit import fit_weights
 from fusegpt.runtime import generator
 from fusegpt.sharing.checks import check_shared
-from fusegpt.sharing.cost import spent
+from fusegpt.sharing.cost import spent, told
 from fusegpt.sharing.modeling import SharedLinear, finished, linear_layers, linear_shapes
 from fusegpt.sharing.settings import FlexiGpt
 from fusegpt.units import part_of
 
 __all__ = ["closest", "flexigpt", "left_behind"]
-
-logger = logging.getLogger(__name__)
 
 SPARE, ITERATIONS = 8, 3
 """Directions beyond the rank, and rounds, of the subspace iteration."""
@@ -59,7 +56,8 @@ def flexigpt(
         seed: Not used but for the order of batches, which stays as it is.
 
     Returns:
-        The model, and a record: by the number of a shared block, the number of its source.
+        The model, and a record: by the number of a shared block, the number of its source; and
+        what tuning took.
 
     Raises:
         ArchitectureError: Blocks have matrices outside linear layers, or no linear layers of equal
@@ -79,11 +77,7 @@ def flexigpt(
         label = f"{name} ({number} of {count})"
         costs += _share(model, place, source, batches, settings, label)
     model, record = finished(model, sources, settings.rank, settings.stored)
-    if costs:
-        most = max(cost["trainable_parameters"] for cost in costs)
-        total = {key: sum(cost[key] for cost in costs) for key in costs[0]}
-        record["spent"] = total | {"trainable_parameters": most}
-    return model, record
+    return model, record | told(costs)
 
 
 @torch.no_grad()
@@ -197,11 +191,9 @@ def _share(
     }
     order = (model, weights, loss_of, len(seen), settings.tuning())
     fit = fit_weights(*order, seed=0, checkpoint=None, label=label)
-    losses = [row["loss"] for row in fit.rows]
-    logger.info("%s: loss %.4g -> %.4g", label, losses[0], losses[-1])
     run, own = model.kept[: place + 1], [index]  # its matrices lie in the other block
     how = (model, batches, settings.epochs, weights, fit)
-    return [spent(*how, seen=run, trained=[], frozen=own)]
+    return [spent(*how, label=label, seen=run, trained=[], frozen=own)]
 
 
 def _look(model: Model, place: int, batch: Tensor) -> _Batch:

@@ -24,7 +24,7 @@ from fusegpt.recovery.fit import fit_weights
 from fusegpt.recovery.room import States, runner
 from fusegpt.recovery.weights import fused_weights
 from fusegpt.sharing.checks import check_shared
-from fusegpt.sharing.cost import spent
+from fusegpt.sharing.cost import spent, told
 from fusegpt.sharing.modeling import finished, linear_shapes, share
 from fusegpt.sharing.settings import FoldGpt
 from fusegpt.units import Unit
@@ -59,7 +59,8 @@ def foldgpt(
         seed: Of the low-rank factors.
 
     Returns:
-        The model, and a record: by the number of a shared block, the number of its source.
+        The model, and a record: by the number of a shared block, the number of its source; and
+        what tuning took.
 
     Raises:
         ArchitectureError: Blocks have matrices outside linear layers; those of a group have no
@@ -81,12 +82,12 @@ def foldgpt(
     share(model.module, sources, 0)
     for place, source in sources.items():
         logger.info("block %d shares block %d", model.kept[place], model.kept[source])
-    cost: dict[str, float] = {}
+    costs: list[dict[str, float]] = []
     if taught is not None:
         group = sorted({*sources, *sources.values()})
-        cost = _tune(model, group, batches, taught, settings, seed)
+        costs = [_tune(model, group, batches, taught, settings, seed)]
     model, record = finished(model, sources, 0, settings.stored)
-    return model, record | ({"spent": cost} if cost else {})
+    return model, record | told(costs)
 
 
 def children(influence: Sequence[float], count: int, group_size: int) -> list[int]:
@@ -184,8 +185,6 @@ def _tune(
     )
     order = (model, weights, loss_of, len(batches), settings.tuning())
     fit = fit_weights(*order, seed=seed, checkpoint=None, label=label)
-    losses = [row["loss"] for row in fit.rows]
-    logger.info("%s: loss %.4g -> %.4g", label, losses[0], losses[-1])
     between = [index for index in model.kept[group[0] :] if index not in trained]
     how = (model, batches, settings.epochs, weights, fit)
-    return spent(*how, seen=model.kept, trained=trained, frozen=between)
+    return spent(*how, label=label, seen=model.kept, trained=trained, frozen=between)

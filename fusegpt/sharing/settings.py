@@ -44,6 +44,11 @@ class FlexiGpt(WidthSettings):
     )
     stored: Literal["compact", "expanded"] = STORED
 
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model; those of the tuning do."""
+        return self.epochs > 0
+
     def tuning(self) -> Tuning:
         """Return how the adapters of one block are tuned."""
         return Tuning(epochs=self.epochs, batch_size=1, learning_rate=self.learning_rate)
@@ -84,6 +89,11 @@ class FoldGpt(WidthSettings):
         " dense model's.",
     )
     stored: Literal["compact", "expanded"] = STORED
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model; those of the gates and of the tuning do."""
+        return self.removed > 0 or self.epochs > 0
 
     def tuning(self) -> Tuning:
         """Return how the groups are tuned."""

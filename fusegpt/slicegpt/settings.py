@@ -17,6 +17,11 @@ __all__ = ["SliceGpt", "WidthSettings"]
 class WidthSettings(Settings):
     """Settings of a width method; a method counts its work here, if it is counted."""
 
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model, which float16 is too narrow for."""
+        return False
+
     def work(self, stage: Stage) -> Work:
         """Return what slicing at one sparsity does; ``None`` where it is not counted."""
         return Work(passes=None, tokens=None, flops=None)

@@ -142,4 +142,5 @@ def _evaluation(name: str, entry: Evaluation, corpora: Mapping[str, Corpus]) -> 
                 f" got {read[0]!r}"
             )
     settings.check_tasks(where)
+    settings.check_dtype(entry.dtype, where)
     return entry.model_copy(update={"settings": settings.model_dump()})

@@ -69,12 +69,17 @@ class Plan:
 
     def tasks_of(self, evaluation: str) -> dict[str, dict[str, Any]]:
         """The configuration's entries of the tasks that an evaluation reads, if it reads any."""
-        read = self._settings_of(evaluation).tasks_read()
-        named = [Path(task).stem if task.endswith(".yaml") else task for task in read]
+        settings = self._settings_of(evaluation)
+        read = settings.tasks_read()
+        named = {Path(task).stem if task.endswith(".yaml") else task for task in read}
+        starts = tuple(f"{group}_" for group in named)
+        wanted = {name for name in self.tasks if name in named or name.startswith(starts)}
+        if read and len(wanted) < len(self.tasks):
+            wanted |= settings.tasks_below()
         return {
             name: task.model_dump(exclude_none=True)
             for name, task in self.tasks.items()
-            if name in named or name.startswith(tuple(f"{group}_" for group in named))
+            if name in wanted
         }
 
     def task_files_of(self, evaluation: str) -> list[str]:

@@ -132,3 +132,8 @@ def test_a_failing_child_is_said_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match=r"measuring its memory failed \(MemoryError: all is"):
         inference.peak_in_child(tmp_path / "nowhere", "float32", 1, 4, 1)
     assert speed_module.BATCH_SIZES == (1, 4)
+
+
+def test_a_dense_model_of_another_depth_is_refused(tiny_llama_dir, pruned_dir):
+    with pytest.raises(ConfigError, match=r"--dense: must be the dense model of .*, of 6 blocks"):
+        planned(pruned_dir, pruned_dir)

@@ -78,5 +78,5 @@ def test_the_shipped_entries_have_the_split_that_is_measured(root, tmp_path):
     (tmp_path / "any.jsonl").write_text("{}\n")
     for name, entry in entries.items():
         files = dict.fromkeys(entry["splits"], str(tmp_path / "any.jsonl"))
-        for leaf in leaves(name)[:2]:
+        for leaf in list(leaves(name))[:2]:
             assert task_file(leaf, {"splits": files}, tmp_path).is_file()

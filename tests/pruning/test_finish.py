@@ -1,5 +1,6 @@
 """A finish by verbs and in one process: the same bits, whole records, one line for bad input."""
 
+import itertools
 import json
 import os
 import signal
@@ -18,10 +19,10 @@ from fusegpt.errors import ConfigError, DataError, Stopped
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
 from fusegpt.recovery.healing import heal
-from fusegpt.results.base import read
+from fusegpt.results.base import read, write
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
-from fusegpt.results.records import Step
+from fusegpt.results.records import AnswersRecord, Step
 from fusegpt.runtime import Timer
 from fusegpt.signals import stoppable
 from fusegpt.workflow.describe import describe
@@ -224,15 +225,17 @@ def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
 
 
 def test_a_finish_is_not_resumed_with_another_teacher(results, tmp_path, monkeypatch):
-    _, windows, manifest = results
+    folder, windows, manifest = results
     other = tmp_path / "other"
     tiny.model("llama_tied", seed=5).module.save_pretrained(other)
+    given = {"windows": windows, "teacher": other}
     with monkeypatch.context() as patch, stoppable():
         stopped_in_the_second_step(patch)
+        dense = {**given, "teacher": folder / "models/tiny"}
         with pytest.raises(Stopped):
-            finish_model(manifest, recipe(), tmp_path / "one", windows=windows)
+            finish_model(manifest, recipe(teacher="big"), tmp_path / "one", **dense)
     for name in ("one", "whole"):
-        finish_model(manifest, recipe(), tmp_path / name, windows=windows, teacher=other)
+        finish_model(manifest, recipe(teacher="big"), tmp_path / name, **given)
     one, whole = weights(tmp_path / "one"), weights(tmp_path / "whole")
     assert all(torch.equal(value, whole[name]) for name, value in one.items())
 
@@ -285,6 +288,20 @@ def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
         finish_model(manifest, recipe(), output, answers=answers, teacher=dense, **given)
     with pytest.raises(ConfigError, match="teacher: is 'big'; give its directory with --teacher"):
         finish_model(manifest, recipe(teacher="big"), output, **given)
+    with pytest.raises(ConfigError, match="teacher: is not given, so the dense model answers; lea"):
+        finish_model(manifest, recipe(), output, teacher=dense, **given)
+    for change, message in (
+        (
+            {"dtype": "bfloat16"},
+            "must be answers in float32, as recipe 'healed' computes, are in b",
+        ),
+        ({"parent": {"path": "x", "sha256": "0"}}, "must be answers of the dense model, .*, are t"),
+    ):
+        record = read(answers / "answers.json", AnswersRecord)
+        write(answers / "answers.json", record.plus(**change))
+        with pytest.raises(DataError, match=message):
+            finish_model(manifest, recipe(top_k=4), output, answers=answers, **given)
+        write(answers / "answers.json", record)
     with pytest.raises(
         DataError, match="one batch of 8 windows and one optimiser step, got 4 windows"
     ):
@@ -328,7 +345,9 @@ def test_masks_of_a_file_say_what_is_learned(results, tmp_path):
         file(answers=[True] + [False] * 5)
 
 
-def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(results, tmp_path, caplog):
+def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(
+    results, tmp_path, caplog, monkeypatch
+):
     caplog.set_level("INFO", "fusegpt")
     folder, windows, _ = results
     wild = {"learning_rate": 30.0, "epochs": 1, "batch_size": 4}
@@ -341,6 +360,8 @@ def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(results,
     score_model(before, chosen.steps, windows, place / "scores.json")
 
     fuse_model(before, chosen.steps, place / "scores.json", place, finetune=windows)
+    rising = itertools.count()
+    monkeypatch.setattr(heal, "total_loss", lambda *_: float(next(rising)))
     finish_model(place / "manifest.json", chosen, tmp_path / "out", windows=windows)
 
     assert read(place / "manifest.json", Step).undone

@@ -1,13 +1,18 @@
 """The jobs of a run as functions: what they refuse before weights are loaded; shared scores."""
 
+import dataclasses
+import json
+
 import pytest
 
-from fusegpt import fuse_model, merge_model, prune_model, score_model
+from fusegpt import finish_model, fuse_model, merge_model, prune_model, score_model
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 from fusegpt.pruning import jobs
 from fusegpt.pruning.quality import Bound
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import take_scores, write_start
+from fusegpt.results.base import read, write
+from fusegpt.results.records import Scores
 
 
 def recipe(method="none", metric="macro_influence", **settings):
@@ -39,7 +44,10 @@ def test_pruning_is_refused_without_windows_and_into_a_directory_with_contents(
         prune_model(strong_llama_dir, recipe(), 0.2, windows_file, output)
 
 
-def test_merging_is_refused_without_the_windows_of_a_recovery_at_the_end(start, tmp_path):
+def test_merging_is_refused_without_the_windows_of_a_recovery_at_the_end(
+    start, strong_llama_dir, tmp_path
+):
+    write_start(start, strong_llama_dir / "source.json", recipe("lora"))
     with pytest.raises(DataError, match="recipe 'mine' trains: give its windows"):
         merge_model(start, recipe("lora"), tmp_path / "out")
 
@@ -50,6 +58,7 @@ def test_a_recovery_at_the_end_needs_a_removal_before_it(
     start, strong_llama_dir, windows_file, tmp_path
 ):
     output, lora = tmp_path / "out", recipe("lora", finetune={"sequences": 64})
+    write_start(start, strong_llama_dir / "source.json", lora)
     with pytest.raises(ConfigError, match="must be a step that removed something, is the dense"):
         merge_model(start, lora, output, finetune=windows_file)
     given = {"calibration": windows_file, "output": output, "finetune": windows_file}
@@ -84,8 +93,14 @@ def test_scores_of_the_dense_model_serve_every_recipe_that_scores_alike(
     assert taken.recipe == recipe("lora").id != scored.recipe
     assert taken.parent.path == "../step-000/manifest.json"
     own.unlink()
-    with pytest.raises(ConfigError, match="must be scores of sleb"):
+    with pytest.raises(ArtifactError, match="must be scores by sleb, got those by macro_influence"):
         take_scores(shared, recipe(metric="sleb"), start, own)
+    other = tmp_path / "other/step-000/manifest.json"
+    source = tmp_path / "source.json"
+    source.write_text(json.dumps({"kind": "model", "num_blocks": 6, "base_model": "another"}))
+    write_start(other, source, recipe())
+    with pytest.raises(ArtifactError, match=r"of the model of .*, got those of another one"):
+        take_scores(shared, recipe(), other, own)
     assert not own.exists()
 
 
@@ -96,9 +111,47 @@ def test_scores_that_select_what_the_recipe_protects_are_not_taken(
     selected = score_model(strong_llama_dir, recipe(), windows_file, shared).selected
     importance = {"metric": "macro_influence", "protect": [selected.index]}
     protecting = recipe(importance=importance)
-    take_scores(shared, protecting, start, own)
     with pytest.raises(ArtifactError, match=f"'mine' lets go, got {selected}, which it protects"):
-        fuse_model(start, protecting, own, tmp_path / "run/step-001")
+        take_scores(shared, protecting, start, own)
+
+
+def test_a_step_goes_on_with_the_recipe_that_made_it_and_no_other(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    scores, step = tmp_path / "run/step-001/scores.json", tmp_path / "run/step-001"
+    other, healed = recipe(seed=1), recipe(finish={"method": "full"}, finetune={"sequences": 64})
+    score_model(start, recipe(), windows_file, scores)
+    fuse_model(start, recipe(), scores, step)
+    manifest, output = step / "manifest.json", tmp_path / "out"
+    of_another = rf"{step}/manifest.json: must be a step of recipe {other.id}, is one of mine-"
+    with pytest.raises(ConfigError, match=of_another):
+        merge_model(manifest, other, output)
+    score_model(manifest, other, windows_file, tmp_path / "scores.json")  # to look at
+    with pytest.raises(ConfigError, match=of_another):
+        fuse_model(manifest, other, tmp_path / "scores.json", output)
+    write_start(start, strong_llama_dir / "source.json", healed)
+    with pytest.raises(ConfigError, match=r"recipes\.mine: has a finish; use fusegpt finish"):
+        merge_model(start, healed, output)
+    with pytest.raises(ConfigError, match=f"must be a step of recipe {other.id}, is one of"):
+        finish_model(manifest, dataclasses.replace(healed, seed=1), output, windows=windows_file)
+    assert not output.exists()
+
+
+def test_scores_of_another_run_are_not_kept_by_a_selection_that_scores_once(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    once = recipe(selection="one_shot")
+    manifest, first = tmp_path / "once/step-000/manifest.json", tmp_path / "first.json"
+    write_start(manifest, strong_llama_dir / "source.json", once)
+    score_model(start, recipe(), windows_file, first)
+    given = {"first_scores": first}
+    with pytest.raises(ArtifactError, match=f"must be scores for recipe {once.id}, got those for"):
+        score_model(manifest, once, windows_file, tmp_path / "out.json", **given)
+    record = read(first, Scores).plus(recipe=once.id, parent={"path": "x", "sha256": "00"})
+    write(first, record)
+    with pytest.raises(ArtifactError, match="of the first step of this run, got those of x"):
+        score_model(manifest, once, windows_file, tmp_path / "out.json", **given)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_compiled_step_is_not_gone_on_with_uncompiled(

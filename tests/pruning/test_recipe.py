@@ -80,6 +80,14 @@ def test_overrides_go_to_the_methods_that_have_them():
         ({"importance": {"protect_last": -1}}, "protect_last: must be at least 0, got -1"),
         ({"finetune": {"sequences": 4}}, "finetune.sequences: must fill one batch of 8, got 4"),
         ({"dtype": "f16"}, "recipes.a.dtype: must be 'float32'"),
+        (
+            {"dtype": "float16"},
+            "recipes.a.dtype: must be 'bfloat16' or 'float32' with fusion, which",
+        ),
+        (
+            {"recovery": {"trainable_dtype": "float16"}},
+            "recipes.a.recovery.trainable_dtype: must be",
+        ),
         ({"selection": "random"}, "recipes.a.selection: must be"),
         ({"granularity": "head"}, "recipes.a.granularity: must be 'block', 'attention', 'mlp' or"),
         ({"sparsity": 0.2}, "recipes.a: unknown setting 'sparsity'"),
@@ -89,6 +97,28 @@ def test_a_bad_setting_is_named_with_what_is_allowed(settings, message):
     with pytest.raises(ConfigError) as caught:
         resolve("a", FUSION, settings)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("macro_influence", None),
+        ("sleb_distill_fresh", "finish distill"),
+        ("macro_influence_lora", "lora"),
+        ("shortened_llama", "taylor"),
+        ("foldgpt_gates", "gates"),
+        ("slicegpt", None),
+        ("flexigpt", "flexigpt"),
+        ("foldgpt", "foldgpt"),
+    ],
+)
+def test_float16_is_refused_where_gradients_go_back_through_the_model(name, takes):
+    if takes is None:
+        assert load_recipe(name, {"dtype": "float16"}).dtype == "float16"
+        return
+    with pytest.raises(ConfigError, match=f"{name}.dtype: must be 'bfloat16' or .* with .*{takes}"):
+        load_recipe(name, {"dtype": "float16"})
+    assert load_recipe(name, {"dtype": "bfloat16"}).dtype == "bfloat16"
 
 
 def test_a_recipes_own_settings_lie_over_those_of_the_experiment_and_must_fit_its_method():

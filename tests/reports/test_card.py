@@ -1,12 +1,16 @@
 """The model card: front matter the hub reads, and what a reader needs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from huggingface_hub import ModelCard
 
+from fusegpt.cli import fusegpt_command as command
+from fusegpt.cli import run
 from fusegpt.pruning.papers import papers_of
 from fusegpt.reports.card import card
 from fusegpt.results.models import Row, as_checkpoint
+from tests.reports.conftest import BLOCKS, REMOVED, evaluation, parent, write, write_checkpoint
 
 INFO = {
     "base_model": "org/base-30",
@@ -200,13 +204,6 @@ def test_a_sliced_model_tells_its_width_and_what_to_import():
     assert "width-pruning" in front_matter(text)["tags"]
 
 
-def test_tunings_of_shared_blocks_that_were_undone_are_counted():
-    shared = {**SLICED, "shared": {"3": 2, "4": 2}, "width": None}
-    assert "undone" not in card_of({**shared, "spent": {"trainings": 2, "undone": 0}})
-    text = card_of({**shared, "spent": {"trainings": 2, "undone": 1}})
-    assert "- tunings undone because their loss rose: 1 of 2" in text
-
-
 def test_tunings_that_were_undone_are_counted():
     tuned = {"unit": {"granularity": "block", "index": 4}, "optimizer_steps": 8}
     steps = [tuned, {**tuned, "undone": True}, {**tuned, "optimizer_steps": 0}]
@@ -215,3 +212,28 @@ def test_tunings_that_were_undone_are_counted():
     fitted = {**tuned, "optimizer_steps": 0, "tokens": 64, "undone": True}
     text = card_of({**INFO, "steps": [tuned, fitted]})
     assert "- tunings undone because their loss rose: 1 of 2\n" in text
+
+
+def test_evaluations_of_another_model_are_not_put_on_a_card(results, tmp_path, capsys):
+    directory = results / "checkpoints/tiny/mine/step-002"
+    run_of = results / "runs/tiny/fusegpt-00000003"
+    manifest, file = run_of / "step-002/manifest.json", directory / "fusegpt.json"
+    kept = [index for index in range(BLOCKS) if index not in REMOVED[:2]]
+    write_checkpoint(file, kept=kept, parent=parent(manifest, directory))
+    (directory / "README.md").write_text("before")
+    found = tmp_path / "found.json"
+
+    def written(step: int, flag: str = "--evaluation", of: Path | None = None) -> str:
+        write(found, evaluation(step, 3.0) | ({"parent": parent(of, tmp_path)} if of else {}))
+        line = ["card", "--checkpoint", str(file), flag, str(found)]
+        return capsys.readouterr().err if run(command, line) else ""
+
+    later, dense = run_of / "step-004/manifest.json", results / "models/tiny/source.json"
+    assert f"found.json: must be an evaluation of {file}, is of another model" in written(4)
+    assert "is of another model" in written(2, of=later) and "another model" in written(2, of=dense)
+    assert "must be an evaluation of the dense model, is of another" in written(2, "--dense")
+    assert (directory / "README.md").read_text() == "before"
+    assert not written(2) and not written(2, of=manifest) and not written(2, of=file)
+    assert not written(0, "--dense", dense)
+    write_checkpoint(file, kept=kept, parent=parent(manifest, directory), finish={"method": "full"})
+    assert "is of another model" in written(2, of=manifest) and not written(2, of=file)

@@ -26,9 +26,6 @@ def frame(results, experiment):
         content["model"]["parameters"] = parameters
         write_json(results / "evaluations" / place / "docs.json", content)
         notes = {**SLICED, "seconds": 12.5, "memory_gib": 2.0}
-        if sparsity == "0.3":
-            costs = dict.fromkeys(("trainable_parameters", "optimizer_steps", "flops"), 1)
-            notes["spent"] = {**costs, "tokens": 7, "trainings": 3, "undone": 1}
         write_checkpoint(results / "slices" / place / "fusegpt.json", **notes)
     asked = parse_contents(experiment)
     assert len(evaluation_files(asked, results)) == 1 + 4 * 2
@@ -42,8 +39,21 @@ def test_a_slice_keeps_its_blocks_and_says_its_parameters(frame):
     assert list(rows["parameters"]) == [60_000_000, 50_000_000]
     assert set(rows["blocks_left"]) == {BLOCKS} and set(rows["step"]) == {0}
     assert set(rows["seconds"]) == {12.5} and set(rows["memory_gib"]) == {2.0}
-    assert list(rows["tokens"]) == [0, 7]
-    assert list(rows["trainings"]) == [0, 3] and list(rows["undone"]) == [0, 1]
+    assert set(rows["tokens"]) == {0}
+
+
+def test_tunings_of_shared_models_are_counted_where_they_are_on_record(results, experiment, frame):
+    spent = {"trainable_parameters": 1, "tokens": 2, "optimizer_steps": 3, "flops": 4.0}
+    for sparsity, more in (("0.15", {}), ("0.3", {"trainings": 3, "undone": 2})):
+        file = results / f"slices/tiny/{RECIPE['id']}/sparsity-{sparsity}/fusegpt.json"
+        write_checkpoint(file, **SLICED, spent=spent, **more)
+    found = collect(parse_contents(experiment), results)
+    rows = found[found["recipe"] == "slicegpt"].set_index("sparsity")
+
+    assert rows["undone"].isna()[0.15] and rows["trainings"].isna()[0.15]
+    assert (rows["undone"][0.3], rows["trainings"][0.3]) == (2, 3)
+    lines = [line for line in text_table(found).splitlines() if line.startswith("slicegpt")]
+    assert lines[0].split()[-1] == "-" and lines[1].endswith("2 of 3")
 
 
 def test_the_tables_have_a_line_per_sparsity(frame):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from decimal import Decimal
 
 import pytest
 import torch
 
 from fusegpt.cli import fusegpt_command, run
+from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.block_influence import block_influence
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.surgery.removal import remove
+from fusegpt.pruning.recipe import load_recipe
+from fusegpt.pruning.slicing import slice_model
+from fusegpt.recovery import fit
+from fusegpt.results.models import read_checkpoint
 from fusegpt.sharing.flexigpt import _look, closest, flexigpt, left_behind
 from fusegpt.sharing.foldgpt import foldgpt
 from fusegpt.sharing.modeling import SharedLinear, linear_layers
@@ -131,8 +138,8 @@ def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     settings = FlexiGpt(rank=4, epochs=2)
     model, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
     assert record["spent"]["optimizer_steps"] == 2 * 2 * len(batches)
-    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (2, 0)
     assert record["spent"]["tokens"] == 2 * 2 * sum(batch.numel() for batch in batches)
+    assert record["trainings"] == 2 and not {"undone"} & {*record, *record["spent"]}
     dense, adapters = (
         tiny.model(),
         sum(
@@ -146,10 +153,24 @@ def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     assert forward_flops(model, model.kept, 24, 12) == wanted
 
 
-def test_tunings_that_made_things_worse_are_counted(batches):
-    settings = FlexiGpt(rank=4, epochs=2, learning_rate=0.9)
-    _, record = flexigpt(tiny.model(), batches, "0.3", settings, seed=0)
-    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (2, 2)
+@pytest.mark.parametrize(("method", "trainings"), [("flexigpt", 2), ("foldgpt", 1)])
+def test_a_tuning_that_was_undone_is_counted_on_the_card(
+    method, trainings, tiny_llama_dir, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level("INFO", "fusegpt")
+    rising = itertools.count()
+    monkeypatch.setattr(fit, "total_loss", lambda *_: float(next(rising)))
+    write_windows(tmp_path / "w.parquet", tiny.ids(4, 12).numpy(), {})
+    recipe = load_recipe(method, {"width": {"rank": 4, "epochs": 2}, "dtype": "float32"})
+    given = (recipe, Decimal("0.3"), tmp_path / "w.parquet", tmp_path / "out")
+
+    slice_model(tiny_llama_dir, *given)
+
+    record = read_checkpoint(tmp_path / "out/fusegpt.json")
+    assert (record.trainings, record.undone) == (trainings, trainings)
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"undone because their loss rose: {trainings} of {trainings}\n" in card
+    assert len([line for line in caplog.messages if line.endswith(" (undone)")]) == trainings
 
 
 def test_what_cannot_be_shared_is_refused(batches):

@@ -142,7 +142,7 @@ def test_expanded_it_is_the_familys_own_model_and_computes_the_same(batches):
 def test_what_tuning_took_is_on_record_and_sharing_saves_no_arithmetic(batches):
     model, record = foldgpt(tiny.model(), batches, "0.3", TUNED, seed=0)
     assert record["spent"]["optimizer_steps"] == 6 * len(batches)
-    assert (record["spent"]["trainings"], record["spent"]["undone"]) == (1, 0)
+    assert record["trainings"] == 1 and "undone" not in record
     assert record["spent"]["tokens"] == 6 * sum(batch.numel() for batch in batches)
     assert record["spent"]["flops"] > forward_flops(model, model.kept, 6 * 48, 12)
     dense = tiny.model()

@@ -68,6 +68,11 @@ def plan(config):
         ("evaluations.docs.eval", "perplexty", "unknown evaluation 'perplexty'; did you mean"),
         ("evaluations.docs.lenght", 3, "unknown setting 'lenght'; did you mean 'length'?"),
         ("evaluations.docs.corpus", "wikitext", "did you mean 'wikitext2'?"),
+        (
+            "evaluations.docs",
+            {"eval": "classification", "dtype": "float16"},
+            "evaluations.docs.dtype: must be 'bfloat16' or 'float32' to tune in, got 'float16'",
+        ),
         ("models.tiny.num_blocks", 0, "models.tiny.num_blocks: must be greater than 0, got 0"),
         ("models.tiny.source", "dir:a\nb", "must be a path without control characters"),
         ("models.tiny.source", "torrent:x", "models.tiny.source"),

@@ -144,4 +144,4 @@ def test_taken_scores_are_those_that_the_run_would_have_measured(results, tmp_pa
     assert "missing option '--calibration' (or '--dense-scores')" in capsys.readouterr().err
     line += ["--dense-scores", results / KINDS["dense scores"]]
     assert run(fusegpt_command, [str(x) for x in line]) == 2
-    assert "must be scores of sleb {} for 'mine'" in capsys.readouterr().err
+    assert "must be scores by sleb, got those by macro_influence" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from fusegpt.models.checkpoints.read_back import check_tokenizer, check_written,
 from fusegpt.models.checkpoints.storage import SOURCE, exactly, stored_as
 from fusegpt.models.model import Model
 from fusegpt.models.stored import metadata_of, write_tensors
-from fusegpt.models.structure.configs import unbuilt, without_unbuilt
+from fusegpt.models.structure.configs import IMAGE_PLACES, unbuilt, without_unbuilt
 from fusegpt.models.structure.kinds import off_formula, off_scale
 from fusegpt.models.surgery.zeroed import zeroed
 from fusegpt.results import layout
@@ -134,7 +134,8 @@ def differences(model: Model) -> list[str]:
 def _images(model: Model) -> list[str]:
     """Say where images may add to other blocks' hidden states than in the dense model."""
     takes = inspect.signature(decoder_of(model.module).forward).parameters
-    if not any("deepstack" in name for name in takes):
+    said = any(name in vars(model.module.config) for name in IMAGE_PLACES)
+    if said or not any("deepstack" in name for name in takes):
         return []
     vision = getattr(model.module.config, "vision_config", None)
     levels = getattr(vision, "deepstack_visual_indexes", None)

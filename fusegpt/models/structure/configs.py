@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import decoder_of, text_config
 
-__all__ = ["OVERRIDES", "shrunken", "text_configs", "unbuilt", "without_unbuilt"]
+__all__ = [
+    "IMAGE_PLACES",
+    "OVERRIDES",
+    "moved_images",
+    "shrunken",
+    "text_configs",
+    "unbuilt",
+    "without_unbuilt",
+]
 
 NOT_PER_BLOCK = frozenset(
     {
@@ -49,6 +59,10 @@ UNBUILT_COUNTS = (
     "n_mtp_layers",
 )
 """Counts of blocks for drafting, behind the last one, which no class of transformers builds."""
+
+IMAGE_PLACES = ("deepstack_layer_map", "spatial_target_layers")
+"""Lists in the config of a whole model: numbers of blocks before which images add to the hidden
+states, alone or at the end of a pair (Granite 4 Vision)."""
 
 OVERRIDES = "_heterogeneity_spec"
 """The attribute in which transformers keeps what single blocks have otherwise than the rest; the
@@ -111,6 +125,39 @@ def shrunken(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[
         if new != value:
             changes[name] = new
     return changes | _overrides(config, keep) | {"num_hidden_layers": len(keep)}
+
+
+def moved_images(config: PretrainedConfig, count: int, keep: Sequence[int]) -> dict[str, Any]:
+    """The lists of places where images add, when only the blocks at ``keep`` of ``count`` stay.
+
+    What was added before a block that goes is added before the next one that stays.
+
+    Raises:
+        ArchitectureError: None stays behind it, or two places would become one, which such a model
+            cannot have.
+    """
+    lists = {name: vars(config).get(name) or [] for name in IMAGE_PLACES}
+    numbers = sorted({_number(entry) for value in lists.values() for entry in value})
+    new = {old: bisect_left(keep, old) + max(0, old - count) for old in numbers}
+    inside = [new[old] for old in numbers if old < count]
+    if len(set(inside)) < len(inside) or len(keep) in inside:
+        raise ArchitectureError(
+            f"images add before blocks {[old for old in numbers if old < count]}, which would be"
+            f" {inside} of {len(keep)}: each must be a block of its own; keep one behind each"
+        )
+    moved = {
+        name: [(*entry[:-1], new[entry[-1]]) if _is_pair(entry) else new[entry] for entry in value]
+        for name, value in lists.items()
+    }
+    return {name: value for name, value in moved.items() if value != lists[name]}
+
+
+def _number(entry: Any) -> int:
+    return int(entry[-1] if _is_pair(entry) else entry)
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, (list, tuple))
 
 
 def _overrides(config: PretrainedConfig, keep: Sequence[int]) -> dict[str, Any]:

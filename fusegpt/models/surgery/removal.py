@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from fusegpt.errors import ArchitectureError
 from fusegpt.models.blocks import decoder_of
 from fusegpt.models.model import Model
-from fusegpt.models.structure.configs import shrunken, text_configs
+from fusegpt.models.structure.configs import moved_images, shrunken, text_configs
 from fusegpt.models.sublayers import NUMBER_NAMES
 from fusegpt.models.surgery.round_trip import check_round_trip
 from fusegpt.models.surgery.sublayer_removal import Undo, remove_sublayers
@@ -115,6 +115,8 @@ def _cut(model: Model, units: Sequence[Unit]) -> Undo:
         _recount(model, len(keep), undo)
         for config in text_configs(model.module):
             _follow(model, config, shrunken(config, len(model.kept), keep), undo)
+        whole = model.module.config
+        _follow(model, whole, moved_images(whole, len(model.kept), keep), undo)
     except BaseException:
         _restore(undo)
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -20,11 +19,9 @@ from fusegpt.recovery.healing.trained import trained
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.finish import FinishSettings
-from fusegpt.recovery.training import Schedule, total_loss, train
+from fusegpt.recovery.training import Schedule, has_risen, total_loss, train
 
 __all__ = ["heal"]
-
-logger = logging.getLogger(__name__)
 
 JUDGED = 4
 """Batches on which the model is compared before and after."""
@@ -88,10 +85,7 @@ def heal(
                 label=label,
             )
         training.form()
-        after = total_loss(loss_of, judged)
-        training.undo = not after <= before  # a loss that is no number is no better
-        if training.undo:
-            logger.warning("%s: loss rose from %.4g to %.4g; undone", label, before, after)
+        training.undo = has_risen(label, before, total_loss(loss_of, judged))
         trainable = sum(p.numel() for p in training.parameters)
         blocks = training.blocks
     length, tokens = data.length, steps * settings.batch_size * data.length

@@ -47,6 +47,11 @@ class RecoverySettings(Settings):
         return False
 
     @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model, which float16 is too narrow for."""
+        return False
+
+    @property
     def predicts_next_token(self) -> bool:
         """Whether it is tuned or judged by the loss of the next token: windows need two tokens."""
         return False

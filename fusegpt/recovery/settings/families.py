@@ -60,6 +60,11 @@ class TunedByLoop(RecoverySettings):
         batch_size: int
 
     @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model; they do."""
+        return True
+
+    @property
     def batch(self) -> int:
         """Sequences of one batch, which the windows have to fill."""
         return self.batch_size
@@ -245,6 +250,11 @@ class ClosedOrLearned(ClosedForm, TunedByLoop):
     def learned(self) -> bool:
         """Whether the loop trains it."""
         return self.fit == "learned"
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether gradients go back through the model; those of the loop do."""
+        return self.learned
 
     @property
     def needs_before(self) -> bool:

@@ -11,10 +11,16 @@ from fusegpt.cli.options import output_path
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option(
+    "--directory",
+    type=output_path,
+    default=".",
+    show_default="the current one",
+    help="Directory with results/.",
+)
 @click.option("--delete", is_flag=True, help="Remove what is listed.")
 def gc(experiments: tuple[str, ...], directory: Path, delete: bool) -> None:
-    """List what lies in results/ and is named by none of EXPERIMENT... (names or files).
+    """List, or delete, results that none of these experiments names.
 
     Give every experiment whose results are to stay. What a running job holds is never touched.
     """

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option(
+    "--directory",
+    type=output_path,
+    default=".",
+    show_default="the current one",
+    help="Directory with results/.",
+)
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
@@ -52,7 +58,10 @@ def plan(
     shards: int,
     as_json: bool,
 ) -> None:
-    """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
+    """Say what experiments would run, by name or file, at what cost.
+
+    Counted from a dry run: nothing is run and no model is loaded.
+    """
     from fusegpt.config import builtin_config_dir
     from fusegpt.runtime import slow_here
     from fusegpt.workflow.experiment import make_plan

@@ -31,8 +31,16 @@ class ThenSnakemake(click.Command):
 @click.command(cls=ThenSnakemake)
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT|FILE...")
 @click.option("--cores", metavar="N", help="Jobs side by side, or all; else the profile's number.")
-@click.option("--profile", default="default", show_default=True, help="Name or directory.")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option(
+    "--profile", default="default", show_default=True, help="Name or directory of a profile."
+)
+@click.option(
+    "--directory",
+    type=output_path,
+    default=".",
+    show_default="the current one",
+    help="Directory with results/.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 @click.pass_context
 def run(
@@ -43,7 +51,9 @@ def run(
     directory: Path,
     dry_run: bool,
 ) -> NoReturn:
-    """Run experiments by name or file with Snakemake, whose output and exit code these are.
+    """Run experiments, by name or file, with Snakemake.
+
+    Its output and its exit code are those of Snakemake.
 
     What follows -- goes to Snakemake as it is: targets such as tables, or options such as
     --unlock and --resources gpu=2.

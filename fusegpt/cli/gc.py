@@ -6,18 +6,12 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import directory_option
 
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option(
-    "--directory",
-    type=output_path,
-    default=".",
-    show_default="the current one",
-    help="Directory with results/.",
-)
+@directory_option
 @click.option("--delete", is_flag=True, help="Remove what is listed.")
 def gc(experiments: tuple[str, ...], directory: Path, delete: bool) -> None:
     """List, or delete, results that none of these experiments names.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import finite, input_file, output_path
+from fusegpt.cli.options import directory_option, finite, input_file
 
 if TYPE_CHECKING:
     from fusegpt.workflow.plan import Plan
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option(
-    "--directory",
-    type=output_path,
-    default=".",
-    show_default="the current one",
-    help="Directory with results/.",
-)
+@directory_option
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

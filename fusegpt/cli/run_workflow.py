@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import directory_option
 
 OPTIONS = "fusegpt.snakemake_options"
 
@@ -34,13 +34,7 @@ class ThenSnakemake(click.Command):
 @click.option(
     "--profile", default="default", show_default=True, help="Name or directory of a profile."
 )
-@click.option(
-    "--directory",
-    type=output_path,
-    default=".",
-    show_default="the current one",
-    help="Directory with results/.",
-)
+@directory_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 @click.pass_context
 def run(

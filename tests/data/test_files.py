@@ -72,7 +72,7 @@ def test_a_text_file_is_one_document(tmp_path):
         (
             "a.jsonl",
             b'{"body": "x"}',
-            "must have a column 'text' or 'page', has body; conversations .* `fusegpt sample`",
+            "'text' or 'page', has body; conversations .* `fusegpt sample`",
         ),
         ("a.gz", b"plain", "cannot be read"),
         ("a.txt", b"\xff\xff", "cannot be read"),

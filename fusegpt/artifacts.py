@@ -48,7 +48,7 @@ STAGE_VERSION: dict[str, int] = {
     "card": 8,
     "evaluate": 3,
     "table": 8,
-    "figure": 5,
+    "figure": 6,
     "report": 9,
 }
 """Raise a verb's number when its *results* change: the workflow then reruns it and what follows."""

@@ -17,11 +17,11 @@ __all__ = ["figure"]
 def figure(table: Path, output: Path) -> None:
     """Draw the values of a table, as an SVG.
 
-    Over sparsity, or over what the experiment varies; recipe by recipe at a single sparsity.
+    Over sparsity, or over what the experiment varies; recipe by recipe at a single sparsity; those
+    of exports over the size of their files.
     """
-    from fusegpt.reports.collect import whole_models
     from fusegpt.reports.curves import read_curves
     from fusegpt.reports.picture import write_svg
     from fusegpt.reports.tables import read_csv
 
-    write_svg(output, whole_models(read_csv(table)), read_curves(table))
+    write_svg(output, read_csv(table), read_curves(table))

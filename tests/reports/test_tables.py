@@ -144,6 +144,12 @@ def test_the_readmes_picture_shows_the_committed_numbers(root, tmp_path):
     assert values[0] == values[1] and len(values[0]) >= 2 * 4 * 4
 
 
+def test_exports_are_drawn_over_the_size_of_their_files(root, tmp_path):
+    write_svg(tmp_path / "exports.svg", tables.read_csv(root / "docs/results/exports.csv"))
+    drawn = (tmp_path / "exports.svg").read_text()
+    assert "file size, MB" in drawn and "q4_k_m" in drawn and "25% q4_k_m" in drawn
+
+
 def test_seeds_that_remove_units_of_different_sizes_have_their_mean_of_parameters(frame):
     rows = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)]
     twin = rows.assign(seed=1, parameters=rows["parameters"] + 1_000_000)

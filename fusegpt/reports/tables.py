@@ -233,6 +233,9 @@ def text_table(frame: pd.DataFrame) -> str:
             pairs = zip(rows["undone"], of, strict=True)
             column = ["-" if pd.isna(x) else f"{x:g} of {all_:g}" for x, all_ in pairs]
             cells = [[*line, cell] for line, cell in zip(cells, column, strict=True)]
+        if rows["seeds"].max() > 1:
+            head.append("seeds")
+            cells = [[*line, str(n)] for line, n in zip(cells, rows["seeds"], strict=True)]
         parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)
 

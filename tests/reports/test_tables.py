@@ -157,6 +157,16 @@ def test_seeds_that_remove_units_of_different_sizes_have_their_mean_of_parameter
     assert row["seeds"] == 2 and row["parameters"] == rows["parameters"].iloc[0] + 500_000
 
 
+def test_a_table_of_several_seeds_says_of_how_many_a_mean_is(frame):
+    assert "seeds" not in tables.text_table(frame)
+    tuned = frame[frame["recipe"] == "fusegpt"]
+    twice = pd.concat([frame, tuned.assign(seed=1, value=tuned["value"] + 1)], ignore_index=True)
+    head, *lines = [line.split() for line in tables.text_table(twice).splitlines()[1:]]
+    assert head[-1] == "seeds"
+    assert {line[0]: line[-1] for line in lines[1:]}["fusegpt"] == "2"
+    assert lines[1][0] == "dense" and lines[1][-1] == "1"
+
+
 def test_all_that_share_the_best_value_are_marked(frame):
     rows = frame[frame["step"] == 4].assign(value=40.0)
     rows.loc[rows["recipe"] == "macro_influence", "value"] = 50.0

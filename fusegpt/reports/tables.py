@@ -223,10 +223,8 @@ def text_table(frame: pd.DataFrame) -> str:
             cells = [[*c[:2], said, *c[2:]] for c, said in zip(cells, asked, strict=True)]
         if rows["tokens"].max() > 0:
             head += ["trainable parameters", "tokens", "FLOPs"]
-            cells = [
-                [*line, *_budget(row)]
-                for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
-            ]
+            budgets = (_budget(row) for _, row in rows.iterrows())
+            cells = [[*line, *spent] for line, spent in zip(cells, budgets, strict=True)]
         if rows["undone"].max() > 0:
             head.append("undone")
             of = rows["trainings"].fillna(rows["step"])

@@ -41,15 +41,22 @@ class Entry:
         return function
 
 
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "") -> T:
     """Find ``name`` in ``table``.
+
+    Args:
+        table: Names to what they stand for.
+        name: Which one.
+        kind: What names stand for, for the message.
+        where: Where the name was given, which begins the message.
 
     Raises:
         UnknownNameError: No such line; the message names the closest one and all known ones.
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    raise UnknownNameError(f"unknown {kind} {name!r:.60}{suggestion(name, table)}")
+    place = f"{where}: " if where else ""
+    raise UnknownNameError(f"{place}unknown {kind} {name!r:.60}{suggestion(name, table)}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -40,13 +40,19 @@ def _top_k(ctx: click.Context, param: click.Parameter, value: str) -> int | None
     show_default=True,
     help="What logits are divided by.",
 )
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="bfloat16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    default="bfloat16",
+    show_default=True,
+    help="Dtype of the weights.",
+)
 @click.option("--output", required=True, type=output_path, help="Directory of the answers.")
 @device_option
 def answers(
     model: Path, windows: Path, device: str, output: Path, dtype: str, **settings: Any
 ) -> None:
-    """Write the likeliest next tokens of a teacher at each position of each window.
+    """Write a teacher's likeliest next tokens all along windows.
 
     A killed run goes on when it is started again.
     """

@@ -12,7 +12,11 @@ from fusegpt.cli.options import input_file, output_path
 @click.command()
 @click.option("--checkpoint", required=True, type=input_file, help="fusegpt.json of a checkpoint.")
 @click.option(
-    "--evaluation", "evaluations", multiple=True, type=input_file, help="What was measured."
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    type=input_file,
+    help="What fusegpt evaluate wrote of the checkpoint.",
 )
 @click.option(
     "--dense", multiple=True, type=input_file, help="The same of the dense model, shown beside it."
@@ -21,7 +25,7 @@ from fusegpt.cli.options import input_file, output_path
 def card(
     checkpoint: Path, evaluations: tuple[Path, ...], dense: tuple[Path, ...], output: Path | None
 ) -> None:
-    """Write a checkpoint's README.md anew, with the results of evaluations."""
+    """Write a checkpoint's README.md anew, with what was measured."""
     from fusegpt.artifacts import atomic_path
     from fusegpt.errors import ArtifactError
     from fusegpt.pruning.papers import papers_of

@@ -23,10 +23,18 @@ FETCHED = Path(layout.model_directory).parent
 @click.command()
 @click.argument("model")
 @click.option("--config-only", is_flag=True, help="Check without weights, from config.json alone.")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    default="float32",
+    show_default=True,
+    help="Dtype of the weights.",
+)
 @device_option
 def check(model: str, config_only: bool, dtype: str, device: str) -> None:
-    """Say yes, or why not. MODEL: a directory, a fetched model's name, or a hub id.
+    """Say whether a model can be pruned faithfully, or why not.
+
+    MODEL is a directory, a fetched model's name, or a hub id.
 
     Checked are: blocks found, config alone rebuilds the model, each block can be removed, which
     weights fusion pairs; and with weights, on random tokens: blocks run alone, removal against

@@ -35,7 +35,7 @@ __all__ = ["compare"]
 def compare(
     first: Path, others: tuple[Path, ...], confidence: float, seed: int, output: Path | None
 ) -> None:
-    """Compare results of `fusegpt evaluate` with the FIRST, item by item."""
+    """Compare results of fusegpt evaluate item by item with FIRST."""
     from fusegpt.artifacts import write_json
     from fusegpt.evaluation import comparison
     from fusegpt.results.base import read

@@ -57,19 +57,29 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--model", type=input_path, required=True, help="A model or checkpoint directory, or a step."
 )
-@click.option("--eval", "name", default="perplexity", show_default=True, help="Which evaluation.")
+@click.option(
+    "--eval", "name", default="perplexity", show_default=True, help=f"One of {', '.join(EVALS)}."
+)
 @click.option("--data", help="A corpus by name, a text file, or a file of `fusegpt sample`.")
-@click.option("--split", help="The corpus's split.")
-@click.option("--length", type=int, help="Tokens per window.")
-@click.option("--windows", type=int, help="Use the first so many windows.")
-@click.option("--limit", type=int, help="Use the first so many items of each task.")
+@click.option("--split", help="The corpus's split; test unless given.")
+@click.option("--length", type=int, help="Tokens per window; 2048 unless given.")
+@click.option("--windows", type=int, help="Use the first so many windows; all unless given.")
+@click.option(
+    "--limit", type=int, help="Use the first so many items of each task; all unless given."
+)
 @settings_options("Settings of the evaluation", "tasks=[piqa]")
 @click.option("--config", type=input_file, help="A YAML file with corpora and tasks.")
 @click.option("--corpora", type=JsonObject(), help="The config's corpora.")
 @click.option("--tasks", type=JsonObject(), help="The config's tasks.")
 @click.option("--dense", type=input_path, help="The dense model's directory, to compare speed.")
 @click.option("--store", type=output_path, help="A folder that keeps what was measured, by task.")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="bfloat16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    default="bfloat16",
+    show_default=True,
+    help="Dtype of the weights.",
+)
 @click.option(
     "--evaluation",
     "entries",
@@ -96,7 +106,7 @@ def evaluate(
     output: Sequence[Path],
     **flags: Any,
 ) -> None:
-    """Measure a model and write the rows as JSON; a short table goes to stdout."""
+    """Measure a model: rows as JSON, and a short table on stdout."""
     flags["corpus"] = flags.pop("data")
     given = {key: value for key, value in flags.items() if value is not None}
     if not entries:

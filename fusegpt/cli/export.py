@@ -21,7 +21,9 @@ from fusegpt.cli.options import input_path, output_path
 )
 @click.option("--output", required=True, type=output_path, help="The directory to write.")
 def export(checkpoint: Path, target: str, calibration: Path | None, output: Path) -> None:
-    """Write CHECKPOINT, or a fetched model, as another program runs it, and load it there.
+    """Write a model as another program runs it, and load it there.
+
+    CHECKPOINT is a checkpoint or a fetched model.
 
     GGUF files are written by llama.cpp's converter and quantiser (make export-tools installs
     them) and loaded by llama.cpp, which must say what transformers says before weights are rounded.

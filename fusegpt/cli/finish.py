@@ -41,7 +41,7 @@ from fusegpt.cli.options import (
 def finish(
     model: Path, recipe: str | None, recipe_settings: dict[str, Any] | None, **given: Any
 ) -> None:
-    """Train a pruned model as the recipe's finish says, and write a checkpoint.
+    """Train a pruned model by its finish, and write a checkpoint.
 
     Its blocks were chosen by the steps before; none goes here. A killed run goes on from its last
     saved position when it is started again.

@@ -60,7 +60,7 @@ def fuse(
     weights: Weights,
     device: str,
 ) -> None:
-    """Remove the unit with the least importance and recover; write what changed.
+    """Remove the least important unit, recover; write the changes.
 
     A killed run goes on from its last in-step checkpoint, or its last finished trial, when it is
     started again.

@@ -6,27 +6,35 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import directory_option
 
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@directory_option
 @click.option("--delete", is_flag=True, help="Remove what is listed.")
 def gc(experiments: tuple[str, ...], directory: Path, delete: bool) -> None:
-    """List what lies in results/ and is named by none of EXPERIMENT... (names or files).
+    """List, or delete, results that none of these experiments names.
 
     Give every experiment whose results are to stay. What a running job holds is never touched.
     """
+    from fusegpt.errors import ConfigError
+    from fusegpt.results import layout
     from fusegpt.workflow.files import plan_of
     from fusegpt.workflow.garbage import find, remove
 
-    found = find(plan_of(experiments), directory)
+    plan = plan_of(experiments)
+    if not (directory / layout.FOLDER).is_dir():
+        raise ConfigError(f"{directory / layout.FOLDER}: no such directory; see --directory")
+    found = find(plan, directory)
     for garbage in found:
         click.echo(f"{garbage.size / 1e6:>10.1f} MB  {garbage.reason:<9} {garbage.path}")
         if delete and not garbage.in_use:
             remove(garbage)
     gone = [garbage for garbage in found if not garbage.in_use]
+    if not gone:
+        click.echo("nothing to remove")
+        return
     megabytes = sum(garbage.size for garbage in gone) / 1e6
     verb = "removed" if delete else "can go; remove with --delete"
     click.echo(f"{len(gone)} artifacts, {megabytes:.1f} MB {verb}")

@@ -32,7 +32,9 @@ __all__ = ["generate"]
 def generate(
     model: Path, settings: dict[str, Any], corpora: dict[str, Any], output: Path, device: str
 ) -> None:
-    """Write texts of a model's own, for `fusegpt sample` and whatever takes windows.
+    """Write texts of a model's own.
+
+    `fusegpt sample` and whatever takes windows read them.
 
     A run that was killed goes on where it was when it is started again.
     """

@@ -26,6 +26,7 @@ __all__ = [
     "compile_option",
     "device_option",
     "devices_option",
+    "directory_option",
     "dtype_option",
     "finite",
     "input_file",
@@ -180,6 +181,13 @@ def sparsity_option(
     return click.option("--sparsity", required=required, callback=checked, help=what)
 
 
+directory_option = click.option(
+    "--directory",
+    type=output_path,
+    default=".",
+    show_default="the current one",
+    help="Directory with results/.",
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),

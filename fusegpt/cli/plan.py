@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import finite, input_file, output_path
+from fusegpt.cli.options import directory_option, finite, input_file
 
 if TYPE_CHECKING:
     from fusegpt.workflow.plan import Plan
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@directory_option
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
@@ -52,7 +52,10 @@ def plan(
     shards: int,
     as_json: bool,
 ) -> None:
-    """Say what EXPERIMENT... (names or files) will run, from a dry run, and what it costs."""
+    """Say what experiments would run, by name or file, at what cost.
+
+    Counted from a dry run: nothing is run and no model is loaded.
+    """
     from fusegpt.config import builtin_config_dir
     from fusegpt.runtime import slow_here
     from fusegpt.workflow.experiment import make_plan

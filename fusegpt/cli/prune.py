@@ -24,7 +24,7 @@ from fusegpt.config import Reuse, Weights
 
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Directory of a model.")
-@click.option("--recipe", help="Name or file of a recipe.")
+@click.option("--recipe", help="Name or file of a recipe; only --blocks does without.")
 @settings_options("Settings laid over the recipe's", "recovery.rank=8")
 @dtype_option
 @sparsity_option("Fraction of units to remove, in [0, 1).", required=False)
@@ -46,8 +46,12 @@ from fusegpt.config import Reuse, Weights
 )
 @click.option("--held-out", type=input_file, help="Windows to measure on for --until.")
 @click.option("--seed", type=int, help="Seed of everything that is drawn; 0 unless given.")
-@click.option("--calibration", type=input_file, help="Windows to score on; --blocks needs none.")
-@click.option("--finetune", type=input_file, help="Windows to recover on.")
+@click.option(
+    "--calibration",
+    type=input_file,
+    help="Windows to score on, of fusegpt sample; --blocks needs none.",
+)
+@click.option("--finetune", type=input_file, help="Windows to recover on, of fusegpt sample.")
 @click.option(
     "--finish", type=input_file, help="Windows for the finish; those of --finetune if not set."
 )
@@ -84,7 +88,7 @@ def prune(
     weights: Weights,
     device: str,
 ) -> None:
-    """Score, remove, recover, repeat, finish; then write a plain transformers checkpoint."""
+    """Remove unit by unit, recover, finish; write a checkpoint."""
     if [sparsity, target, blocks, until].count(None) != 3:
         raise click.UsageError("Give one of '--sparsity', '--target', '--blocks' and '--until'.")
     if held_out is not None and until is None:

@@ -14,9 +14,13 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("checkpoint", type=FOLDER)
 @click.argument("repo_id", metavar="REPO_ID")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--revision", help="The branch, made if need be; main.")
+@click.option(
+    "--revision", show_default="main", help="The branch; made if there is none of that name."
+)
 def push(checkpoint: Path, repo_id: str, private: bool, revision: str | None) -> None:
-    """Upload the directory CHECKPOINT to REPO_ID (ORGANISATION/NAME) and print the address.
+    """Check a checkpoint, upload it to a hub, print the address.
+
+    The directory CHECKPOINT goes to REPO_ID, which is ORGANISATION/NAME.
 
     Everything is checked first: the files by checksum, safetensors only, a card with the licence.
     HF_ENDPOINT says where the hub is, HF_TOKEN who you are.

@@ -16,7 +16,7 @@ import click
 )
 @click.option("--tables", is_flag=True, help="Print the settings of all methods, as Markdown.")
 def recipes(recipe: str | None, schema: str | None, tables: bool) -> None:
-    """List the recipes that come with the project, or explain RECIPE, a name or a file."""
+    """List the project's recipes, or explain one, by name or file."""
     from fusegpt.workflow import json_schema, manual
 
     if schema is not None:

@@ -12,15 +12,30 @@ __all__ = ["report"]
 
 
 @click.command()
-@click.option("--table", "tables", type=input_file, required=True, multiple=True)
-@click.option("--figure", "figures", type=input_file, multiple=True, help="In the tables' order.")
+@click.option(
+    "--table",
+    "tables",
+    type=input_file,
+    required=True,
+    multiple=True,
+    help="CSVs of fusegpt table.",
+)
+@click.option(
+    "--figure",
+    "figures",
+    type=input_file,
+    multiple=True,
+    help="Figures of the tables, in their order.",
+)
 @click.option(
     "--published",
     type=input_file,
     multiple=True,
     help="Published values to stand beside ours; those of the package when not given.",
 )
-@click.option("--results", type=output_path, default="results", show_default=True)
+@click.option(
+    "--results", type=output_path, default="results", show_default=True, help="Where results lie."
+)
 @click.option("--output", type=output_path, required=True, help="The HTML file to write.")
 def report(
     tables: tuple[Path, ...],
@@ -29,7 +44,10 @@ def report(
     results: Path,
     output: Path,
 ) -> None:
-    """Write one self-contained page: tables, charts, what was removed and how tuning went."""
+    """Write one self-contained page of what was measured.
+
+    Tables, charts, what was removed, and how tuning went.
+    """
     if figures and len(figures) != len(tables):
         raise click.UsageError(
             f"--figure must be given once per --table, got {len(figures)} and {len(tables)}"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import directory_option
 
 OPTIONS = "fusegpt.snakemake_options"
 
@@ -31,8 +31,10 @@ class ThenSnakemake(click.Command):
 @click.command(cls=ThenSnakemake)
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT|FILE...")
 @click.option("--cores", metavar="N", help="Jobs side by side, or all; else the profile's number.")
-@click.option("--profile", default="default", show_default=True, help="Name or directory.")
-@click.option("--directory", type=output_path, default=".", help="Where results lie; here.")
+@click.option(
+    "--profile", default="default", show_default=True, help="Name or directory of a profile."
+)
+@directory_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 @click.pass_context
 def run(
@@ -43,7 +45,9 @@ def run(
     directory: Path,
     dry_run: bool,
 ) -> NoReturn:
-    """Run experiments by name or file with Snakemake, whose output and exit code these are.
+    """Run experiments, by name or file, with Snakemake.
+
+    Its output and its exit code are those of Snakemake.
 
     What follows -- goes to Snakemake as it is: targets such as tables, or options such as
     --unlock and --resources gpu=2.

@@ -39,11 +39,11 @@ class CorpusOption(click.ParamType):  # type: ignore[type-arg]
     help="A corpus by name, or a parquet, jsonl or txt file; or several:"
     ' \'[{"name": "wikitext2", "share": 0.5}, {"name": "chats.jsonl", "share": 0.5}]\'.',
 )
-@click.option("--split", default="train", show_default=True)
+@click.option("--split", default="train", show_default=True, help="The corpus's split.")
 @click.option("--sequences", type=at_least_one, help="How many windows, at random places.")
 @click.option("--rows", type=at_least_one, help="Or: rows to draw, cut into all windows they fill.")
 @click.option("--length", type=at_least_one, required=True, help="Tokens per window.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
 @click.option(
     "--cut",
     type=click.Choice(["joined", "documents"]),
@@ -71,7 +71,9 @@ class CorpusOption(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--output", type=output_path, required=True, help="The parquet file to write.")
 def sample(model: Path, corpus: Any, output: Path, **asked: Any) -> None:
-    """Write seeded random windows of a corpus, for calibration or fine-tuning.
+    """Write seeded random windows of a corpus.
+
+    For calibration, fine-tuning or measuring.
 
     Conversations (messages, prompt and completion, ShareGPT, Alpaca) go through the model's chat
     template. A parquet file with a column ``image`` gives windows of image, question and answer.

@@ -47,7 +47,7 @@ class ShardOf(click.ParamType):  # type: ignore[type-arg]
 
 @click.command()
 @click.option("--model", required=True, type=input_path, help="Model directory or step manifest.")
-@click.option("--calibration", type=input_file, help="Windows to score on.")
+@click.option("--calibration", type=input_file, help="Windows to score on, of fusegpt sample.")
 @click.option("--metric", help="Importance metric, with its settings, in place of a recipe.")
 @settings_options("Settings of the metric", "protect_first=2")
 @dtype_option

@@ -32,7 +32,7 @@ def start(
     output: Path,
     recipe_output: Path | None,
 ) -> None:
-    """Begin a run: write down the dense model and the recipe, so that steps can follow."""
+    """Begin a run: write down the dense model and the recipe."""
     from fusegpt.pruning.start import write_start
 
     recipe = recipe_written_out(recipe_settings).that_removes()

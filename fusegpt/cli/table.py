@@ -18,7 +18,9 @@ __all__ = ["table"]
 
 @click.command()
 @click.option("--experiment", type=JsonObject(), help="What to collect, as the workflow gives it.")
-@click.option("--results", type=output_path, default="results", show_default=True)
+@click.option(
+    "--results", type=output_path, default="results", show_default=True, help="Where results lie."
+)
 @click.option("--output", type=output_path, help="The CSV to write.")
 @click.option("--show", type=input_file, help="Print this CSV, and where what belongs to it lies.")
 @click.option("--against", metavar="RECIPE", help="With --show: differences over seeds from this.")
@@ -29,7 +31,7 @@ def table(
     show: Path | None,
     against: str | None,
 ) -> None:
-    """Collect the results of an experiment (--experiment, --output) or show them (--show)."""
+    """Collect the results of an experiment, or show a table."""
     if show is not None and experiment is None and output is None:
         _show(show, against)
     elif experiment is not None and output is not None and show is None and against is None:

@@ -12,7 +12,9 @@ from fusegpt.cli.options import input_path
 @click.command()
 @click.argument("results", type=input_path)
 def verify(results: Path) -> None:
-    """Check every record and file below RESULTS, by checksum: all that it lists and follows from.
+    """Check every record and file below RESULTS by checksum.
+
+    So are the files that a record lists, and those that it follows from.
 
     Exit code 2: something is not what was written. Nothing is changed.
     """

@@ -29,7 +29,13 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="EXPERIMENT",
     help="Name or file; tells how many steps are planned, so that time left can be told.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Time between two looks.",
+)
 @click.option("--once", is_flag=True, help="Look once, and leave.")
 @click.option("--tensorboard", type=output_path, help="Also write TensorBoard event files here.")
 def watch(

@@ -97,6 +97,8 @@ def load_text(
         )
     if (file := file_of(corpus, split, config or {})) is not None:
         text = _from_file(file, corpus if "splits" in entry else file.name, split, entry)
+    elif corpus not in CORPORA and Path(corpus).suffix:
+        raise DataError(f"{corpus}: no such file, and no corpus of this name")
     else:
         options = {key: entry[key] for key in ("join", "documents") if key in entry}
         text = lookup(CORPORA, corpus, "corpus").load()(split, **options)

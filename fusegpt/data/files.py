@@ -111,10 +111,20 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with opener(path, "rt", encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}: must hold one object a line, got {line.strip()[:40]}")
-                yield f"{path}: line {number}", row
+                where = f"{path}: line {number}"
+                yield where, _object(line.strip(), where)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        fault = f"; {error.msg} at character {error.pos + 1}"
+    else:
+        if isinstance(row, dict):
+            return row
+        fault = ""
+    raise DataError(f"{where}: must be one JSON object, got {line[:40]}{fault}")
 
 
 def _plain(path: Path) -> Iterator[str]:
@@ -133,5 +143,7 @@ def _column(path: Path, names: list[str]) -> str:
         if name in names:
             return name
     raise DataError(
-        f"{path}: must have a column {' or '.join(map(repr, COLUMNS))}, has {', '.join(names)}"
+        f"{path}: must have a column {' or '.join(map(repr, COLUMNS))}, has {', '.join(names)};"
+        " conversations (messages; prompt and completion; conversations; instruction and output)"
+        " are read by `fusegpt sample`, whose windows stand for the corpus everywhere"
     )

@@ -127,6 +127,9 @@ def sample(
         "%d windows of %d tokens of %s: %.1f s, peak %.1f GiB",
         *(*ids.shape[:2], meta["corpus"], timer.seconds, peak_memory_gib()),
     )
+    drawn = ids.shape[0] * ids.shape[1]
+    if cut == "joined" and rows is None and (there := meta.get("tokens", drawn)) < drawn:
+        logger.info("windows overlap: %s has %d tokens for %d", meta["corpus"], there, drawn)
     return ids
 
 

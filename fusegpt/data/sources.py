@@ -85,6 +85,8 @@ def find_entry(model: str) -> dict[str, Any]:
     """
     if model.startswith(KINDS) or Path(model).is_dir():
         return {"source": model}
+    if model.startswith((".", "/")):
+        raise UnknownNameError(f"{model}: no such directory")
     if HUB.fullmatch(model) is not None:
         raise UnknownNameError(
             f"{model}: must be a model's name, a directory or a source with its kind; if it lies"

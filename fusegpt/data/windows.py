@@ -200,7 +200,10 @@ def _schema(path: Path) -> tuple[list[str], dict[bytes, bytes]]:
         schema = pq.read_schema(path)
         return schema.names, schema.metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: not a readable parquet file ({first_line(error)})") from error
+        raise ArtifactError(
+            f"{path}: not a readable parquet file, as windows are; make some with `fusegpt sample`"
+            f" ({first_line(error)})"
+        ) from error
 
 
 def _notes(path: Path) -> Any:

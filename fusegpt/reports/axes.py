@@ -15,6 +15,8 @@ from fusegpt.reports.palette import Marks
 __all__ = ["Values", "beyond", "is_wide", "value_axis", "value_lines", "within"]
 
 LOG_FROM = 5.0
+LENGTH = 300
+"""Pixels of a usual axis, by which padding on a logarithmic one is reckoned."""
 CUT_FROM = 6.0
 """Values this many times the median are not drawn in their place; the rest would lie flat."""
 
@@ -32,16 +34,18 @@ class Values:
         title: Title of the axis.
         scale: Scale of the axis.
         edge: Where the axis was cut; infinite where it shows everything.
+        ticks: Numbers at a logarithmic axis; none: those of Vega.
     """
 
     title: str
     scale: alt.Scale
     edge: float
+    ticks: Sequence[float] = ()
 
     @property
     def each(self) -> alt.Y:
         """Upright, for the values themselves."""
-        return alt.Y("value:Q", title=self.title, scale=self.scale)
+        return alt.Y("value:Q", title=self.title, scale=self.scale, axis=self._axis())
 
     @property
     def mean(self) -> alt.Y:
@@ -50,8 +54,13 @@ class Values:
 
     @property
     def across(self) -> alt.X:
-        """Lying, for the values themselves."""
-        return alt.X("value:Q", title=self.title, scale=self.scale)
+        """Lying, for the values themselves; without lines, which names above strips would cross."""
+        axis = self._axis(grid=False)
+        return alt.X("value:Q", title=self.title, scale=self.scale, axis=axis)
+
+    def _axis(self, **style: Any) -> alt.Axis:
+        numbers = {"values": self.ticks, "format": ".4~g"} if self.ticks else {}
+        return alt.Axis(**numbers, **style)
 
     @property
     def is_cut(self) -> bool:
@@ -69,17 +78,28 @@ def value_axis(values: pd.Series, label: str, padding: float = 0) -> Values:
     Args:
         values: All that will be drawn.
         label: Its title.
-        padding: In pixels, on an axis that is not logarithmic.
+        padding: In pixels, at both ends.
     """
     low, high, edge = values.min(), values.max(), math.inf
-    title, scale = label, alt.Scale(zero=False, padding=padding)
+    title, scale, ticks = label, alt.Scale(zero=False, padding=padding), list[float]()
     if is_wide(low, high):
         title = f"{label} (log)"
         if high > CUT_FROM * values.median():
             edge = max(CUT_FROM * values.median(), low * LOG_FROM)
             title = f"{label} (log; \u25b2 lies beyond)"
-        scale = alt.Scale(type="log", domain=[low / 1.1, min(high * 1.1, edge)], nice=False)
-    return Values(title, scale, edge)
+        room = 1.1 * (high / low) ** (padding / LENGTH)
+        ends = [low / room, min(high * room, edge)]
+        scale, ticks = alt.Scale(type="log", domain=ends, nice=False), _log_ticks(*ends)
+    return Values(title, scale, edge, ticks)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two ends, so few that each has room for its label."""
+    ratio = high / low
+    steps = (1, 1.5, 2, 3, 5, 7) if ratio < 30 else (1, 2, 5) if ratio < 1000 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = (step * 10.0**power for power in powers for step in steps)
+    return [tick for tick in every if low <= tick <= high]
 
 
 def within(points: alt.Chart, values: Values) -> alt.Chart:

@@ -8,7 +8,9 @@ import altair as alt
 import pandas as pd
 
 from fusegpt.artifacts import atomic_path
+from fusegpt.reports.collect import whole_models
 from fusegpt.reports.curves import curve_charts
+from fusegpt.reports.frontier import frontier_chart, size_axis
 from fusegpt.reports.quality import quality_chart
 from fusegpt.reports.tables import main_labels, value_labels
 from fusegpt.results.contents import Curves
@@ -24,25 +26,29 @@ def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = Non
 
     Args:
         path: Where the SVG goes.
-        frame: Rows of ``collect``.
+        frame: Rows of ``collect``; where there are exports, a panel over the size of the files
+            follows.
         curves: What the experiment varies; drawn in place of all else where all recipes have
             one sparsity.
     """
     groups = []
     for model in pd.unique(frame["model"]):
-        rows = frame[frame["model"] == model]
+        every = frame[frame["model"] == model]
+        rows, sizes = whole_models(every), size_axis(every)
         labels = main_labels(rows) or value_labels(rows)
         panels = [
             chart.properties(width=WIDTH, height=HEIGHT)
             for label in labels
-            for _, chart in curve_charts(frame, str(model), label, curves or {})
+            for _, chart in curve_charts(rows, str(model), label, curves or {})
         ]
-        drawn = [quality_chart(frame, str(model), label) for label in labels]
+        drawn = [quality_chart(rows, str(model), label) for label in labels]
         if not panels or not any(quality.strips for quality in drawn):
             sized = [
                 each.chart.properties(width=WIDTH, height=each.height(HEIGHT)) for each in drawn
             ]
             panels = sized + panels
+        over_size = [frontier_chart(every, label, sizes) for label in labels] if sizes else []
+        panels += [x.properties(width=WIDTH, height=HEIGHT) for x in over_size if x is not None]
         title = alt.Title(model, anchor="start", fontSize=14, offset=12)
         groups.append(alt.concat(*panels, columns=3, title=title))
     chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)

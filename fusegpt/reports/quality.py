@@ -17,6 +17,8 @@ __all__ = ["Quality", "quality_chart"]
 
 STRIP = 40
 """Height in pixels of one recipe with its name."""
+BAND = 22
+"""Height in pixels of what is drawn of it, below the name."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def quality_chart(
 
 
 def _ranking(rows: pd.DataFrame, label: str) -> tuple[alt.LayerChart, list[str]]:
-    """A strip per recipe: a point per seed, and the mean; the dense model as a line across."""
+    """A strip per recipe: a point per seed, and the mean; the dense model is marked in each."""
     columns = ["recipe", "seed", "sparsity", "blocks_left", "value"]
     pruned = rows.loc[rows["recipe"] != DENSE, columns]
     better = bool(rows["higher_is_better"].iloc[0])
@@ -90,8 +92,10 @@ def _ranking(rows: pd.DataFrame, label: str) -> tuple[alt.LayerChart, list[str]]
     layers.append(told.encode(x=place, text=alt.Text("mean(value):Q", format=".4g")))
     dense = rows.loc[rows["recipe"] == DENSE, columns].head(1)
     if len(dense):
-        rule = alt.Chart(dense).encode(x=values.across)
-        layers.insert(0, rule.mark_rule(strokeDash=[5, 4], color=DENSE_COLOUR))
-        words = rule.mark_text(align="left", dx=4, dy=-5, color=DENSE_COLOUR, fontSize=11)
+        mark = strips.mark_point(shape="stroke", angle=90, size=BAND**2, strokeWidth=1.5)
+        place = alt.X(datum=float(dense["value"].iloc[0]))
+        layers.insert(0, mark.encode(x=place, color=alt.value(DENSE_COLOUR)))
+        words = alt.Chart(dense).encode(x=values.across)
+        words = words.mark_text(align="left", dx=4, dy=-5, color=DENSE_COLOUR, fontSize=11)
         layers.append(words.encode(text=alt.value("dense"), y=alt.value("height")))
     return alt.layer(*layers), names

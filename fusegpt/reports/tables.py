@@ -223,16 +223,17 @@ def text_table(frame: pd.DataFrame) -> str:
             cells = [[*c[:2], said, *c[2:]] for c, said in zip(cells, asked, strict=True)]
         if rows["tokens"].max() > 0:
             head += ["trainable parameters", "tokens", "FLOPs"]
-            cells = [
-                [*line, *_budget(row)]
-                for line, (_, row) in zip(cells, rows.iterrows(), strict=True)
-            ]
+            budgets = (_budget(row) for _, row in rows.iterrows())
+            cells = [[*line, *spent] for line, spent in zip(cells, budgets, strict=True)]
         if rows["undone"].max() > 0:
             head.append("undone")
             of = rows["trainings"].fillna(rows["step"])
             pairs = zip(rows["undone"], of, strict=True)
             column = ["-" if pd.isna(x) else f"{x:g} of {all_:g}" for x, all_ in pairs]
             cells = [[*line, cell] for line, cell in zip(cells, column, strict=True)]
+        if rows["seeds"].max() > 1:
+            head.append("seeds")
+            cells = [[*line, str(n)] for line, n in zip(cells, rows["seeds"], strict=True)]
         parts.append(f"{model}\n{aligned(head, cells)}")
     return "\n\n".join(parts)
 

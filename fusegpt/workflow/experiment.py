@@ -73,7 +73,10 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
     members: dict[str, tuple[Member, ...]] = {}
     for name, experiment in checked.experiments.items():
         check_names(name, experiment, checked, available)
-        members[name] = members_of(experiment, available, resolved)
+        try:
+            members[name] = members_of(experiment, available, resolved)
+        except ConfigError as error:  # of a recipe, or of what the experiment lays over it
+            raise ConfigError(f"experiments.{name}: {error}") from None
         check_distinct(name, members[name])
     windows = all_windows(resolved, corpora) | exported_windows(checked.experiments, corpora)
     plan = Plan(

@@ -52,19 +52,12 @@ def check_names(
     }
     for key, (kind, table) in tables.items():
         for entry in getattr(experiment, key):
-            _look_up(table, entry, kind, f"experiments.{name}.{key}")
+            lookup(table, entry, kind, f"experiments.{name}.{key}")
     for axis, lines in experiment.curves.items():
         for line, places in lines.items():
             for recipe in places.values():
                 where = f"experiments.{name}.curves.{axis}.{line}"
-                _look_up(recipes, recipe, "recipe of this experiment", where)
-
-
-def _look_up(table: Mapping[str, Any], entry: str, kind: str, where: str) -> None:
-    try:
-        lookup(table, entry, kind)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+                lookup(recipes, recipe, "recipe of this experiment", where)
 
 
 def members_of(
@@ -81,8 +74,8 @@ def members_of(
         own, settings = experiment.recipe_settings.get(name), available[name]
         if "seed" in experiment.settings or "seed" in (own or {}):
             raise ConfigError(
-                "experiments: a seed must be given under seeds, got one among the settings of"
-                f" {name}; write seeds: [...]"
+                f"recipes.{name}.seed: a seed must be given under seeds, got one among the"
+                " settings; write seeds: [...]"
             )
         settings = with_chain(_read(settings), functools.partial(_named, available), name)
         for seed in experiment.seeds:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     StringConstraints,
@@ -46,12 +48,24 @@ def _path(value: str) -> str:
     return value
 
 
+def _fraction(value: Any) -> float:
+    """Read what stands in place of a target; what is no number is told what may stand there."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    raise ValueError(
+        "must be a fraction of units in [0, 1), or a target such as {parameters: 100M}, got"
+        f" {value!r:.60}; 25% is 0.25"
+    )
+
+
 Name = Annotated[str, AfterValidator(_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 Asked = Annotated[
-    Annotated[Target, Tag("[target]")] | Annotated[Number, Tag("[number]")],
+    Annotated[Target, Tag("[target]")]
+    | Annotated[Number, BeforeValidator(_fraction), Tag("[number]")],
     Discriminator(lambda value: "[target]" if isinstance(value, dict) else "[number]"),
 ]
 Sparsities = Annotated[list[Asked], Field(min_length=1), AfterValidator(distinct)]
@@ -167,7 +181,7 @@ class Evaluation(Strict):
         Raises:
             ConfigError: No such evaluation or setting, or a value that is not allowed.
         """
-        return bind(lookup(EVALS, self.eval, "evaluation"), self.settings, where)
+        return bind(lookup(EVALS, self.eval, "evaluation", f"{where}.eval"), self.settings, where)
 
 
 class Experiment(Strict):

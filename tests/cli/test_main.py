@@ -72,6 +72,16 @@ def test_each_verb_has_help(capsys, verb):
     assert f"Usage: fusegpt {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_of_each_verb_and_option_what_it_is_and_cuts_no_sentence(verb):
+    command = VERBS[verb].load()
+
+    said = command.get_short_help_str(62)  # what fits beside the verbs in 80 columns
+    assert said and not said.endswith("..."), said
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    assert not [each.opts for each in options if not each.help]
+
+
 def test_help_lists_every_verb_without_torch():
     code = (
         "import sys\n"

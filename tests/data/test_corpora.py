@@ -74,6 +74,11 @@ def test_an_unknown_key_or_name_is_refused():
         load_text("wikitext", "test")
 
 
+def test_a_file_that_is_not_there_is_no_unknown_name():
+    with pytest.raises(DataError, match=r"^data/chats\.jsonl: no such file"):
+        load_text("data/chats.jsonl", "train")
+
+
 def test_a_file_without_text_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match=r"no text in file:empty.txt"):

@@ -62,9 +62,18 @@ def test_a_text_file_is_one_document(tmp_path):
     [
         ("a.csv", b"x", r"must be one of \.parquet, \.jsonl, \.gz, \.txt, got '\.csv'"),
         ("a.parquet", b"nonsense", "cannot be read"),
-        ("a.jsonl", b"{", "cannot be read"),
-        ("a.jsonl", b"[1, 2]", r"must hold one object a line, got \[1, 2\]"),
-        ("a.jsonl", b'{"body": "x"}', "must have a column 'text' or 'page', has body"),
+        ("a.jsonl", b"{", r"a.jsonl: line 1: must be one JSON object, got \{; Expecting"),
+        (
+            "a.jsonl",
+            b'{"text": ""}\n\n{"text": 1',
+            r"line 3: .* got \{\"text\": 1; .* at character 11",
+        ),
+        ("a.jsonl", b"[1, 2]", r"a.jsonl: line 1: must be one JSON object, got \[1, 2\]$"),
+        (
+            "a.jsonl",
+            b'{"body": "x"}',
+            "'text' or 'page', has body; conversations .* `fusegpt sample`",
+        ),
         ("a.gz", b"plain", "cannot be read"),
         ("a.txt", b"\xff\xff", "cannot be read"),
     ],

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pyarrow as pa
@@ -42,6 +43,14 @@ def test_each_window_is_of_one_corpus_and_shares_hold_from_the_start(tiny_llama_
     assert torch.equal(fewer, windows[:5])
     other = sample(tiny_llama_dir, mix(texts, 0.75, 0.25), length=8, sequences=8, seed=1)
     assert not torch.equal(other, windows)
+
+
+def test_windows_that_overlap_for_want_of_text_are_told(tiny_llama_dir, texts, caplog):
+    with caplog.at_level("INFO", logger="fusegpt"):
+        sample(tiny_llama_dir, texts[0], length=8, sequences=2)
+        assert "overlap" not in caplog.text
+        sample(tiny_llama_dir, texts[0], length=8, sequences=10_000)
+    assert re.search(r"windows overlap: .* has \d+ tokens for 80000", caplog.text)
 
 
 def test_windows_of_a_mixture_are_those_of_its_corpora(tiny_llama_dir, texts):

@@ -173,6 +173,12 @@ def test_every_shipped_model_is_fetched_by_its_name_alone():
         assert parse_source(find_entry(name)).num_blocks == names[name]["num_blocks"]
 
 
+@pytest.mark.parametrize("name", ["./model", "/model", "../a/b"])
+def test_a_directory_that_is_not_there_is_no_hub_id(name):
+    with pytest.raises(UnknownNameError, match=f"^{name}: no such directory$"):
+        find_entry(name)
+
+
 @pytest.mark.parametrize("name", ["org/name", "org/name@main"])
 def test_a_hub_id_without_its_kind_is_refused_with_the_right_one(tmp_path, name):
     with pytest.raises(UnknownNameError, match=f"if it lies on the hub, write hub:{name}"):

@@ -61,6 +61,20 @@ def test_what_lies_far_beyond_is_a_triangle_without_a_number(one):
     assert names[-1] == "fusegpt" and marks["triangle-right"]["x"]["datum"] < 1e3
 
 
+def test_the_dense_model_is_marked_beside_the_points_and_crosses_no_name(one):
+    marks = drawn(one)[1]
+    assert "rule" not in marks and marks["point"]["x"]["axis"]["grid"] is False
+    dense = one.loc[one["recipe"] == "dense", "value"].iloc[0]
+    assert marks["stroke"]["x"]["datum"] == dense and "y" in marks["stroke"]
+
+
+def test_numbers_at_a_logarithmic_axis_are_few_and_lie_on_it(one):
+    wide = drawn(one.assign(value=[22.0, *range(80, 80 + len(one) - 2), 190.0]))[1]["point"]["x"]
+    low, high = wide["scale"]["domain"]
+    assert wide["axis"]["values"] == [15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0]
+    assert low < 15 and 200 < high < 300  # room for the number beside the last point
+
+
 def test_models_of_one_size_have_no_frontier(one):
     pruned = one[one["recipe"] != "dense"]
     assert frontier_chart(pruned, LABEL, speed_axis(pruned)) is None

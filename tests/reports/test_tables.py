@@ -144,11 +144,27 @@ def test_the_readmes_picture_shows_the_committed_numbers(root, tmp_path):
     assert values[0] == values[1] and len(values[0]) >= 2 * 4 * 4
 
 
+def test_exports_are_drawn_over_the_size_of_their_files(root, tmp_path):
+    write_svg(tmp_path / "exports.svg", tables.read_csv(root / "docs/results/exports.csv"))
+    drawn = (tmp_path / "exports.svg").read_text()
+    assert "file size, MB" in drawn and "q4_k_m" in drawn and "25% q4_k_m" in drawn
+
+
 def test_seeds_that_remove_units_of_different_sizes_have_their_mean_of_parameters(frame):
     rows = frame[(frame["recipe"] == "fusegpt") & (frame["step"] == 4)]
     twin = rows.assign(seed=1, parameters=rows["parameters"] + 1_000_000)
     (row,) = tables.summary(pd.concat([rows, twin], ignore_index=True)).to_dict("records")
     assert row["seeds"] == 2 and row["parameters"] == rows["parameters"].iloc[0] + 500_000
+
+
+def test_a_table_of_several_seeds_says_of_how_many_a_mean_is(frame):
+    assert "seeds" not in tables.text_table(frame)
+    tuned = frame[frame["recipe"] == "fusegpt"]
+    twice = pd.concat([frame, tuned.assign(seed=1, value=tuned["value"] + 1)], ignore_index=True)
+    head, *lines = [line.split() for line in tables.text_table(twice).splitlines()[1:]]
+    assert head[-1] == "seeds"
+    assert {line[0]: line[-1] for line in lines[1:]}["fusegpt"] == "2"
+    assert lines[1][0] == "dense" and lines[1][-1] == "1"
 
 
 def test_all_that_share_the_best_value_are_marked(frame):

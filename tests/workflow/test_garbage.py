@@ -56,7 +56,14 @@ def gc(project, place: Path, *arguments: str) -> list[str]:
 
 
 def test_what_an_experiment_names_stays(project, place):
-    assert gc(project, place, "--delete") == ["0 artifacts, 0.0 MB removed"]
+    assert gc(project, place, "--delete") == ["nothing to remove"]
+
+
+def test_a_directory_without_results_is_named(project, tmp_path):
+    study = project.directory / "study.json"
+    study.write_text(json.dumps(project.config))
+    done = CliRunner().invoke(fusegpt_command, ["gc", str(study), "--directory", str(tmp_path)])
+    assert str(done.exception) == f"{tmp_path}/results: no such directory; see --directory"
 
 
 def test_a_smaller_experiment_leaves_runs_steps_and_evaluations_to_collect(project, place):
@@ -73,7 +80,7 @@ def test_a_smaller_experiment_leaves_runs_steps_and_evaluations_to_collect(proje
     assert "models/tiny" not in text
     assert later.is_dir()
     gc(project, place, "--delete")
-    assert gc(project, place) == ["0 artifacts, 0.0 MB can go; remove with --delete"]
+    assert gc(project, place) == ["nothing to remove"]
     assert not [x for x in place.glob("results/*/tiny/fusegpt-*/**/*") if x.is_file()]
     assert (place / "results/models/tiny/source.json").is_file()
 

@@ -229,7 +229,7 @@ def _check_gradients(recipe: Recipe, where: str) -> None:
         recipe.width_method or "": recipe.width is not None and recipe.width.takes_gradients,
     }
     taking = [name for name, takes in parts.items() if takes]
-    kinds = {"dtype": recipe.dtype}
+    kinds: dict[str, str] = {"dtype": recipe.dtype}
     if recipe.recovery.takes_gradients:
         kinds["recovery.trainable_dtype"] = recipe.recovery.memory_dtype
     for key, dtype in kinds.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ class Checkpoint:
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                states = [
-                    _state(file, *numbered) for numbered in enumerate(parameters_of(optimizer))
-                ]
-                kept = [name for name in file.keys() if name.startswith(KEPT)]
+                names = set(file.keys())
+                numbered = enumerate(parameters_of(optimizer))
+                states = [_state(file, names, *each) for each in numbered]
+                kept = [name for name in names if name.startswith(KEPT)]
                 self.kept.update({x.removeprefix(KEPT): file.get_tensor(x) for x in kept})
             rows: list[dict[str, Any]] = json.loads(about[ROWS])
             before = float(about.get(SECONDS, 0))
@@ -159,12 +160,17 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
 
 
 def _state(
-    file: Any, number: int, parameter: torch.nn.Parameter
+    file: Any, names: Set[str], number: int, parameter: torch.nn.Parameter
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A parameter's value and its entry in the optimiser, as a file has them."""
+    """A parameter's value and its entry in the optimiser, as a file has them.
+
+    One that has had no gradient has no entry: data may pass over a block.
+    """
     value = file.get_tensor(f"{number}.value")
     if value.shape != parameter.shape:
         raise ValueError(f"parameter {number} has shape {list(value.shape)}")
+    if f"{number}.step" not in names:
+        return value, {}
     state = {"step": file.get_tensor(f"{number}.step")}
     for moment in MOMENTS:
         state[moment] = file.get_tensor(f"{number}.{moment}").to(parameter.device)

@@ -124,24 +124,38 @@ def test_computing_states_again_changes_no_bit(windows, answered):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", each(ALL, quick=("full", "distill")))
-def test_a_killed_finish_ends_with_the_same_bits(name, windows, answered, tmp_path):
-    class Killed(Exception):
-        pass
+class Killed(Exception):
+    pass
 
-    class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, steps, now):
-            super().save_when_due(optimizer, rows, steps, now)
-            if len(rows) == 3:
-                raise Killed
 
+class Dying(Checkpoint):
+    def save_when_due(self, optimizer, rows, steps, now):
+        super().save_when_due(optimizer, rows, steps, now)
+        if len(rows) == 3:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("full", "llama"),
+        ("full", "mllama"),  # text passes over its last block, whose weights get no gradient
+        ("distill", "llama"),
+        pytest.param("lora", "llama", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_finish_goes_on_and_ends_with_the_same_bits(
+    name, family, windows, answered, tmp_path
+):
     dtype = torch.bfloat16 if name == "full" else torch.float32
-    whole, resumed = pruned(dtype=dtype), pruned(dtype=dtype)
+    whole, killed, resumed = (pruned(family, dtype) for _ in range(3))
     finish(name, whole, windows, answered)
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
-        finish(name, pruned(dtype=dtype), windows, answered, Dying(file, "x", every_seconds=0))
-    finish(name, resumed, windows, answered, Checkpoint(file, "x"))
+        finish(name, killed, windows, answered, Dying(file, "x", every_seconds=0))
+    checkpoint = Checkpoint(file, "x")
+    finish(name, resumed, windows, answered, checkpoint)
+    assert checkpoint.before > 0
     assert all(torch.equal(v, weights(resumed)[n]) for n, v in weights(whole).items())
 
 
@@ -193,16 +207,12 @@ def test_masked_tokens_are_not_learned(windows):
     assert found == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_hidden_terms_compare_blocks_by_their_dense_numbers(windows):
-    dense = tiny.model("llama")
-    same = first_loss(
-        tiny.model("llama"),
-        Streamed.of(windows),
-        Full(batch_size=4),
-        Objective(next_token=1.0, hidden=1.0, dense=dense),
-    )
-    plain = first_loss(tiny.model("llama"), Streamed.of(windows), Full(batch_size=4), Objective())
-    assert same == pytest.approx(plain, rel=1e-6)
+@pytest.mark.parametrize("start", [tiny.model, pruned])
+def test_hidden_terms_compare_blocks_by_their_dense_numbers(start, windows):
+    """Also where pruning began with a model that lacks blocks already."""
+    given = (Streamed.of(windows), Full(batch_size=4))
+    same = first_loss(start(), *given, Objective(next_token=1.0, hidden=1.0, dense=start()))
+    assert same == pytest.approx(first_loss(start(), *given, Objective()), rel=1e-6)
 
 
 def test_a_budget_of_tokens_may_end_inside_an_epoch(windows, answered):

@@ -67,7 +67,7 @@ class Objective:
         assert self.dense is not None
         with torch.no_grad():
             whole = record(self.dense, ids, keep_states=True)
-        entering = [whole.states[index] for index in student.kept[1:]]
+        entering = [whole.states[self.dense.position(index)] for index in student.kept[1:]]
         pairs = zip([*seen.states[1:], seen.hidden_out], [*entering, whole.hidden_out], strict=True)
         total = torch.zeros(ids.shape, device=seen.hidden_out.device)
         for own, wanted in pairs:

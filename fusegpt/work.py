@@ -6,10 +6,12 @@ d wide, over half of S on average, since attention is causal. d is the number of
 size of a head, which need not be the size of the hidden states. Training every matrix takes
 T·(6P + 7·S·d): forward, both gradients, and 2.5 forwards of attention back. Adapters leave out the
 gradient of the frozen matrices: T·(4P + 7·S·d). Logits take two operations for each value of the
-output matrix. Left out are norms, softmax, recurrences and the optimiser; the passes that only
-compare a training's loss before, after and, with ``keep: best``, between its epochs; and the one in
-which a group's tuning records the dense model as its teacher. All experts count, though a token
-visits few, and so does the whole window, though attention may look back less far.
+output matrix. A finish with ``checkpointing`` takes another forward pass. Left out are what other
+trainings compute again where memory is short; norms, softmax, recurrences and the optimiser; the
+passes that only compare a training's loss before, after and, with ``keep: best``, between its
+epochs; and the one in which a group's tuning records the dense model as its teacher. All experts
+count, though a token visits few, and so does the whole window, though attention may look back less
+far.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import torch
 from fusegpt.data.streamed import Streamed
 from fusegpt.data.window_files import write_windows
 from fusegpt.errors import DataError
+from fusegpt.models.flops import forward_flops
 from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery import FINISHES
 from fusegpt.recovery.healing import heal
@@ -116,12 +117,16 @@ def test_chunks_and_micro_batches_change_rounding_only(name, windows, answered):
         torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=2e-4)
 
 
-def test_computing_states_again_changes_no_bit(windows, answered):
+def test_computing_states_again_changes_no_bit_and_is_counted(windows, answered):
     models = [pruned() for _ in range(2)]
-    for model, again in zip(models, (False, True), strict=True):
+    reports = [
         finish("distill", model, windows, answered, checkpointing=again)
+        for model, again in zip(models, (False, True), strict=True)
+    ]
     one, other = map(weights, models)
     assert all(torch.equal(one[key], other[key]) for key in one)
+    forward = forward_flops(models[0], models[0].kept, reports[0].tokens, 10)
+    assert reports[1].flops - reports[0].flops == forward
 
 
 class Killed(Exception):

@@ -96,6 +96,8 @@ def heal(
     flops += forward_flops(model, model.kept[:first], tokens, length)
     flops += training_flops(model, frozen, tokens, length, adapters=True)
     flops += head_flops(model, tokens) * (3 if settings.trains == "all" else 2)
+    if settings.checkpointing:
+        flops += forward_flops(model, model.kept[first:], tokens, length)
     return RecoveryReport(
         group=blocks,
         rows=rows,

@@ -149,6 +149,8 @@ class FinishSettings(Settings):
             flops *= 1.5  # the output matrix has a gradient, too
         flops += stage.training(blocks, tokens, adapters=self.trains == "lora")
         flops += stage.training(stage.left - blocks, tokens, adapters=True)
+        if self.checkpointing:
+            flops += stage.forward(stage.left, steps * self.batch_size)
         return Work(0, tokens, steps, trainable, flops)
 
 

@@ -183,7 +183,10 @@ def _check_tokenizer(path: Path, directory: Path) -> str | None:
     except ArtifactError as error:
         return first_line(error)
     if fingerprint(tokenizer) != digest:
-        raise DataError(f"{path}: tokens of another tokenizer than the model's; sample them again")
+        raise DataError(
+            f"{path}: tokens of another tokenizer than that of {directory}; sample them again, or"
+            " take a teacher that has theirs"
+        )
     return None
 
 

@@ -107,13 +107,13 @@ def generate(
 
 
 def _ends(directory: Path, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: as the model's files say, else its tokenizer."""
+    """Tokens that end an answer: as the model's files say, else its tokenizer; or none."""
     try:
         ends = GenerationConfig.from_pretrained(directory).eos_token_id
     except OSError:
         ends = getattr(text_config(directory), "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
-    return list(ends) if isinstance(ends, list) else [ends]
+    return [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
 
 
 def _writer(

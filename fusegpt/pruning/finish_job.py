@@ -13,8 +13,9 @@ from typing import Any
 
 from fusegpt import parallel
 from fusegpt.artifacts import check_free, sha256
-from fusegpt.data.directories import file_marks
+from fusegpt.data.directories import file_marks, text_config
 from fusegpt.data.streamed import stream_windows
+from fusegpt.data.window_files import directory_for
 from fusegpt.errors import ConfigError, DataError
 from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.finish import finish
@@ -23,6 +24,7 @@ from fusegpt.pruning.publish import publish
 from fusegpt.pruning.recipe import Recipe
 from fusegpt.pruning.trajectory import fingerprint, load_step
 from fusegpt.recovery.healing.answers import AnswersFile, answer_windows, read_answers
+from fusegpt.recovery.healing.distill import check_vocabulary
 from fusegpt.recovery.resume import Checkpoint as Resume
 from fusegpt.recovery.settings.finish import Distill
 from fusegpt.results import layout
@@ -175,10 +177,14 @@ def taught(
             f"{name}.teacher: is not given, so the dense model answers; leave out --teacher, or say"
             " in the recipe whose it is"
         )
+    dense = dense_directory(path)
+    if teacher is not None:  # its weights and answers may take hours
+        directory_for(teacher, windows)
+        check_vocabulary(*(int(text_config(one).vocab_size) for one in (dense, teacher)))
     folder = output.with_name(parallel.agreed(f"{output.name}.tmp-{uuid.uuid4().hex}"))
     try:
         if parallel.leads():
-            model = load(teacher or dense_directory(path), dtype=recipe.dtype, device=device)
+            model = load(teacher or dense, dtype=recipe.dtype, device=device)
             answer_windows(model, windows, folder, top_k=how[0], temperature=how[1])
             del model
         parallel.meet()

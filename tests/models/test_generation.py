@@ -92,6 +92,20 @@ def test_a_draw_of_zero_does_not_beat_every_score(monkeypatch):
     assert scores[0, 1:].tolist() == [-torch.inf, -torch.inf]
 
 
+def test_a_model_without_a_token_that_ends_answers_runs_to_the_full_length(model, chats, tmp_path):
+    directory = tmp_path / "endless"
+    shutil.copytree(model, directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    for name in ("config.json", "tokenizer_config.json"):
+        about = json.loads((directory / name).read_text())
+        (directory / name).write_text(
+            json.dumps({**about, "eos_token_id": None, "eos_token": None})
+        )
+    asked = {**SMALL, "start": "prompts", "corpus": str(chats), "sequences": 2, "length": 60}
+    written = generate(directory, Generated(**asked), output=tmp_path / "own.parquet")
+    assert written.lengths == [60, 60]
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(model, texts, tmp_path, monkeypatch):
     output, real = tmp_path / "own.parquet", generation._write
     calls = []

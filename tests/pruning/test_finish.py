@@ -1,24 +1,29 @@
 """A finish by verbs and in one process: the same bits, whole records, one line for bad input."""
 
+import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from fusegpt import finish_model, fuse_model, prune_model, score_model
 from fusegpt.cli import fusegpt_command as command
 from fusegpt.cli import run
 from fusegpt.data.window_files import write_windows
-from fusegpt.errors import ConfigError, DataError, Stopped
+from fusegpt.errors import ArtifactError, ConfigError, DataError, NumericsError, Stopped
+from fusegpt.models.checkpoints.load import load
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
 from fusegpt.recovery.healing import heal
+from fusegpt.recovery.healing.answers import answer_windows
 from fusegpt.results.base import read, write
 from fusegpt.results.history import step_of
 from fusegpt.results.models import read_checkpoint
@@ -182,16 +187,13 @@ def stopped_in_the_second_step(patch):
 
 
 def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
-    from fusegpt.models.checkpoints.load import load
-    from fusegpt.recovery.healing import answers
-
     folder, windows, _ = results
     dense = load(folder / "models/tiny", dtype="float32")
-    answers.answer_windows(dense, windows, tmp_path / "whole", top_k=4)
+    answer_windows(dense, windows, tmp_path / "whole", top_k=4)
     asked = killed_in_the_third_call(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
-    answers.answer_windows(dense, windows, tmp_path / "killed", top_k=4)
+        answer_windows(dense, windows, tmp_path / "killed", top_k=4)
+    answer_windows(dense, windows, tmp_path / "killed", top_k=4)
     assert len(asked) == 3 + 2  # of four pairs of windows, two were done
     for name in ("logits.npy", "ids.npy", "rest.npy"):
         whole, killed = ((tmp_path / x / name).read_bytes() for x in ("whole", "killed"))
@@ -202,9 +204,6 @@ def test_answers_go_on_where_a_killed_job_was(results, tmp_path, monkeypatch):
 def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
     change, results, tmp_path, monkeypatch, caplog
 ):
-    from fusegpt.models.checkpoints.load import load
-    from fusegpt.recovery.healing import answers
-
     folder, windows, _ = results
     tiny.model("llama_tied", seed=5).module.save_pretrained(tmp_path / "other")
     one = load(folder / "models/tiny", dtype="float32")
@@ -212,16 +211,44 @@ def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
     with monkeypatch.context() as patch:
         killed_in_the_third_call(patch)
         with pytest.raises(KeyboardInterrupt):
-            answers.answer_windows(one, windows, tmp_path / "out", top_k=4)
+            answer_windows(one, windows, tmp_path / "out", top_k=4)
     if change == "bit":
         ids = np.load(tmp_path / "out/ids.npy", mmap_mode="r+")
         ids[1, 0, 0] ^= 1
         ids.flush()
-    answers.answer_windows(two, windows, tmp_path / "out", top_k=4)
-    answers.answer_windows(two, windows, tmp_path / "whole", top_k=4)
+    answer_windows(two, windows, tmp_path / "out", top_k=4)
+    answer_windows(two, windows, tmp_path / "whole", top_k=4)
     for name in ("logits.npy", "ids.npy", "rest.npy"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert ("not what was written before" in caplog.text) == (change == "bit")
+
+
+def test_answers_that_find_no_room_are_refused_before_the_teacher_runs(
+    results, tmp_path, monkeypatch
+):
+    folder, windows, _ = results
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = load(folder / "models/tiny", dtype="float32")
+    monkeypatch.setattr("fusegpt.recovery.healing.answers._answer_rows", full)
+    monkeypatch.setattr("os.posix_fallocate", lambda f, start, size: size < 2000 or full())
+    with pytest.raises(ArtifactError, match=r"room for 1.99e-05 GiB of answers .no space left on"):
+        answer_windows(model, windows, tmp_path / "out", top_k=48)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_teacher_whose_logits_are_no_numbers_is_named(results, tmp_path):
+    folder, windows, _ = results
+    shutil.copytree(folder / "models/tiny", tmp_path / "odd")
+    tensors = load_file(tmp_path / "odd/model.safetensors")
+    tensors["model.norm.weight"].fill_(torch.inf)
+    save_file(tensors, tmp_path / "odd/model.safetensors", {"format": "pt"})
+    model = load(tmp_path / "odd", dtype="float32")
+    with pytest.raises(NumericsError, match="odd: the teacher's logits of windows 0 to 1 are NaN"):
+        answer_windows(model, windows, tmp_path / "answers", top_k=4)
+    assert not (tmp_path / "answers/answers.json").exists()
 
 
 def test_a_finish_is_not_resumed_with_another_teacher(results, tmp_path, monkeypatch):
@@ -264,7 +291,7 @@ def test_a_stopped_finish_saves_its_position_and_ends_with_the_same_bits(
     assert one == other
 
 
-def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(results, tiny_llama_dir, tmp_path):
     folder, windows, manifest = results
     answers, output = folder / "answers/tiny/few", tmp_path / "out"
     common = ["--windows", str(windows), "--dtype", "float32", "--output"]
@@ -302,6 +329,19 @@ def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
         with pytest.raises(DataError, match=message):
             finish_model(manifest, recipe(top_k=4), output, answers=answers, **given)
         write(answers / "answers.json", record)
+    large = tmp_path / "large"
+    tiny.model("llama_tied", vocab_size=192).module.save_pretrained(large)
+    (large / "model.safetensors").unlink()  # said before its weights are read
+    with pytest.raises(DataError, match="must have the model's vocabulary of 128 tokens, has 192"):
+        finish_model(manifest, recipe(teacher="big"), output, teacher=large, **given)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_llama_dir / name, large)
+    foreign = tmp_path / "foreign.parquet"
+    write_windows(foreign, tiny.ids(8, 10).numpy(), {"tokenizer_sha256": "0" * 64})
+    with pytest.raises(DataError, match=r"than that of .*large; sample them again, or take a"):
+        finish_model(manifest, recipe(teacher="big"), output, windows=foreign, teacher=large)
+    with pytest.raises(DataError, match=r"warmup_steps: must be below the 4 optimiser .* got 4"):
+        finish_model(manifest, longer(warmup_steps=4), output, **given)
     with pytest.raises(
         DataError, match="one batch of 8 windows and one optimiser step, got 4 windows"
     ):
@@ -317,6 +357,11 @@ def test_what_does_not_fit_is_refused_in_one_line(results, tmp_path):
     with pytest.raises(DataError, match="trains: give its windows with --finetune"):
         prune_model(folder / "models/tiny", recipe("full"), "0.33", windows, output)
     assert not output.exists()
+
+
+def longer(**finish):
+    """A recipe that asks for more windows than there are in the end."""
+    return recipe("full", windows={"sequences": 16}, **finish)
 
 
 def short(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from fusegpt.artifacts import STAGE_VERSION, file_record, sha256, write_json
 from fusegpt.data.directories import file_marks
 from fusegpt.data.streamed import Streamed, stream_windows
-from fusegpt.errors import ArtifactError, ConfigError, DataError
+from fusegpt.errors import ArtifactError, ConfigError, DataError, NumericsError
 from fusegpt.models.flops import forward_flops, head_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
@@ -114,8 +115,10 @@ def answer_windows(
         batch_size: Windows that run at once; changes results by rounding only.
 
     Raises:
+        ArtifactError: The disk has no room for them.
         ConfigError: ``top_k`` is above the vocabulary.
         DataError: The windows are not made for the teacher.
+        NumericsError: A logit is NaN or infinite.
     """
     vocab = int(teacher.text_config.vocab_size)
     if top_k is not None and top_k > vocab:
@@ -220,6 +223,11 @@ def _answer_rows(
     for first in range(0, positions, CHUNK):
         places = slice(first, min(first + CHUNK, positions))
         found = answer(head_logits(teacher, ids[:, places], states[:, places]), *how)
+        if found.logits.isnan().any():
+            raise NumericsError(
+                f"{teacher.source}: the teacher's logits of windows {rows.start} to {rows.stop - 1}"
+                f" are NaN or infinite in {dtype_name(teacher.dtype)}; answer in another dtype"
+            )
         for name, values in ((LOGITS, found.logits), (IDS, found.ids), (REST, found.rest)):
             if values is not None:
                 arrays[name][rows, places] = values.cpu().numpy()
@@ -246,12 +254,31 @@ def _arrays(
         IDS: ((*shape, width), np.int32),
         REST: (shape, np.float32),
     }
-    return {
+    found: dict[str, np.ndarray] = {
         name: np.lib.format.open_memmap(
             output / name, mode="w+" if new else "r+", dtype=kinds[name][1], shape=kinds[name][0]
         )
         for name in _names(top_k)
     }
+    if new:
+        _reserve([output / name for name in found])
+    return found
+
+
+def _reserve(files: Sequence[Path]) -> None:
+    """Take the room of files that are to be filled; a full disk would be a SIGBUS later."""
+    sizes = [file.stat().st_size for file in files]
+    try:
+        for file, size in zip(files, sizes, strict=True):
+            with file.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+    except OSError as error:
+        for file in files:
+            file.unlink()
+        raise ArtifactError(
+            f"{files[0].parent}: must have room for {sum(sizes) / 2**30:.3g} GiB of answers"
+            f" ({(error.strerror or str(error)).lower()}); free some, or lower top_k"
+        ) from None
 
 
 def _names(top_k: int | None) -> Sequence[str]:

@@ -16,7 +16,7 @@ from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.finish import Distill
 
-__all__ = ["distill"]
+__all__ = ["check_vocabulary", "distill"]
 
 
 def distill(
@@ -47,14 +47,9 @@ def distill(
     Raises:
         DataError: There are no answers, or those of a teacher with another vocabulary.
     """
-    vocab = int(model.text_config.vocab_size)
     if answers is None:
         raise DataError("finish distill: needs a teacher's answers; give --answers")
-    if answers.record.vocab != vocab:
-        raise DataError(
-            f"finish distill: the teacher must have the model's vocabulary of {vocab} tokens, has"
-            f" {answers.record.vocab}; choose another teacher"
-        )
+    check_vocabulary(int(model.text_config.vocab_size), answers.record.vocab)
     dense = load_original(model) if settings.hidden else None
     objective = Objective(
         answers, settings.temperature, settings.next_token, settings.hidden, dense
@@ -65,3 +60,16 @@ def distill(
     if dense is not None:
         spent += forward_flops(dense, dense.kept, report.tokens, data.length)
     return replace(report, flops=spent)
+
+
+def check_vocabulary(own: int, teachers: int) -> None:
+    """Refuse a teacher with more or fewer tokens than the model.
+
+    Raises:
+        DataError: It is one.
+    """
+    if own != teachers:
+        raise DataError(
+            f"finish distill: the teacher must have the model's vocabulary of {own} tokens, has"
+            f" {teachers}; choose another teacher"
+        )

@@ -49,7 +49,7 @@ def heal(
         label: Names the work in messages.
 
     Raises:
-        DataError: The windows fill no batch, or the tokens no optimiser step.
+        DataError: The windows fill no batch, the tokens no optimiser step, or warm-up takes all.
         NumericsError: A loss is NaN or infinite.
     """
     parallel.check_batch(settings.batch_size, "finish.batch_size")
@@ -59,6 +59,11 @@ def heal(
         raise DataError(
             f"finish: must have one batch of {settings.batch_size} windows and one optimiser step,"
             f" got {data.sequences} windows and {steps} steps; sample more, or raise tokens"
+        )
+    if settings.warmup_steps is not None and settings.warmup_steps >= steps:
+        raise DataError(
+            f"finish.warmup_steps: must be below the {steps} optimiser steps that the windows give,"
+            f" got {settings.warmup_steps}"
         )
     schedule = Schedule(
         1,

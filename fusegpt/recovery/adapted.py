@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from fusegpt.errors import ArchitectureError, first_line
 from fusegpt.models.model import Model
 from fusegpt.runtime import generator
 
@@ -24,6 +25,9 @@ def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel
         rank: Rank of each update.
         alpha: Each update is multiplied by this number over the rank.
         seed: Seed of the factors.
+
+    Raises:
+        ArchitectureError: PEFT wraps no such layers; the model is of no use afterwards.
     """
     blocks = {id(module) for block in model.blocks for module in block.modules()}
     linear = {
@@ -42,7 +46,7 @@ def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on layers that are tied or of mixed kinds
-        adapted = get_peft_model(model.module, config)
+        adapted = _wrapped(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_A" in name:
             bound = 1 / math.sqrt(parameter.shape[1])
@@ -51,3 +55,13 @@ def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel
             parameter.data.copy_(start)
     adapted.eval()
     return adapted
+
+
+def _wrapped(model: Model, config: LoraConfig) -> PeftModel:
+    try:
+        return get_peft_model(model.module, config)
+    except ValueError as error:  # it reads some layers' weights past the layers, as Mamba's kernels
+        raise ArchitectureError(
+            f"{type(model.module).__name__}: low-rank updates (lora) must fit beside every linear"
+            f" layer of the blocks, but {first_line(error)}; train weights themselves"
+        ) from error

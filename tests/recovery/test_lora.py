@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from fusegpt.errors import DataError
+from fusegpt.errors import ArchitectureError, DataError
 from fusegpt.recovery.lora import lora
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
@@ -110,3 +110,8 @@ def test_a_rise_of_the_loss_is_undone(windows):
 def test_too_few_windows_are_refused(windows):
     with pytest.raises(DataError, match="3 sequences do not fill one batch of 4"):
         lora(tiny.model("llama"), windows[:3], Lora(**SETTINGS), seed=0)
+
+
+def test_blocks_that_take_no_updates_are_refused_in_one_line(windows):
+    with pytest.raises(ArchitectureError, match=r"MambaForCausalLM: low-rank .*'out_proj' is inc"):
+        lora(tiny.model("mamba"), windows, Lora(batch_size=4), seed=0)

@@ -397,7 +397,7 @@ def test_what_was_undone_stands_in_the_step_the_checkpoint_and_the_card(
     folder, windows, _ = results
     wild = {"learning_rate": 30.0, "epochs": 1, "batch_size": 4}
     tuning = {"method": "fusion", "loss": "mse", "rank": 4, "lora_rank": 4, "group_size": 3}
-    chosen = recipe("full", **wild, clip_norm=0.0).to_json()
+    chosen = recipe("full", **wild, clip_norm=0.0, train="all").to_json()
     chosen |= {"chain": None, "recovery": {**tuning, **wild, "coefficient_learning_rate": 30.0}}
     chosen = resolve(chosen.pop("name"), chosen)
     before, place = tmp_path / "step-000/manifest.json", tmp_path / "step-001"

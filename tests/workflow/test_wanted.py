@@ -73,7 +73,7 @@ def test_each_recipe_takes_what_it_needs():
         ([{"blocks": 3, "speedup": 2}], {}, "sparsities.0: must name one of parameters, file_s"),
         ([{}], {}, "sparsities.0: must name one of parameters, file_size, memory, speedup, blocks"),
         ([{"memory": "1GB"}], {}, "memory: must come with context, the tokens of a sequence"),
-        (["a lot"], {}, "sparsities.0: must be a number, got 'a lot'"),
+        (["a lot"], {}, "sparsities.0: must be a fraction of units in [0, 1), or a target such as"),
         ([{"blocks": 3}, {"blocks": 3}], {}, "must list each entry once"),
         ([{"blocks": 3}], {"recipes": ["slicegpt"]}, "must be fractions for recipe 'slicegpt', wh"),
     ],

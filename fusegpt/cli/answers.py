@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from fusegpt.cli.options import device_option, finite, input_file, input_path, output_path
-from fusegpt.config import Dtype
+from fusegpt.cli.options import (
+    device_option,
+    dtype_of,
+    finite,
+    input_file,
+    input_path,
+    output_path,
+)
 
 ALL = "all"
 
@@ -40,13 +46,7 @@ def _top_k(ctx: click.Context, param: click.Parameter, value: str) -> int | None
     show_default=True,
     help="What logits are divided by.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(get_args(Dtype)),
-    default="bfloat16",
-    show_default=True,
-    help="Dtype of the weights.",
-)
+@dtype_of("bfloat16")
 @click.option("--output", required=True, type=output_path, help="Directory of the answers.")
 @device_option
 def answers(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import device_option
-from fusegpt.config import Dtype
+from fusegpt.cli.options import device_option, dtype_of
 from fusegpt.results import layout
 
 if TYPE_CHECKING:
@@ -23,13 +22,7 @@ FETCHED = Path(layout.model_directory).parent
 @click.command()
 @click.argument("model")
 @click.option("--config-only", is_flag=True, help="Check without weights, from config.json alone.")
-@click.option(
-    "--dtype",
-    type=click.Choice(get_args(Dtype)),
-    default="float32",
-    show_default=True,
-    help="Dtype of the weights.",
-)
+@dtype_of("float32")
 @device_option
 def check(model: str, config_only: bool, dtype: str, device: str) -> None:
     """Say whether a model can be pruned faithfully, or why not.

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusegpt.cli.options import (
     JsonObject,
     devices_option,
+    dtype_of,
     input_file,
     input_path,
     output_path,
     settings_options,
     weights_option,
 )
-from fusegpt.config import Dtype, Weights
+from fusegpt.config import Weights
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.methods import bind
@@ -73,13 +74,7 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
 @click.option("--tasks", type=JsonObject(), help="The config's tasks.")
 @click.option("--dense", type=input_path, help="The dense model's directory, to compare speed.")
 @click.option("--store", type=output_path, help="A folder that keeps what was measured, by task.")
-@click.option(
-    "--dtype",
-    type=click.Choice(get_args(Dtype)),
-    default="bfloat16",
-    show_default=True,
-    help="Dtype of the weights.",
-)
+@dtype_of("bfloat16")
 @click.option(
     "--evaluation",
     "entries",

@@ -27,6 +27,7 @@ __all__ = [
     "device_option",
     "devices_option",
     "directory_option",
+    "dtype_of",
     "dtype_option",
     "finite",
     "input_file",
@@ -188,6 +189,19 @@ directory_option = click.option(
     show_default="the current one",
     help="Directory with results/.",
 )
+
+
+def dtype_of(default: str) -> Callable[[Any], Any]:
+    """Return the option for the type of the weights, of a verb that has a type of its own."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(get_args(Dtype)),
+        default=default,
+        show_default=True,
+        help="Dtype of the weights.",
+    )
+
+
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusegpt.errors import ArtifactError
+from fusegpt.errors import ArtifactError, reason_of
 
 __all__ = [
     "STAGE_VERSION",
@@ -139,7 +139,7 @@ def read_json(path: str | Path, *, ours: bool = False) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
+        raise ArtifactError(f"{path}: cannot be read: {reason_of(error)}") from None
     except RecursionError:
         raise ArtifactError(f"{path}: must not be nested so deeply; delete it, run again") from None
     except ValueError as error:
@@ -156,7 +156,7 @@ def sha256(path: str | Path) -> str:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {_reason(error)}") from None
+        raise ArtifactError(f"{path}: cannot be read: {reason_of(error)}") from None
 
 
 def file_record(path: str | Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _kept_if_refused(partial: Path, target: Path) -> Iterator[None]:
         yield
     except (ArtifactError, OSError) as error:
         kept = target.with_name(f"{target.name}.kept-{uuid.uuid4().hex}")
-        reason = str(error) if isinstance(error, ArtifactError) else f"{target}: {_reason(error)}"
+        reason = str(error) if isinstance(error, ArtifactError) else f"{target}: {reason_of(error)}"
         os.rename(partial, kept)
         raise ArtifactError(f"{reason}; what was made is in {kept}") from error
 
@@ -282,7 +282,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

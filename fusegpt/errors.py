@@ -16,6 +16,7 @@ __all__ = [
     "first_line",
     "printable",
     "printable_lines",
+    "reason_of",
 ]
 
 
@@ -88,6 +89,11 @@ class Stopped(BaseException):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, cut to one line; its type when it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a refusal, such as "permission denied"."""
+    return (error.strerror or str(error)).lower()
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fusegpt.errors import ArtifactError, BusyError
+from fusegpt.errors import ArtifactError, BusyError, reason_of
 from fusegpt.owners import is_gone, me, owner_of, read_owner, words
 
 __all__ = ["holder", "lock_path", "open_plain", "sole_writer", "try_lock"]
@@ -220,7 +220,7 @@ def open_plain(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = "is a link" if path.is_symlink() else (error.strerror or str(error)).lower()
+        reason = "is a link" if path.is_symlink() else reason_of(error)
         raise ArtifactError(f"{path}: must be a lock file of ours, {reason}; remove it") from None
     status = os.fstat(descriptor)
     plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
@@ -244,5 +244,5 @@ def _write(path: Path, descriptor: int, record: dict[str, Any]) -> None:
         os.fsync(descriptor)
     except OSError as error:
         path.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise ArtifactError(f"{path}: cannot be written: {reason}") from error

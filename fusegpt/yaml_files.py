@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ConfigError, reason_of
 
 __all__ = ["check_plain", "read_yaml", "read_yaml_text"]
 
@@ -43,7 +43,7 @@ def read_yaml(path: Path, what: str = "a YAML file") -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from fusegpt.data.window_files import ANSWERS, MASK, check_ids, check_kind, directory_for
 from fusegpt.data.windows import COLUMN, ROWS, check_content, read_meta
+from fusegpt.disk import room_for, take_room
 from fusegpt.errors import ArtifactError, DataError, first_line
 
 __all__ = ["Streamed", "stream_windows"]
@@ -152,12 +152,9 @@ def _mapped(folder: Path, shape: tuple[int, int], dtype: Any) -> np.ndarray:
         ArtifactError: The disk has no room for it.
     """
     size = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    try:
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            os.posix_fallocate(stream.fileno(), 0, size)  # a full disk would be a SIGBUS later
-            return np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder}: must have room for {size / 2**20:.3g} MiB of windows"
-            f" ({(error.strerror or str(error)).lower()})"
-        ) from None
+    with (
+        room_for(f"{size / 2**20:.3g} MiB of windows", folder),
+        tempfile.TemporaryFile(dir=folder) as stream,
+    ):
+        take_room(stream.fileno(), size)
+        return np.memmap(stream, dtype=dtype, mode="r+", shape=shape)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fusegpt.errors import ArtifactError, ConfigError, first_line
+from fusegpt.disk import room_for, take_room
+from fusegpt.errors import ConfigError, first_line
 from fusegpt.free_memory import free_bytes
 from fusegpt.models.structure.calls import Call
 from fusegpt.models.structure.replay import run_blocks
@@ -171,18 +172,15 @@ def _on_disk(state: Tensor, directory: Path) -> Tensor:
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"states.tmp-{uuid.uuid4().hex}"
     size = max(1, state.numel() * state.element_size())
+    amount = f"{size / GIB:.3g} GiB more of hidden states"
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)  # a full disk would be a SIGBUS later
-        finally:
-            os.close(descriptor)
-        mapped = torch.from_file(str(file), shared=True, size=state.numel(), dtype=state.dtype)
-    except OSError as error:
-        raise ArtifactError(
-            f"{directory}: must have room for {size / GIB:.3g} GiB more of hidden states"
-            f" ({(error.strerror or str(error)).lower()}); free some, or give --memory keep"
-        ) from None
+        with room_for(amount, directory, "free some, or give --memory keep"):
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                take_room(descriptor, size)
+            finally:
+                os.close(descriptor)
+            mapped = torch.from_file(str(file), shared=True, size=state.numel(), dtype=state.dtype)
     finally:
         file.unlink(missing_ok=True)
     mapped = mapped.view(state.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from fusegpt.artifacts import STAGE_VERSION, file_record, sha256, write_json
 from fusegpt.data.directories import file_marks
 from fusegpt.data.streamed import Streamed, stream_windows
+from fusegpt.disk import room_for, take_room
 from fusegpt.errors import ArtifactError, ConfigError, DataError, NumericsError
 from fusegpt.models.flops import forward_flops, head_flops
 from fusegpt.models.model import Model
@@ -266,19 +266,18 @@ def _arrays(
 
 
 def _reserve(files: Sequence[Path]) -> None:
-    """Take the room of files that are to be filled; a full disk would be a SIGBUS later."""
+    """Take the room of files that are to be filled; where there is none, they are gone."""
     sizes = [file.stat().st_size for file in files]
+    amount = f"{sum(sizes) / 2**30:.3g} GiB of answers"
     try:
-        for file, size in zip(files, sizes, strict=True):
-            with file.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, size)
-    except OSError as error:
+        with room_for(amount, files[0].parent, "free some, or lower top_k"):
+            for file, size in zip(files, sizes, strict=True):
+                with file.open("r+b") as stream:
+                    take_room(stream.fileno(), size)
+    except ArtifactError:
         for file in files:
             file.unlink()
-        raise ArtifactError(
-            f"{files[0].parent}: must have room for {sum(sizes) / 2**30:.3g} GiB of answers"
-            f" ({(error.strerror or str(error)).lower()}); free some, or lower top_k"
-        ) from None
+        raise
 
 
 def _names(top_k: int | None) -> Sequence[str]:

@@ -8,12 +8,13 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fusegpt.artifacts import read_json, write_json
 from fusegpt.errors import FuseGPTError
 
-__all__ = ["cache_of", "known_tasks"]
+__all__ = ["known_tasks", "remembered"]
 
 NAMED = re.compile(
     r"""^[ \t]*(?:-[ \t]+)?["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{},]+)"""
@@ -29,19 +30,10 @@ SKIPPED = (".py", ".pyc", ".md", ".json", ".jsonl", ".csv", ".txt", ".sh", ".ipy
 def known_tasks() -> frozenset[str] | None:
     """Return every name that may be one of lm-eval's; None where it is not installed.
 
-    A name that is not among them is none for sure. They are kept in the cache folder of the user,
-    since there are 14,000 files.
+    A name that is not among them is none for sure. They are remembered, since there are 14,000
+    files, which take a second.
     """
-    folder, kept = _folder(), cache_of()
-    if folder is None or kept is None:
-        return None
-    try:
-        return frozenset(read_json(kept)["names"])
-    except (FuseGPTError, KeyError, TypeError):
-        names = sorted(_names(folder))
-    with contextlib.suppress(FuseGPTError, OSError):  # without it, it takes a second each time
-        write_json(kept, {"names": names})
-    return frozenset(names)
+    return remembered(_names)
 
 
 def _names(folder: Path) -> set[str]:
@@ -57,22 +49,26 @@ def _names(folder: Path) -> set[str]:
     return found
 
 
-def cache_of(more: str = "") -> Path | None:
-    """Return where what was read of lm-eval's files is kept; None: it is not installed.
+def remembered(find: Callable[[Path], Iterable[str]], more: str = "") -> frozenset[str] | None:
+    """Return names that were found in lm-eval's files; None where it is not installed.
+
+    They are kept in the cache folder of the user, for as long as lm-eval stays the same.
 
     Args:
-        more: End of the file's name, for what is kept apart.
+        find: Finds them below the folder of its tasks; called where none are kept.
+        more: End of the kept file's name, for what is kept apart.
     """
-    folder = _folder()
-    if folder is None:
-        return None
-    name = f"{importlib.metadata.version('lm_eval')}-{folder.stat().st_mtime_ns}{more}"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "fusegpt" / f"lm_eval-{name}.json"
-
-
-def _folder() -> Path | None:
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         return None
-    return Path(spec.submodule_search_locations[0]) / "tasks"
+    folder = Path(spec.submodule_search_locations[0]) / "tasks"
+    name = f"{importlib.metadata.version('lm_eval')}-{folder.stat().st_mtime_ns}{more}"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    kept = Path(home) / "fusegpt" / f"lm_eval-{name}.json"
+    try:
+        return frozenset(read_json(kept)["names"])
+    except (FuseGPTError, KeyError, TypeError):
+        names = sorted(find(folder))
+    with contextlib.suppress(FuseGPTError, OSError):
+        write_json(kept, {"names": names})
+    return frozenset(names)

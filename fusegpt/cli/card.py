@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fusegpt.cli.options import input_file, output_path
+
+if TYPE_CHECKING:
+    from fusegpt.results.models import Evaluation, Row
 
 
 @click.command()
@@ -34,25 +39,25 @@ def card(
     from fusegpt.results.digests import append_digest
     from fusegpt.results.kinship import is_of_dense, is_of_model
     from fusegpt.results.layout import card_beside
-    from fusegpt.results.models import Evaluation, Row, read_checkpoint
+    from fusegpt.results.models import Evaluation, read_checkpoint
 
     record = read_checkpoint(checkpoint)
-    rows: list[Row] = []
-    beside: list[Row] = []
-    for measured in evaluations:
-        found = read(measured, Evaluation)
-        if not is_of_model(found, record, checkpoint):
-            raise ArtifactError(
-                f"{measured}: must be an evaluation of {checkpoint}, is of another model"
-            )
-        rows += found.rows
-    for measured in dense:
-        found = read(measured, Evaluation)
-        if not is_of_dense(found, record):
-            raise ArtifactError(
-                f"{measured}: must be an evaluation of the dense model, is of another one"
-            )
-        beside += found.rows
+
+    def rows_of(
+        files: tuple[Path, ...], fits: Callable[[Evaluation], bool], must: str
+    ) -> list[Row]:
+        rows: list[Row] = []
+        for file in files:
+            found = read(file, Evaluation)
+            if not fits(found):
+                raise ArtifactError(f"{file}: must be an evaluation of {must}")
+            rows += found.rows
+        return rows
+
+    own = f"{checkpoint}, is of another model"
+    rows = rows_of(evaluations, lambda found: is_of_model(found, record, checkpoint), own)
+    other = "the dense model, is of another one"
+    beside = rows_of(dense, lambda found: is_of_dense(found, record), other)
     text = write_card(record, rows, papers_of(record.recipe, f"{checkpoint}: recipe"), beside)
     for file in (card_beside(checkpoint), output):
         if file is not None:

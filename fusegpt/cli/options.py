@@ -34,6 +34,7 @@ __all__ = [
     "input_path",
     "output_path",
     "recipe_written_out",
+    "results_option",
     "settings_options",
     "sparsity_option",
     "weights_option",
@@ -188,6 +189,9 @@ directory_option = click.option(
     default=".",
     show_default="the current one",
     help="Directory with results/.",
+)
+results_option = click.option(
+    "--results", type=output_path, default="results", show_default=True, help="Where results lie."
 )
 
 

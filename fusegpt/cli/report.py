@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusegpt.cli.options import input_file, output_path
+from fusegpt.cli.options import input_file, output_path, results_option
 
 __all__ = ["report"]
 
@@ -33,9 +33,7 @@ __all__ = ["report"]
     multiple=True,
     help="Published values to stand beside ours; those of the package when not given.",
 )
-@click.option(
-    "--results", type=output_path, default="results", show_default=True, help="Where results lie."
-)
+@results_option
 @click.option("--output", type=output_path, required=True, help="The HTML file to write.")
 def report(
     tables: tuple[Path, ...],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, input_file, output_path
+from fusegpt.cli.options import JsonObject, input_file, output_path, results_option
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,9 +18,7 @@ __all__ = ["table"]
 
 @click.command()
 @click.option("--experiment", type=JsonObject(), help="What to collect, as the workflow gives it.")
-@click.option(
-    "--results", type=output_path, default="results", show_default=True, help="Where results lie."
-)
+@results_option
 @click.option("--output", type=output_path, help="The CSV to write.")
 @click.option("--show", type=input_file, help="Print this CSV, and where what belongs to it lies.")
 @click.option("--against", metavar="RECIPE", help="With --show: differences over seeds from this.")

@@ -17,6 +17,7 @@ from fusegpt.recovery.settings.finish import Distill, Full, LoraFinish
 from fusegpt.units import Unit
 from tests import tiny
 from tests.quick import each
+from tests.recovery.dying import Dying, Killed
 
 FAST = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2}
 ALL = {"full": Full, "lora": LoraFinish, "distill": Distill}
@@ -129,17 +130,6 @@ def test_computing_states_again_changes_no_bit_and_is_counted(windows, answered)
     assert reports[1].flops - reports[0].flops == forward
 
 
-class Killed(Exception):
-    pass
-
-
-class Dying(Checkpoint):
-    def save_when_due(self, optimizer, rows, steps, now):
-        super().save_when_due(optimizer, rows, steps, now)
-        if len(rows) == 3:
-            raise Killed
-
-
 @pytest.mark.parametrize(
     ("name", "family"),
     [
@@ -157,7 +147,7 @@ def test_a_killed_finish_goes_on_and_ends_with_the_same_bits(
     finish(name, whole, windows, answered)
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
-        finish(name, killed, windows, answered, Dying(file, "x", every_seconds=0))
+        finish(name, killed, windows, answered, Dying(file))
     checkpoint = Checkpoint(file, "x")
     finish(name, resumed, windows, answered, checkpoint)
     assert checkpoint.before > 0

@@ -11,6 +11,7 @@ from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
 from tests import tiny
 from tests.quick import slow
+from tests.recovery.dying import Dying, Killed
 
 SETTINGS = {"lora_rank": 4, "epochs": 3, "batch_size": 4, "learning_rate": 1e-2}
 
@@ -82,18 +83,9 @@ def test_a_killed_run_ends_with_the_same_bits(windows, tmp_path):
     whole = tiny.model("llama")
     lora(whole, windows, Lora(**SETTINGS), seed=0)
 
-    class Killed(Exception):
-        pass
-
-    class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, steps, now):
-            super().save_when_due(optimizer, rows, steps, now)
-            if len(rows) == 3:
-                raise Killed
-
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
-        dying = Dying(file, "x", every_seconds=0)
+        dying = Dying(file)
         lora(tiny.model("llama"), windows, Lora(**SETTINGS), seed=0, checkpoint=dying)
     resumed = tiny.model("llama")
     lora(resumed, windows, Lora(**SETTINGS), seed=0, checkpoint=Checkpoint(file, "x"))

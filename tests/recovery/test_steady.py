@@ -11,6 +11,7 @@ from fusegpt.recovery.settings.group import Fusion
 from fusegpt.recovery.training import BETAS, Schedule, cosine_factor, train
 from fusegpt.units import Unit
 from tests import tiny
+from tests.recovery.dying import Dying, Killed
 
 UNIT = Unit("block", 2)
 STEADY = {"rank": 5, "lora_rank": 4, "group_size": 3, "epochs": 3, "batch_size": 4, "loss": "mse"}
@@ -88,20 +89,11 @@ def test_the_best_epoch_is_kept_where_a_later_one_is_worse(monkeypatch):
 
 
 def test_a_best_state_survives_a_kill(tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
-    class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, steps, now):
-            super().save_when_due(optimizer, rows, steps, now)
-            if len(rows) == 5:  # in the third epoch of two batches
-                raise Killed
-
     settings = {"keep": "best", "learning_rate": 0.3, "coefficient_learning_rate": 0.3}
     expected = fused(**settings)
     file = tmp_path / "resume.safetensors"
-    with pytest.raises(Killed):
-        fused(Dying(file, "x", every_seconds=0), **settings)
+    with pytest.raises(Killed):  # in the third epoch of two batches
+        fused(Dying(file, step=5), **settings)
     found = fused(Checkpoint(file, "x"), **settings)
     assert found[0].rows == expected[0].rows
     assert same(found[1], expected[1])
@@ -139,19 +131,10 @@ def test_a_loss_that_becomes_nan_is_tried_again_and_the_last_attempt_says_so():
 
 
 def test_a_kill_in_a_further_attempt_ends_with_the_same_bits(tmp_path):
-    class Killed(Exception):
-        pass
-
-    class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, steps, now):
-            super().save_when_due(optimizer, rows, steps, now)
-            if self.attempt == 1 and len(rows) == 3:
-                raise Killed
-
     expected = fused(retries=4, **WILD)
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
-        fused(Dying(file, "x", every_seconds=0), retries=4, **WILD)
+        fused(Dying(file, attempt=1), retries=4, **WILD)
     resumed = Checkpoint(file, "x")
     assert resumed.reached() == 1
     found = fused(resumed, retries=4, **WILD)

@@ -19,6 +19,7 @@ from fusegpt.runtime import generator
 from fusegpt.units import Unit
 from tests import tiny
 from tests.quick import slow
+from tests.recovery.dying import Dying, Killed
 
 UNIT = Unit("block", 2)
 BUDGET = {"group_size": 3, "lora_rank": 4, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
@@ -199,18 +200,9 @@ def test_a_killed_run_ends_with_the_same_bits(stop, shuffle, windows, tmp_path):
     whole = tiny.model("llama")
     expected = fusion(whole, UNIT, windows, Fusion(**settings), seed=0)
 
-    class Killed(Exception):
-        pass
-
-    class Dying(Checkpoint):
-        def save_when_due(self, optimizer, rows, steps, now):
-            super().save_when_due(optimizer, rows, steps, now)
-            if len(rows) == stop + 1:
-                raise Killed
-
     file = tmp_path / "resume.safetensors"
     with pytest.raises(Killed):
-        dying = Dying(file, "x", every_seconds=0)
+        dying = Dying(file, step=stop + 1)
         dying.before = 100.0
         fusion(tiny.model("llama"), UNIT, windows, Fusion(**settings), seed=0, checkpoint=dying)
     left = read_unfinished(file)

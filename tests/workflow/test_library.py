@@ -81,7 +81,6 @@ def test_two_meanings_of_one_name_are_refused(tmp_path):
         ("finish_search_2", 2),
         ("finish_search_4", 4),
         ("finish_seeds", 1),
-        ("finish_data", 1),
         ("fusion_before_finish", 1),
     ],
 )

@@ -116,7 +116,8 @@ def times_slower(dtype: str) -> float:
     """How many times as long as in float32 this CPU takes to multiply in a type; tried once.
 
     Names of instruction sets do not tell: PyTorch computes in software where a library lacks a
-    kernel. The products take milliseconds, also where they are slow.
+    kernel. Nor do small products, which an instruction set for large ones does not speed up.
+    These take milliseconds, also where they are slow.
     """
     return _product_seconds(dtype) / _product_seconds("float32")
 
@@ -138,7 +139,7 @@ def _product_seconds(name: str) -> float:
     """The quickest of a few products of two matrices."""
     import torch
 
-    matrix = torch.ones(128, 128, dtype=torch_dtype(name))
+    matrix = torch.ones(512, 512, dtype=torch_dtype(name))
     found = []
     for _ in range(3):
         begun = time.perf_counter()

@@ -259,11 +259,13 @@ def saved_bytes(run: Callable[[], Any], module: nn.Module) -> int:
     held: list[Tensor] = []  # so that no address is used twice
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        # Saved as it is, an output would hold the graph that holds it, unseen by the collector.
+        saved = tensor.detach()
+        storage = saved.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor)
-        return tensor
+            held.append(saved)
+        return saved
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         run()

@@ -1,6 +1,8 @@
 """Where a tuning's tensors are changes no bit of it; less memory is held where less is there."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -116,6 +118,20 @@ def test_with_activations_computed_twice_gradients_are_equal_and_a_state_a_block
     assert all(map(torch.equal, found["keep"], found["spare"]))
     state = seen.hidden_in.nbytes
     assert sizes["spare"] <= (len(blocks) + 1) * state < sizes["keep"] / 2
+
+
+def test_counting_what_is_kept_keeps_nothing():
+    weight = torch.ones(3, 3, requires_grad=True)
+    made = []
+
+    def run():
+        hidden = (weight @ weight).tanh()
+        made.append(weakref.ref(hidden))
+        return (hidden @ weight).tanh()
+
+    assert saved_bytes(run, torch.nn.Module()) > 0
+    gc.collect()
+    assert [alive() for alive in made] == [None]
 
 
 def test_a_process_may_take_what_its_limit_leaves(monkeypatch):

@@ -7,6 +7,7 @@ would hardly matter. Vision towers have 6 layers too, so that they could be take
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -494,3 +495,9 @@ def save_llama(directory: Path, tokenizer: Any, **sizes: int) -> None:
         model = LlamaForCausalLM(config)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def living_tensors() -> int:
+    """Count the tensors that something still holds."""
+    gc.collect()
+    return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())

@@ -55,6 +55,13 @@ def test_the_model_is_bit_unchanged(metric, granularity):
     assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
 
 
+def test_it_leaves_no_tensor_behind(metric):
+    measure(metric, tiny.model("llama"), [tiny.ids()])  # what is made once may stay
+    before = tiny.living_tensors()
+    measure(metric, tiny.model("llama"), [tiny.ids()])
+    assert tiny.living_tensors() <= before
+
+
 def test_a_block_that_adds_nothing_scores_lowest(metric):
     if metric in BLIND | SIGNED:
         pytest.skip("adding nothing is not the least that it knows")

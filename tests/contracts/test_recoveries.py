@@ -88,6 +88,13 @@ def test_no_global_random_state_is_touched(recovery):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_it_leaves_no_tensor_behind(recovery):
+    recover(recovery, tiny.model("llama"))  # what is made once may stay
+    before = tiny.living_tensors()
+    recover(recovery, tiny.model("llama"))
+    assert tiny.living_tensors() <= before
+
+
 def test_it_takes_its_settings_and_what_the_run_knows(recovery):
     parameters = inspect.signature(RECOVERIES[recovery].load()).parameters
     assert list(parameters) == ["model", "unit", "windows", "settings", "seed", "checkpoint"]

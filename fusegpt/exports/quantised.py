@@ -117,6 +117,7 @@ def write_quantised(
     config["quantization_config"] = _description(bits, group, ignored)
     (directory / layout.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    del tensors, found, weight  # before whole models are loaded to be compared
     seen = {"nats": mean_nats(checkpoint), "quantised_nats": mean_nats(directory)}
     gap = seen["quantised_nats"] - seen["nats"]
     if not (gap <= LARGEST if bits == 8 else gap < float("inf")):

@@ -47,9 +47,7 @@ def test_dense_and_pruned_are_timed_in_turn(tiny_llama_dir, pruned_dir, no_child
     assert found["batch 1", "decode_speedup"]["value"] == pytest.approx(1.5)
 
 
-def test_memory_is_measured_before_there_is_a_second_model(
-    tiny_llama_dir, pruned_dir, monkeypatch
-):
+def test_memory_is_measured_before_there_is_a_second_model(tiny_llama_dir, pruned_dir, monkeypatch):
     order = []
     monkeypatch.setattr(inference, "peak_in_child", lambda *_: order.append("peak") or 0.5)
     monkeypatch.setattr(inference, "request", lambda *_: (0.1, 0.1))

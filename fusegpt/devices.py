@@ -160,10 +160,18 @@ def _split(names: str) -> list[str]:
 
 
 def _installed() -> list[str]:
-    """Numbers of the machine's GPUs; CUDA is not asked, as it would then see them all for good."""
+    """Numbers of the machine's GPUs, or names of the instances that one is cut into (MIG).
+
+    CUDA is not asked, as it would then see them all for good.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return _split(done.stdout.replace("\n", ",")) if done.returncode == 0 else []
+    done = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        if whole := re.match(r"GPU (\d+):", line):
+            found[whole[1]] = []
+        elif found and (part := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
+            found[list(found)[-1]].append(part[1])
+    return [name for number, parts in found.items() for name in parts or [number]]

@@ -6,11 +6,12 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ __all__ = [
     "device",
     "dtype_name",
     "generator",
+    "machine_peak_gib",
     "peak_memory_gib",
     "quiet",
     "remote_code_is_allowed",
@@ -165,8 +167,18 @@ def peak_memory_gib() -> float:
     What counts is the time since its start, or since ``reset_peak_memory``.
     """
     held = [sys.modules["torch"].cuda.max_memory_allocated(number) for number in _started_gpus()]
-    if any(held):
-        return float(max(held) / 2**30)
+    return float(max(held) / 2**30) if any(held) else machine_peak_gib()
+
+
+def machine_peak_gib() -> float:
+    """The most of the machine's memory that this process has held, since as ``peak_memory_gib``.
+
+    ``getrusage`` counts what the process that started this one held, too, and is the last resort.
+    """
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            return int(found[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 

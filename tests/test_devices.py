@@ -14,6 +14,14 @@ import pytest
 from fusegpt.devices import candidates, device_lock, kind_and_count
 from fusegpt.errors import BusyError, ConfigError
 
+LISTED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-c6d4f1ef-42e4-6de3-91c7-45d71c87eb3f)
+  MIG 3g.20gb     Device  0: (UUID: MIG-97a5c1d6-bd37-5a4e-9e2a-6e8b3b0d2a11)
+  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-c6d4f1ef-42e4-6de3-91c7-45d71c87eb3f/2/0)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aba0fbd8-d3b1-4f6a-a2f9-8d2a6ef1cd0e)
+"""
+"""What ``nvidia-smi -L`` prints; drivers before 470 name instances as the second one."""
+
 TAKE = """
 import os, time
 from fusegpt.devices import device_lock
@@ -130,3 +138,15 @@ def test_a_name_says_for_how_many_processes():
     assert kind_and_count("cuda:1") == ("cuda:1", 1) and kind_and_count("cudax") == ("cudax", 1)
     with pytest.raises(ConfigError, match="device: must have at least one process, got 'cpux0'"):
         kind_and_count("cpux0")
+
+
+def test_instances_of_a_gpu_stand_in_its_place(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTED}END\n")
+    program.chmod(0o755)
+    monkeypatch.delenv("FUSEGPT_GPUS")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = candidates()
+    assert [name[:8] for name in found] == ["MIG-97a5", "MIG-GPU-", "1"]
+    with device_lock("cuda", 3) as taken:
+        assert taken == ",".join(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -121,6 +122,15 @@ def test_memory_that_was_given_back_is_not_in_a_peak_that_was_reset():
     assert reset_peak_memory()
 
     assert peak_memory_gib() < before - 0.3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells them apart")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it():
+    held = b"x" * 2**28  # a quarter of a GiB
+    code = "from fusegpt.runtime import peak_memory_gib as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert 0 < float(done.stdout) < len(held) / 2**30
 
 
 def test_the_peak_of_a_gpu_counts_whichever_number_it_has(monkeypatch):

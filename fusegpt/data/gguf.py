@@ -55,7 +55,9 @@ def convert(
         raise ArtifactError(
             f"{path.name}: transformers cannot read this GGUF ({first_line(error)})"
         ) from error
-    model = _plain_model(loaded, config or {}).to(torch_dtype(dtype))
+    model = _plain_model(loaded, config or {})
+    del loaded  # or its float32 weights would outlive their rounding
+    model.to(torch_dtype(dtype))
     if split_digits:
         _split_digits(tokenizer)
     if tokenizer.model_max_length > model.config.max_position_embeddings:
@@ -68,7 +70,7 @@ def convert(
 
 
 def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTrainedModel:
-    """Put the weights into a model of the same class that was never quantised.
+    """Put the weights, not copied, into a model of the same class that was never quantised.
 
     A model read from GGUF refuses to be saved.
     """
@@ -83,10 +85,10 @@ def _plain_model(loaded: PreTrainedModel, overrides: Mapping[str, Any]) -> PreTr
         if not hasattr(config, name):
             raise ConfigError(f"config.{name}: no such key in a {config.model_type} configuration")
         setattr(config, name, value)
-    with no_init_weights():  # all of them are read over what stands there
+    with no_init_weights():  # all of them are replaced
         plain = type(loaded)(config)
-    plain.tie_weights()  # which goes with their initialisation
-    plain.load_state_dict(loaded.state_dict())
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
     plain.generation_config = loaded.generation_config
     return plain.eval()
 

@@ -137,8 +137,8 @@ def _shares(model: Model, asked: Asked, batch_size: int) -> list[float]:
             ids = torch.full((len(rows), max(map(len, rows))), PADDING)
             for number, row in enumerate(rows):
                 ids[number, : len(row)] = torch.tensor(row)
-            logits = model.module(**model.inputs(ids), use_cache=False).logits
-            likeliest = logits.argmax(dim=-1).cpu()  # [batch, seq]
+            inputs = model.inputs(ids)
+            likeliest = model.module(**inputs, use_cache=False).logits.argmax(dim=-1).cpu()
             for number, (row, size) in enumerate(zip(rows, asked.answers[start:], strict=False)):
                 answer = slice(len(row) - size - 1, len(row) - 1)
                 wanted = ids[number, len(row) - size : len(row)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from fusegpt.errors import ArtifactError
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.flops import forward_flops
 from fusegpt.models.model import Model
-from fusegpt.runtime import Timer, generator, peak_memory_gib
+from fusegpt.runtime import Timer, generator, machine_peak_gib, reset_peak_memory
 
 __all__ = [
     "cache_bytes",
@@ -91,10 +90,9 @@ def peak_of_request(model: Model, batch: int, length: int, new_tokens: int) -> f
         request(model, ids, new_tokens)
         return (torch.cuda.max_memory_allocated(model.device) - others) / 2**30
     gc.collect()
-    status = _reset_peak()
+    reset_peak_memory()
     request(model, ids, new_tokens)
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status else None
-    return int(found[1]) / 2**20 if found else peak_memory_gib()
+    return machine_peak_gib()
 
 
 def peak_in_child(path: Path, dtype: str, batch: int, length: int, new_tokens: int) -> float:
@@ -116,16 +114,6 @@ def _child(arguments: str) -> None:
     path, dtype, batch, length, new_tokens = json.loads(arguments)
     peak = peak_of_request(load(Path(path), dtype=dtype), batch, length, new_tokens)
     sys.stdout.write(f"{peak}\n")
-
-
-def _reset_peak() -> Path | None:
-    """Start this process's high-water mark anew; None where the system cannot."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")
-    except OSError:
-        return None
-    return status
 
 
 def _forward(model: Model, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:

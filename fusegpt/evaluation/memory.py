@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["out_of_memory"]
+__all__ = ["give_back", "out_of_memory"]
 
 
-def out_of_memory(error: BaseException, device: torch.device) -> bool:
-    """Whether memory ran out; if so, cached blocks of a GPU are given back."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out."""
     cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if not (cpu or isinstance(error, torch.OutOfMemoryError)):
-        return False
+    return cpu or isinstance(error, torch.OutOfMemoryError)
+
+
+def give_back(device: torch.device) -> None:
+    """Give a GPU's cached memory back; to be called outside of ``except``.
+
+    As long as an error is handled, its traceback holds every tensor of what failed.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return True

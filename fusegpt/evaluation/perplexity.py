@@ -25,7 +25,7 @@ from fusegpt.errors import ArchitectureError, ConfigError, DataError, NumericsEr
 from fusegpt.evaluation.cuts import inside_documents
 from fusegpt.evaluation.items import fingerprint as items_fingerprint
 from fusegpt.evaluation.items import pack
-from fusegpt.evaluation.memory import out_of_memory
+from fusegpt.evaluation.memory import give_back, out_of_memory
 from fusegpt.evaluation.settings import Perplexity
 from fusegpt.models.model import Model
 from fusegpt.models.structure.replay import head_logits, record
@@ -207,8 +207,9 @@ def _try_batch(model: Model, batch: Tensor) -> Tensor | None:
     try:
         return _batch_losses(model, batch, _last_states(model, batch))
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not out_of_memory(error, model.device):
+        if not out_of_memory(error):
             raise
+    give_back(model.device)
     return None
 
 
@@ -227,6 +228,7 @@ def _batch_losses(model: Model, batch: Tensor, hidden: Tensor | None) -> Tensor:
         wanted = targets[:, start : start + logits.shape[1]]
         logits = logits[:, : wanted.shape[1]].float()
         nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        del logits  # before the next ones are made
         total += nats.double().view_as(wanted).sum(dim=1)  # [batch]
     return total.cpu() / targets.shape[1]
 

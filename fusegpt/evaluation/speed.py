@@ -90,15 +90,14 @@ def speed(model: Model, plan: Plan) -> list[dict[str, Any]]:
     Returns:
         Rows of the task ``batch N`` for each batch size, and of the task ``model``.
     """
-    arms = {"pruned" if plan.dense else "dense": model}
+    arms, dtype = {"pruned" if plan.dense else "dense": model}, dtype_name(model.dtype)
+    memory = _peak(model, plan, dtype)  # of a process with one more model, so before the dense one
     if plan.dense is not None:
         arms["dense"] = load(plan.dense, dtype=model.dtype, device=model.device)
     cached = {name: inference.cache_bytes(arm, plan.settings.prompt) for name, arm in arms.items()}
-    dtype = dtype_name(model.dtype)
     protocol = {"dtype": dtype, "device": model.device.type, "threads": torch.get_num_threads()}
     asked = plan.settings
     protocol |= {name: getattr(asked, name) for name in ("prompt", "new_tokens", "rounds")}
-    memory = _peak(model, plan, dtype)
     rows: list[dict[str, Any]] = []
     for batch in plan.batch_sizes:
         seconds = _time(arms, plan, batch)

@@ -21,7 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.items import fingerprint, pack
-from fusegpt.evaluation.memory import out_of_memory
+from fusegpt.evaluation.memory import give_back, out_of_memory
 from fusegpt.evaluation.settings import ZeroShot
 from fusegpt.evaluation.summary import Summary
 from fusegpt.evaluation.task_files import aggregates, leaves, load_task, quiet
@@ -137,7 +137,7 @@ def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, An
                 " context begin with, has neither; name one in tokenizer_config.json"
             ) from error
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not out_of_memory(error, model.device):
+            if not out_of_memory(error):
                 raise
             if batch_size == 1:
                 raise ConfigError(
@@ -145,6 +145,8 @@ def zero_shot(model: Model, part: Part, *, batch_size: int = 16) -> dict[str, An
                 ) from None
             batch_size //= 2
             logger.info("%s: out of memory, going on with batches of %d", part.name, batch_size)
+        if result is None:
+            give_back(model.device)
     samples = result["samples"][part.name]
     count = len({sample["doc_id"] for sample in samples})
     dtype = dtype_name(model.dtype)

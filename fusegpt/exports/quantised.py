@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fusegpt.exports.gptq import gptq
 from fusegpt.exports.reading import LARGEST, mean_nats
 from fusegpt.exports.targets import ExportTarget
 from fusegpt.models.checkpoints.directory import load_structure
-from fusegpt.models.stored import stored_in
+from fusegpt.models.stored import Stored, stored_in
 from fusegpt.results import layout
 
 __all__ = ["PACKAGE", "quantise", "write_quantised"]
@@ -81,8 +82,6 @@ def write_quantised(
         ConfigError: No matrix of a block can be quantised, or llm-compressor is missing.
         ArtifactError: What was written does not load as the same model.
     """
-    from compressed_tensors.compressors import pack_to_int32
-
     bits, places = target.bits, stored_in(weight_files(checkpoint))
     matrices, others = _linear_modules(checkpoint)
     chosen = {name for name in matrices if f"{name}.weight" in places}
@@ -97,19 +96,7 @@ def write_quantised(
     if target.is_calibrated:
         assert windows is not None and group is not None, target
         found = gptq(checkpoint, windows, bits, group, ignored)
-    tensors: dict[str, Tensor] = {}
-    for name, place in places.items():
-        module, weight = name.removesuffix(".weight"), place.read()
-        if module not in chosen:
-            tensors[name] = weight
-            continue
-        packed, scale = f"{module}.weight_packed", f"{module}.weight_scale"
-        if target.is_calibrated:
-            tensors[packed], tensors[scale] = found[packed], found[scale].to(weight.dtype)
-        else:
-            codes, tensors[scale] = quantise(weight, bits, group or weight.shape[1])
-            tensors[packed] = pack_to_int32(codes, bits)
-        tensors[f"{module}.weight_shape"] = torch.tensor(weight.shape)
+    tensors = _quantised(places, chosen, bits, group, found)
     for file in checkpoint.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name not in OWN:
             shutil.copyfile(file, directory / file.name)
@@ -117,11 +104,38 @@ def write_quantised(
     config["quantization_config"] = _description(bits, group, ignored)
     (directory / layout.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    del tensors, found  # before whole models are loaded to be compared
     seen = {"nats": mean_nats(checkpoint), "quantised_nats": mean_nats(directory)}
     gap = seen["quantised_nats"] - seen["nats"]
     if not (gap <= LARGEST if bits == 8 else gap < float("inf")):
         raise ArtifactError(f"{checkpoint}: must stay the same model, got {gap:.2f} nats more")
     return {name: round(value, 6) for name, value in seen.items()} | {"group": group or "row"}
+
+
+def _quantised(
+    places: Mapping[str, Stored],
+    chosen: Set[str],
+    bits: int,
+    group: int | None,
+    found: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """The tensors of the new file; what was found for the chosen modules is taken, if anything."""
+    from compressed_tensors.compressors import pack_to_int32
+
+    tensors: dict[str, Tensor] = {}
+    for name, place in places.items():
+        module, weight = name.removesuffix(".weight"), place.read()
+        if module not in chosen:
+            tensors[name] = weight
+            continue
+        packed, scale = f"{module}.weight_packed", f"{module}.weight_scale"
+        if found:
+            tensors[packed], tensors[scale] = found[packed], found[scale].to(weight.dtype)
+        else:
+            codes, tensors[scale] = quantise(weight, bits, group or weight.shape[1])
+            tensors[packed] = pack_to_int32(codes, bits)
+        tensors[f"{module}.weight_shape"] = torch.tensor(weight.shape)
+    return tensors
 
 
 def _linear_modules(checkpoint: Path) -> tuple[set[str], set[str]]:

@@ -115,7 +115,8 @@ class StreamedBlocks:
                 put(owner, leaf, tensor)
 
     def let_go(self) -> None:
-        """Forget the weights of every block that is held."""
+        """Forget the weights of every block that is held, or was read ahead."""
+        self._ahead.clear()
         for block in list(self._needed):
             self._needed[block] = 1
             self.leave(block)

@@ -90,6 +90,7 @@ def finish_model(
             model = load_step(path, recipe, device)
             model.fused.clear()
             record = finish(model, recipe, data, answers=given, checkpoint=resume)
+        del data  # so does its file, which has no name
     parallel.leader_goes_on()
     steps[-1] = steps[-1].plus(finish=record)
     made: dict[str, Any] = {"parent": Parent.of(path, output)}
@@ -188,7 +189,9 @@ def taught(
             answer_windows(model, windows, folder, top_k=how[0], temperature=how[1])
             del model
         parallel.meet()
-        yield read_answers(folder, windows, *how)
+        given = read_answers(folder, windows, *how)
+        yield given
+        given.arrays.clear()  # deleted files take room on the disk as long as they are mapped
     finally:
         if parallel.leads():
             shutil.rmtree(folder, ignore_errors=True)

@@ -241,6 +241,7 @@ def prune_model(
             if keeper is not None:
                 run = partial(prune, model, recipe, count, *tensors, position=position, reuse=reuse)
                 count = keeper.count(model, lambda keeps: len(run(keeps=keeps)))
+                del run, model  # before it is there anew
                 model = load_step(path, recipe, device, weights)
                 position = Position(output, recipe, path, files, count, compiled=compiled)
             last: dict[str, Any] = {}
@@ -250,6 +251,7 @@ def prune_model(
                 last["finish_windows"] = stream_windows(path, files["finish"], output.parent)
                 last["answers"] = stack.enter_context(teacher)
             steps = prune(model, recipe, count, *tensors, **last, position=position, reuse=reuse)
+            last.clear()  # a deleted file of windows takes room on the disk as long as it is mapped
         data = {role: read_meta(file) for role, file in files.items()}
         asked = {"target": sparsity.text} if isinstance(sparsity, (Target, Bound)) else {}
         written = publish(model, recipe, steps, output, data=data, made=asked)

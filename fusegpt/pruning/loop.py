@@ -72,6 +72,8 @@ def prune(
             break
         first = steps[0].scores if steps else None
         scores = score_step(model, recipe, calibration, first, at_once, kept)
+        if kept is not None and recipe.rerank is None:  # what no scoring can go on from
+            kept.cut(min(model.position(unit.index) for unit in scores.chosen))
         checkpoint = None if position is None else position.checkpoint()
         record, report = fuse_step(model, recipe, scores, finetune, checkpoint=checkpoint)
         if kept is not None:

@@ -44,7 +44,8 @@ def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel
         fan_in_fan_out=transposed,
         bias="none",
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    drawn = [model.device] if model.device.type == "cuda" else []  # all GPUs would be started
+    with torch.random.fork_rng(drawn), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on layers that are tied or of mixed kinds
         adapted = _wrapped(model, config)
     for name, parameter in adapted.named_parameters():

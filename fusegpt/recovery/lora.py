@@ -33,7 +33,8 @@ def lora(
     Shortened-LLaMA; there with dropout 0.05 and a warm-up of 100 steps (decision D30).
 
     Args:
-        model: Ends with the update merged into plain weights; its blocks stay.
+        model: Ends with the update merged into plain weights, or after an error as it was; its
+            blocks stay.
         windows: Token ids ``[sequences, length]`` int64; a ragged last batch is dropped.
         settings: Rank and weight of the update, and how it is trained.
         seed: Seed of the factors and of the order of batches.
@@ -52,19 +53,21 @@ def lora(
     adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
     factors = [p for p in adapted.parameters() if p.requires_grad]
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
-    before = total_loss(loss_of, range(len(pieces)))
-    schedule = Schedule(epochs, len(pieces), settings.shuffle, seed)
+    schedule, undone = Schedule(epochs, len(pieces), settings.shuffle, seed), True
     label = "LoRA of the pruned model"
-    rows = train(
-        [(factors, settings.learning_rate)],
-        loss_of,
-        schedule,
-        checkpoint=checkpoint,
-        label=label,
-    )
-    undone = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
-    adapted.unload() if undone else adapted.merge_and_unload()
-    model.module.requires_grad_(False)
+    try:
+        before = total_loss(loss_of, range(len(pieces)))
+        rows = train(
+            [(factors, settings.learning_rate)],
+            loss_of,
+            schedule,
+            checkpoint=checkpoint,
+            label=label,
+        )
+        undone = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
+    finally:
+        adapted.unload() if undone else adapted.merge_and_unload()
+        model.module.requires_grad_(False)
     tokens = epochs * sum(map(tokens_in, pieces))
     spent = training_flops(model, model.kept, tokens, windows.shape[1], adapters=True)
     return RecoveryReport(

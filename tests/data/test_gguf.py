@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusegpt.data.gguf import convert
+from fusegpt.data.gguf import _plain_model, convert
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.models.stored import stored_in
+from tests import tiny
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -108,6 +109,14 @@ def test_the_directory_is_plain(file, tmp_path):
     assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == 1
     modes = {path.stat().st_mode for path in directory.iterdir()}
     assert len(modes) == 1
+
+
+def test_no_weight_is_there_twice_while_it_is_converted():
+    loaded = tiny.build("llama_tied")
+    plain = _plain_model(loaded, {})
+    own = {name: tensor.data_ptr() for name, tensor in loaded.state_dict().items()}
+    assert own == {name: tensor.data_ptr() for name, tensor in plain.state_dict().items()}
+    assert plain.lm_head.weight is plain.model.embed_tokens.weight
 
 
 def test_tied_weights_are_stored_once(file, tmp_path):

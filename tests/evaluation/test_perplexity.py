@@ -1,5 +1,6 @@
 import math
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -116,6 +117,24 @@ def test_running_out_of_memory_halves_the_batch(model, windows, monkeypatch, err
     losses = window_losses(model, windows.ids, batch_size=6)
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(losses, wanted, rtol=1e-6, atol=0)
+
+
+def test_cached_memory_is_given_back_when_nothing_of_the_failed_batch_is_left(
+    model, windows, monkeypatch
+):
+    made, alive, real = [], [], perplexity_module._batch_losses
+
+    def small_machine(model, batch, hidden):
+        if len(batch) > 2:
+            activations = torch.zeros(9)
+            made.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, batch, hidden)
+
+    monkeypatch.setattr(perplexity_module, "_batch_losses", small_machine)
+    monkeypatch.setattr(perplexity_module, "give_back", lambda device: alive.append(made[-1]()))
+    window_losses(model, windows.ids[:4], batch_size=4)
+    assert alive == [None]
 
 
 def test_a_window_that_never_fits_is_said(model, windows, monkeypatch):

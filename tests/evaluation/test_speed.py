@@ -47,6 +47,15 @@ def test_dense_and_pruned_are_timed_in_turn(tiny_llama_dir, pruned_dir, no_child
     assert found["batch 1", "decode_speedup"]["value"] == pytest.approx(1.5)
 
 
+def test_memory_is_measured_before_there_is_a_second_model(tiny_llama_dir, pruned_dir, monkeypatch):
+    order = []
+    monkeypatch.setattr(inference, "peak_in_child", lambda *_: order.append("peak") or 0.5)
+    monkeypatch.setattr(inference, "request", lambda *_: (0.1, 0.1))
+    monkeypatch.setattr(speed_module, "load", lambda *a, **b: order.append("load") or load(*a, **b))
+    speed(load(pruned_dir, dtype="float32"), planned(pruned_dir, tiny_llama_dir))
+    assert order == ["peak", "load"]
+
+
 def test_a_ratio_above_the_ideal_is_noise(tiny_llama_dir, pruned_dir, no_child, monkeypatch):
     for ratio, flagged in ((3, True), (1.01, False)):
         monkeypatch.setattr(

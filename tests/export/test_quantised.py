@@ -10,11 +10,14 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ArtifactError
-from fusegpt.exports.quantised import quantise
+from fusegpt.exports import quantised
+from fusegpt.exports.quantised import quantise, write_quantised
+from fusegpt.exports.targets import parse_target
 from fusegpt.models.checkpoints.load import load
 from fusegpt.results.base import read
 from fusegpt.results.exports import Export, weight_bytes
 from fusegpt.results.models import Evaluation
+from tests import tiny
 
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (4, 32)])
@@ -66,6 +69,20 @@ def test_a_directory_of_four_bits_is_measured_as_any_model_and_is_not_pruned(
     assert values[1] == pytest.approx(values[0], rel=0.05) and values[0] != values[1]
     with pytest.raises(ArtifactError, match="must hold plain weights, got quantised ones"):
         load(tmp_path / "small")
+
+
+def test_no_codes_are_held_while_whole_models_are_compared(tiny_llama_dir, tmp_path, monkeypatch):
+    held = []
+
+    def noting(directory):
+        held.append(tiny.living_tensors())
+        return 1.0
+
+    monkeypatch.setattr(quantised, "mean_nats", noting)
+    write_quantised(tiny_llama_dir, parse_target("int8"), tmp_path)  # what is made once may stay
+    before = tiny.living_tensors()
+    write_quantised(tiny_llama_dir, parse_target("int8"), tmp_path)
+    assert max(held[2:]) <= before
 
 
 def test_what_is_no_whole_model_is_no_export(tmp_path, tiny_llama_dir):

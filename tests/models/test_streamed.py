@@ -15,11 +15,13 @@ from fusegpt.importance.drawn import Shapley
 from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.importance.shapley import shapley
 from fusegpt.importance.sleb import sleb
+from fusegpt.models.checkpoints.chain import rest_on
 from fusegpt.models.checkpoints.load import load
+from fusegpt.models.checkpoints.save import write_delta
 from fusegpt.models.stored import stored_in
 from fusegpt.models.structure.calls import same_calls
 from fusegpt.models.structure.replay import record
-from fusegpt.models.structure.visits import calls_of, recordings
+from fusegpt.models.structure.visits import calls_of, recordings, visits
 from fusegpt.models.surgery.removal import remove
 from fusegpt.runtime import quiet
 from fusegpt.units import Unit
@@ -135,6 +137,19 @@ def test_blocks_that_are_held_are_read_once_and_stay(llama):
     list(recordings(model, BATCHES, 1, 2))
     assert model.parameter("blocks.1.mlp.up_proj.weight") is weight
     assert model.streamed.bytes_read - before == block_bytes(llama) // 6  # block 0
+
+
+def test_what_a_pass_that_broke_off_read_ahead_is_not_used_when_it_has_changed(llama, tmp_path):
+    changed, model = load(llama, dtype="float32"), load(llama, dtype="float32", weights="streamed")
+    name = "blocks.1.mlp.up_proj.weight"
+    changed.parameter(name).zero_()
+    write_delta(changed, tmp_path / "delta.safetensors", [name])
+    passing = visits(model, BATCHES, 2)
+    next(passing)
+    passing.close()
+    rest_on(model, [tmp_path / "delta.safetensors"])
+    with model.present(1):
+        assert not model.parameter(name).any()
 
 
 def test_blocks_that_hand_each_other_more_than_hidden_states_are_refused(llama):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fusegpt.cli import run
 from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ArtifactError, ConfigError, DataError, NumericsError, Stopped
 from fusegpt.models.checkpoints.load import load
+from fusegpt.pruning import finish_job, jobs
 from fusegpt.pruning.recipe import resolve
 from fusegpt.pruning.start import write_start
 from fusegpt.recovery.healing import heal
@@ -147,6 +149,27 @@ def test_a_finish_without_answers_asks_the_dense_model(results, tmp_path):
     finish_model(manifest, recipe(), tmp_path / "other", windows=windows, answers=answers)
     one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("module", [finish_job, jobs])
+def test_no_deleted_file_is_mapped_while_the_checkpoint_is_written(
+    module, results, tmp_path, monkeypatch
+):
+    folder, windows, manifest = results
+    write, mapped = module.publish, []
+
+    def noting(*given, **named):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        mapped.extend(line for line in lines if str(tmp_path) in line)
+        return write(*given, **named)
+
+    monkeypatch.setattr(module, "publish", noting)
+    if module is jobs:
+        place = folder / "models/tiny"
+        prune_model(place, recipe(), "0.33", windows, tmp_path / "x", finetune=windows)
+    else:
+        finish_model(manifest, recipe(), tmp_path / "x", windows=windows)
+    assert mapped == []
 
 
 def test_a_folder_that_is_not_there_yet_is_made(results, tmp_path):

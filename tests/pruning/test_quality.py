@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
+import weakref
 
 import pytest
 from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError, Stopped
-from fusegpt.pruning import loop, quality
+from fusegpt.pruning import jobs, loop, quality
 from fusegpt.pruning.jobs import prune_model
 from fusegpt.pruning.quality import Bound, read_bound
 from fusegpt.pruning.recipe import resolve
@@ -58,6 +60,23 @@ def test_it_ends_before_the_first_step_that_breaks_the_bound(
     assert found["target"] == "perplexity <= 30 on windows.parquet"
     assert weights == same
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_the_pruned_model_is_gone_before_it_is_there_anew(
+    pruned, ten_a_block, windows_file, monkeypatch
+):
+    load, loaded, alive = jobs.load_step, [], []
+
+    def noting(*given):
+        gc.collect()
+        alive.append([one() is not None for one in loaded])
+        model = load(*given)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(jobs, "load_step", noting)
+    pruned("until", Bound(30, windows_file))
+    assert alive == [[], [False]]
 
 
 def test_one_that_was_stopped_goes_on(pruned, ten_a_block, windows_file, monkeypatch):

@@ -9,6 +9,7 @@ from fusegpt.importance.macro_influence import macro_influence
 from fusegpt.models.structure import kept_states
 from fusegpt.models.structure.passes import counting_passes
 from fusegpt.models.surgery.removal import remove
+from fusegpt.pruning import loop
 from fusegpt.pruning.loop import prune
 from fusegpt.pruning.recipe import resolve
 from fusegpt.recovery import RECOVERIES
@@ -97,6 +98,21 @@ def test_where_the_last_block_went_the_next_scoring_begins_with_the_new_last_one
         assert torch.equal(found, macro_influence(model, [WINDOWS], model.units()))
         kept.cut(model.position(index))
         remove(model, Unit("block", index))
+
+
+def test_states_behind_a_unit_that_goes_are_not_held_while_it_is_recovered(monkeypatch):
+    kept, held = [], []
+    make, fuse = loop._kept_states, loop.fuse_step
+
+    def noting(model, chosen, scores, *rest, **more):
+        first = min(model.position(unit.index) for unit in scores.chosen)
+        held.append(max(kept[0]._known, default=0) <= first < len(model.kept) - 1)
+        return fuse(model, chosen, scores, *rest, **more)
+
+    monkeypatch.setattr(loop, "_kept_states", lambda *given: kept.append(make(*given)) or kept[0])
+    monkeypatch.setattr(loop, "fuse_step", noting)
+    prune(tiny.model("llama"), recipe(protect_last=1), 2, WINDOWS)
+    assert held == [True, True]
 
 
 def test_states_of_blocks_that_changed_are_forgotten():

@@ -1,5 +1,7 @@
 """Finishes: what they train, what changes rounding only, and that they resume to the bit."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -116,6 +118,30 @@ def test_chunks_and_micro_batches_change_rounding_only(name, windows, answered):
     one, other = map(weights, models)
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=2e-4)
+
+
+def test_the_logits_of_a_chunk_are_gone_before_anything_else_is_made(windows, monkeypatch):
+    made, alive = [], []
+    logits, backward = heal.head_logits, torch.autograd.backward
+
+    def noting(*given):
+        alive.append([one() is not None for one in made])
+        found = logits(*given)
+        made.append(weakref.ref(found))
+        return found
+
+    def going_back(tensors, *given, **named):
+        if isinstance(tensors, list):  # through the blocks
+            alive.append([one() is not None for one in made])
+        backward(tensors, *given, **named)
+
+    monkeypatch.setattr(heal, "head_logits", noting)
+    monkeypatch.setattr(heal.torch.autograd, "backward", going_back)
+    model, settings = pruned(), Full(**FAST, chunk=4)
+    model.module.requires_grad_(True)
+    heal.batch_losses(model, Streamed.of(windows), settings, Objective())(0)
+    assert len(made) > 2 and len(alive) > len(made)
+    assert not any(map(any, alive))
 
 
 def test_computing_states_again_changes_no_bit_and_is_counted(windows, answered):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.recovery.adapted import adapted_model
 from fusegpt.recovery.lora import lora
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
@@ -64,6 +65,25 @@ def test_weights_that_give_no_number_are_undone(windows):
     before = weights(model)
     assert lora(model, windows, Lora(epochs=1, batch_size=8, learning_rate=1e25), seed=0).undone
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_on_the_cpu_no_gpu_is_started(monkeypatch):
+    def started(*_):
+        pytest.fail("memory of every GPU would be taken")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", started)
+    adapted_model(tiny.model("llama"), 2, 4.0, 0)
+
+
+def test_after_an_error_the_model_is_what_it_was(windows, tmp_path):
+    model = tiny.model("llama")
+    before, whole = weights(model), repr(model.module)
+    with pytest.raises(Killed):
+        lora(model, windows, Lora(**SETTINGS), seed=0, checkpoint=Dying(tmp_path / "x"))
+    assert repr(model.module) == whole
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
 
 
 def test_a_seed_gives_the_same_bits_and_another_seed_others(windows):

@@ -144,3 +144,54 @@ def test_a_process_may_take_what_its_limit_leaves(monkeypatch):
         lambda kind: (limit if kind == free_memory.resource.RLIMIT_DATA else -1, -1),
     )
     assert free_bytes(CPU) <= 2**24
+
+
+GROUP_1 = {"memory.limit_in_bytes": 800, "memory.usage_in_bytes": 300}
+GROUP_2 = {"memory.max": 800, "memory.current": 300}
+NO_LIMIT_1 = {"memory.limit_in_bytes": 9223372036854771712, "memory.usage_in_bytes": 900}
+NO_LIMIT_2 = {"memory.max": "max", "memory.current": 900}
+
+
+@pytest.mark.parametrize(
+    "own, groups",
+    [
+        ("0::/", {"": GROUP_2}),
+        ("0::/user/job", {"user/job": GROUP_2, "user": NO_LIMIT_2}),
+        ("0::/user/job", {"user/job": NO_LIMIT_2, "user": GROUP_2}),
+        ("4:cpu,memory:/job\n0::/", {"memory/job": GROUP_1, "memory": NO_LIMIT_1}),
+        ("4:memory:/job/step\n1:cpu:/", {"memory/job/step": NO_LIMIT_1, "memory/job": GROUP_1}),
+        ("4:memory:/docker/outside", {"memory": GROUP_1}),  # a container sees its own as the root
+    ],
+)
+def test_a_process_may_take_what_its_control_groups_leave(own, groups, tmp_path, monkeypatch):
+    cache = "total_" if "memory:" in own else ""
+    for place, files in groups.items():
+        folder = tmp_path / place
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (folder / name).write_text(f"{value}\n")
+        rows = f"file 250\nshmem 150\n{cache}inactive_file 60\n{cache}active_file 40\n"
+        (folder / "memory.stat").write_text(rows)
+    read = free_memory.Path.read_text
+
+    def instead(path, *given, **named):
+        return own if str(path) == "/proc/self/cgroup" else read(path, *given, **named)
+
+    monkeypatch.setattr(free_memory.Path, "read_text", instead)
+    monkeypatch.setattr(free_memory, "CGROUPS", tmp_path)
+    assert free_bytes(CPU) == 800 - 300 + 100  # files go when memory is asked for, /dev/shm stays
+
+
+def test_processes_that_work_together_share_what_is_free(monkeypatch):
+    monkeypatch.setattr(free_memory, "_cgroup_free", lambda: 1200)
+    assert free_bytes(CPU) == 1200
+    monkeypatch.setattr(free_memory, "processes", lambda: 4)
+    assert free_bytes(CPU) == 300
+
+
+def test_states_in_a_mapped_file_are_not_counted_against_the_limit(monkeypatch):
+    status = {"VmRSS": 2**30, "RssFile": 2**30 - 2**20}
+    tables = {"/proc/self/status": status}
+    monkeypatch.setattr(free_memory, "_table", lambda file: tables.get(file, {}))
+    monkeypatch.setenv("FUSEGPT_MEMORY_GIB", "0.5")
+    assert free_bytes(CPU) == 2**29 - 2**20

@@ -147,28 +147,25 @@ def batch_losses(
 def _propagate(
     model: Model, data: Streamed, rows: slice, objective: Objective, chunk: int, count: float
 ) -> float:
-    """Add a micro-batch's part of the gradient, if gradients are wanted, and return its loss."""
+    """Add a micro-batch's part of the gradient, if gradients are wanted, and return its loss.
+
+    The device is asked for numbers once, in the end: it would stand still as often.
+    """
     ids = data.tokens(rows.start, rows.stop).to(model.device)  # [batch, seq]
-    counts = data.targets(rows.start, rows.stop).to(model.device)  # [batch, seq - 1]
+    counts = data.targets(rows.start, rows.stop)  # [batch, seq - 1], on the CPU
     wanted, positions = torch.is_grad_enabled(), counts.shape[1]
     seen = record(model, ids, keep_states=bool(objective.hidden))
     states = seen.hidden_out.detach().requires_grad_(wanted)
-    total = 0.0
+    lost = []
     for start in range(0, positions, chunk):
         places = slice(start, min(start + chunk, positions))
-        if not counts[:, places].any():
-            continue
-        logits = head_logits(model, ids[:, places], states[:, places])
-        following = ids[:, places.start + 1 : places.stop + 1]
-        each = objective.at(logits, following, rows, places)
-        loss = each[counts[:, places]].sum() / count
-        total += loss.item()
-        if wanted:
-            loss.backward()
+        if counts[:, places].any():
+            part = (ids, states, counts, rows, places)
+            lost.append(_propagate_chunk(model, objective, *part, count))
     outputs, gradients = [seen.hidden_out], [states.grad]
     if objective.hidden:
-        apart = objective.between(model, seen, ids)[:, :-1][counts].sum() / count
-        total += objective.hidden * apart.item()
+        apart = _counted(objective.between(model, seen, ids)[:, :-1], counts) / count
+        lost.append(objective.hidden * apart.detach().double())
         outputs, gradients = [*outputs, objective.hidden * apart], [*gradients, None]
     pairs = [
         (output, gradient)
@@ -177,4 +174,36 @@ def _propagate(
     ]
     if wanted and pairs:
         torch.autograd.backward([output for output, _ in pairs], [grad for _, grad in pairs])
+    total = 0.0
+    for value in torch.stack(lost).tolist() if lost else ():  # sum() would round otherwise
+        total += value
     return total
+
+
+def _propagate_chunk(
+    model: Model,
+    objective: Objective,
+    ids: Tensor,
+    states: Tensor,
+    counts: Tensor,
+    rows: slice,
+    places: slice,
+    count: float,
+) -> Tensor:
+    """Take the loss of some positions back to the last states; its logits end with this call.
+
+    Returns:
+        The loss, float64 on the device.
+    """
+    logits = head_logits(model, ids[:, places], states[:, places])
+    following = ids[:, places.start + 1 : places.stop + 1]
+    loss = _counted(objective.at(logits, following, rows, places), counts[:, places]) / count
+    if loss.requires_grad:
+        loss.backward()
+    return loss.detach().double()
+
+
+def _counted(each: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum over the positions that count; which they are is known on the CPU."""
+    chosen = each.flatten() if counts.all() else each[counts.to(each.device)]
+    return chosen.sum()

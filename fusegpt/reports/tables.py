@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fusegpt.artifacts import atomic_path, file_record
+from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
-from fusegpt.provenance import provenance
-from fusegpt.reports.collect import COLUMNS, collect, evaluation_files, refuse_mixed_settings
+from fusegpt.reports.collect import COLUMNS, refuse_mixed_settings
 from fusegpt.reports.text import aligned
-from fusegpt.results.base import check, write
-from fusegpt.results.contents import parse_contents
-from fusegpt.results.files import Parent
-from fusegpt.results.models import Table
 from fusegpt.results.point import DENSE
 from fusegpt.results.recovered import SPENT
-from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = [
     "format_bytes",
@@ -37,7 +31,6 @@ __all__ = [
     "value_names",
     "with_labels",
     "write_csv",
-    "write_table",
 ]
 
 TEXT_COLUMNS = (
@@ -56,39 +49,6 @@ KEY = ["model", "sparsity", "step", "recipe", "export"]
 FEW = 2
 COST_UNITS = ("tokens/s", "s", "ratio")
 """Units of rows that say what a model costs; the other rows say how good it is."""
-
-
-def write_table(
-    experiment: Mapping[str, Any], output: Path, *, results: str | Path = "results"
-) -> Table:
-    """Collect the results of an experiment into a CSV, with a record of what went in beside it.
-
-    Args:
-        experiment: What to collect, as the workflow describes it.
-        output: The CSV to write; its record has the same name and ends in ``.json``.
-        results: The folder of results.
-
-    Returns:
-        What the record says.
-
-    Raises:
-        ArtifactError: A result is missing or damaged, or rows of one column do not compare.
-    """
-    contents = parse_contents(experiment)
-    with Timer() as timer:
-        write_csv(output, collect(contents, results))
-    record = {
-        "kind": "table",
-        "experiment": experiment,
-        "files": {output.name: file_record(output)},
-        "parents": [Parent.of(file, output.parent) for file in evaluation_files(contents, results)],
-        "seconds": round(timer.seconds, 3),
-        "memory_gib": round(peak_memory_gib(), 3),
-        "provenance": provenance(),
-    }
-    written = check(record, Table, output)
-    write(output.with_suffix(".json"), written)
-    return written
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.reports.collect import collect
-from fusegpt.reports.curves import curve_charts, read_curves
+from fusegpt.reports.curves import curve_charts
+from fusegpt.reports.written import read_curves
 from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.files import plan_of
 from tests.reports.conftest import write

@@ -11,8 +11,9 @@ from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.provenance import provenance
 from fusegpt.reports.collect import collect, evaluation_files
 from fusegpt.reports.tables import write_csv
-from fusegpt.results.base import check, read, write
+from fusegpt.results.base import check, write
 from fusegpt.results.contents import Curves, parse_contents
+from fusegpt.results.digests import read_whole
 from fusegpt.results.files import Parent
 from fusegpt.results.tables import Table
 from fusegpt.runtime import Timer, peak_memory_gib
@@ -66,13 +67,15 @@ def write_table(
 
 
 def read_table_record(csv: Path) -> Table | None:
-    """Return the record beside a table; None without one.
+    """Return the record beside a table; None without one, or where another file has its name.
 
     Raises:
         ArtifactError: It is damaged.
     """
     record = csv.with_suffix(".json")
-    return read(record, Table) if record.is_file() else None
+    value = read_whole(record) if record.is_file() else None
+    ours = isinstance(value, dict) and ("experiment" in value or value.get("kind") == "table")
+    return check(value, Table, record) if ours else None
 
 
 def read_curves(csv: Path) -> Curves:

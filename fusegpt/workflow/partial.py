@@ -20,6 +20,7 @@ from fusegpt.workflow.until import Chains, not_there
 __all__ = ["chosen", "what_is_there"]
 
 NOT_THERE = "not there"
+GOES_ON = f"{NOT_THERE}, so where its chain ends is not known"
 
 
 def chosen(plan: Plan, name: str | None) -> str:
@@ -56,8 +57,7 @@ def what_is_there(plan: Plan, experiment: str, results: Path) -> tuple[Contents,
     chains = Chains(plan, not_there(results), results=results)
     contents = shown_with_exports(chains.known(ahead="ended"), experiment)
     missing = {
-        results / Path(file).relative_to(at.FOLDER): f"{NOT_THERE}, so where its chain ends is not known"
-        for file in chains.waiting(experiment)
+        results / Path(file).relative_to(at.FOLDER): GOES_ON for file in chains.waiting(experiment)
     }
     for file, (point, evaluation) in evaluation_files(contents, results).items():
         fault = _fault(file, point, evaluation, plan, results)

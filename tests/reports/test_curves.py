@@ -57,6 +57,8 @@ def test_a_chart_has_the_values_of_its_recipes_at_their_numbers(results, table, 
 def test_a_table_without_its_record_has_no_curves(table):
     table.with_suffix(".json").unlink()
     assert read_curves(table) == {}
+    write(table.with_suffix(".json"), {"experiments": {"hand": {}}})
+    assert read_curves(table) == {}
 
 
 @pytest.mark.slow

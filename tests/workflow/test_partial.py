@@ -143,6 +143,8 @@ def test_what_was_measured_otherwise_is_missing_too(study):
     assert "checksum must be" in missing[folder / run / "step-002/docs.json"]
     assert "step-003/scores.json: cannot be read" in missing[folder / run / "step-004/docs.json"]
     assert read_csv("there.csv")["recipe"].tolist() == ["dense"]
+    fusegpt("figure", "--table", "there.csv", "--output", "there.svg")
+    fusegpt("report", "--table", "there.csv", "--output", "there.html")
 
 
 def test_of_chains_that_go_on_only_those_at_their_end_are_shown(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
@@ -45,6 +46,8 @@ TEXT_COLUMNS = (
     "asked",
     "export",
 )
+WORDS = (*TEXT_COLUMNS, "unit", "note", "protocol", "higher_is_better")
+"""All others hold numbers."""
 KEY = ["model", "sparsity", "step", "recipe", "export"]
 FEW = 2
 COST_UNITS = ("tokens/s", "s", "ratio")
@@ -61,7 +64,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     """Read what ``write_csv`` wrote.
 
     Raises:
-        ArtifactError: The file is missing, is no such table, is empty, or mixes settings.
+        ArtifactError: The file is missing, is no such table, is empty, has a word in place of a
+            number, or mixes settings.
     """
     try:
         frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT_COLUMNS, "unit", "note"), "str"))
@@ -86,6 +90,10 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
     if frame.empty:
         raise ArtifactError(f"{path}: must have at least one row, got none")
+    for column in (name for name in COLUMNS if name not in WORDS):
+        if not is_numeric_dtype(frame[column]):
+            words = frame[column][pd.to_numeric(frame[column], errors="coerce").isna()].dropna()
+            raise ArtifactError(f"{path}: {column} must be a number, got {words.iloc[0]!r:.60}")
     refuse_mixed_settings(frame)
     return frame
 

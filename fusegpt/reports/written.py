@@ -73,9 +73,11 @@ def read_table_record(csv: Path) -> Table | None:
         ArtifactError: It is damaged.
     """
     record = csv.with_suffix(".json")
-    value = read_whole(record) if record.is_file() else None
-    ours = isinstance(value, dict) and ("experiment" in value or value.get("kind") == "table")
-    return check(value, Table, record) if ours else None
+    if not record.is_file():
+        return None
+    value = read_whole(record)
+    foreign = isinstance(value, dict) and not {"experiment", "kind"} & value.keys()
+    return None if foreign else check(value, Table, record)
 
 
 def read_curves(csv: Path) -> Curves:

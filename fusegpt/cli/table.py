@@ -76,7 +76,8 @@ def _collect(
     if missing and not partial:
         file, why = next(iter(missing.items()))
         raise ArtifactError(
-            f"{file}: {why}, and {len(missing) - 1} results more; --partial takes what is there"
+            f"{file}: {why}, the first of {len(missing)} results that are missing; --partial takes"
+            " what is there"
         )
     write_table(contents.to_json(), output, results=results, missing=missing)
     _show(output, None)

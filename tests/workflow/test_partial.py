@@ -119,7 +119,8 @@ def test_without_the_option_a_missing_result_is_refused_and_nothing_is_written(s
     said = refused("table", study.file, "--output", "whole.csv")
 
     assert said.endswith(
-        "step-002/docs.json: not there, and 15 results more; --partial takes what is there"
+        "step-002/docs.json: not there, the first of 16 results that are missing; --partial takes"
+        " what is there"
     )
     assert not Path("whole.csv").exists()
 

@@ -52,8 +52,8 @@ def write_svg(
             panels = sized + panels
         over_size = [frontier_chart(every, label, sizes) for label in labels] if sizes else []
         panels += [x.properties(width=WIDTH, height=HEIGHT) for x in over_size if x is not None]
-        said = {"subtitle": gap} if gap else {}
-        title = alt.Title(model, anchor="start", fontSize=14, offset=12, **said)
+        said = gap or alt.Undefined
+        title = alt.Title(model, subtitle=said, anchor="start", fontSize=14, offset=12)
         groups.append(alt.concat(*panels, columns=3, title=title))
     chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
     with atomic_path(path) as partial:

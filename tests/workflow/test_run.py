@@ -70,7 +70,7 @@ def test_the_exit_code_and_the_words_are_snakemakes(project, study):
     [
         (b"experiments:\n\tstudy: {}\n", "not a YAML file: .* line 2, column 1"),
         ("# é\n".encode("latin-1"), "must be a YAML file in UTF-8, got byte 0xe9 at place 2"),
-        (b"a: 1\na: 2\n", "key 'a' stands twice .* line 2, column 1"),
+        (b"a: 1\na: 2\n", "not a YAML file: key 'a' stands twice .* line 2, column 1"),
         (b"- study\n", "must be a table of keys and values"),
     ],
 )

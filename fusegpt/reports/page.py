@@ -57,7 +57,7 @@ def write_page(
             for model in pd.unique(frame["model"])
         ]
         record = read_table_record(csv)
-        section = {"name": str(frame["experiment"].iloc[0]), "models": models}
+        section: dict[str, Any] = {"name": str(frame["experiment"].iloc[0]), "models": models}
         section["gap"] = record.gap if record else ""
         section["missing"] = record.missing if record else {}
         section["csv"] = base64.b64encode(csv.read_bytes()).decode()

@@ -103,6 +103,7 @@ ELSEWHERE = {
         "pruning/test_score_jobs.py::test_parts_add_up"
     ),
     "fusegpt push": "reports/test_push.py::test_one_commit_holds_the_listed_files",
+    "fusegpt table study.yaml --partial": "workflow/test_partial.py::test_what_is_there_becomes",
     "fusegpt table --show": "reports/test_tables.py::test_the_text_has_blocks",
     "fusegpt figure": "reports/test_page.py::test_the_figure_is_an_svg",
     "fusegpt report": "reports/test_page.py::test_the_page_loads_nothing",

@@ -20,8 +20,10 @@ def figure(table: Path, output: Path) -> None:
     Over sparsity, or over what the experiment varies; recipe by recipe at a single sparsity; those
     of exports over the size of their files.
     """
-    from fusegpt.reports.curves import read_curves
     from fusegpt.reports.picture import write_svg
     from fusegpt.reports.tables import read_csv
+    from fusegpt.reports.written import read_curves, read_table_record
 
-    write_svg(output, read_csv(table), read_curves(table))
+    record = read_table_record(table)
+    gap = record.gap if record else ""
+    write_svg(output, read_csv(table), read_curves(table), gap)

@@ -52,8 +52,16 @@ def run(
     What follows -- goes to Snakemake as it is: targets such as tables, or options such as
     --unlock and --resources gpu=2.
     """
-    from fusegpt.workflow.files import experiment_files, profile_directory, snakefile
+    from fusegpt.workflow.files import (
+        experiment_files,
+        profile_directory,
+        read_config,
+        snakefile,
+    )
 
+    files = experiment_files(experiments)
+    for file in files:
+        read_config(file)  # Snakemake names neither the file nor the line
     command = [
         *(sys.executable, "-m", "snakemake"),
         *("--configfile", *(str(file.absolute()) for file in experiment_files(experiments))),

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 from fusegpt.errors import DataError, first_line
 
-__all__ = ["columns_of", "read_documents", "read_rows"]
+__all__ = ["SUFFIXES", "columns_of", "read_documents", "read_rows"]
 
 Row = TypeVar("Row")
 
 COLUMNS = ("text", "page")
+SUFFIXES = (".parquet", ".jsonl", ".gz", ".txt")
+"""Kinds of files that a corpus may lie in; ``.gz`` is ``.jsonl``, packed."""
 
 
 def read_documents(path: Path, limit: int | None = None) -> list[str]:
@@ -30,8 +32,8 @@ def read_documents(path: Path, limit: int | None = None) -> list[str]:
         DataError: Missing, unreadable, of another kind, without such a column, or with fewer
             documents than ``limit``.
     """
-    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".gz": _json_lines, ".txt": _plain}
-    return _read(Path(path), readers, limit)
+    given = (_parquet, _json_lines, _json_lines, _plain)
+    return _read(Path(path), dict(zip(SUFFIXES, given, strict=True)), limit)
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[tuple[str, dict[str, Any]]]:

@@ -119,7 +119,7 @@ def parse_source(entry: str | Mapping[str, Any], where: str = "model") -> Source
     elif spec.startswith("hub:"):
         match = _match(HUB, spec, "hub:org/name@revision", where)
         values |= {"revision": match["revision"] or values.get("revision")}
-    elif not spec.startswith(("dir:", "made:")) and not Path(spec).is_dir():
+    elif spec == "dir:" or not (spec.startswith(("dir:", "made:")) or Path(spec).is_dir()):
         raise ConfigError(
             f"{where}.source: {spec!r} is no directory and no known kind; write"
             " hub:org/name@revision, dir:PATH, pypi:PACKAGE==VERSION/FILE#sha256=HEX or made:MODEL"

@@ -85,7 +85,7 @@ def _method(
     if key in over or key in last:
         raise ConfigError(f"{where}.{section}.{key}: an experiment cannot change it; make a recipe")
     name = own.pop(key)
-    entry = lookup(table, name, f"{section} {key}")
+    entry = lookup(table, name, f"{section} {key}", f"{where}.{section}.{key}")
     everywhere = {known for other in table.values() for known in other.schema.model_fields}
     mine = entry.schema.model_fields
     applied = {k: v for k, v in over.items() if k in mine or k not in everywhere}
@@ -94,7 +94,9 @@ def _method(
 
 def _section(mapping: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     """Return one table of a recipe's settings; ConfigError if it is something else."""
-    value = mapping.get(key) or {}
+    value = mapping.get(key)
+    if value is None:
+        return {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}.{key}: must be a table of settings, got {value!r}")
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegpt.config import builtin_config_dir
-from fusegpt.errors import ConfigError
+from fusegpt.errors import ConfigError, UnknownNameError
 from fusegpt.pruning.checks import check_together, check_width
 from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.layers import depth_values, width_values
@@ -134,7 +134,10 @@ def with_chain(settings: Any, find: Callable[[str], Any], name: str) -> Any:
     """
     if not isinstance(settings, Mapping) or settings.get("chain") is None:
         return settings
-    base = find(settings["chain"])
+    try:
+        base = find(settings["chain"])
+    except UnknownNameError as error:
+        raise UnknownNameError(f"recipes.{name}.chain: {error}") from None
     if not isinstance(base, Mapping) or "finish" in base or "width" in base:
         raise ConfigError(
             f"recipes.{name}.chain: must name a recipe that removes units and has no finish, got"

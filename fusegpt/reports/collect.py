@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,15 @@ kept.
 """
 
 
-def collect(contents: Contents, results: str | Path) -> pd.DataFrame:
+def collect(
+    contents: Contents, results: str | Path, missing: Collection[Path] = ()
+) -> pd.DataFrame:
     """Read every evaluation of a table, and the time and memory of the steps behind it.
 
     Args:
         contents: What the table shows.
         results: The results folder.
+        missing: Files of ``evaluation_files`` that are left out.
 
     Returns:
         A frame with ``COLUMNS``, in the order models, recipes, sparsities, evaluations.
@@ -84,21 +87,20 @@ def collect(contents: Contents, results: str | Path) -> pd.DataFrame:
         ArtifactError: A file is missing or corrupt, or rows of one label were measured with
             different settings.
     """
-    rows = list(_rows(contents, Path(results)))
+    rows = list(_rows(contents, Path(results), missing))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     refuse_mixed_settings(frame)
     return frame
 
 
-def evaluation_files(contents: Contents, results: str | Path) -> list[Path]:
-    """Return every result file that a table reads, each once."""
-    found = {
-        file: None
+def evaluation_files(contents: Contents, results: str | Path) -> dict[Path, tuple[Point, str]]:
+    """Return every result file that a table reads, with what was measured by which evaluation."""
+    return {
+        file: (shown.point, name)
         for shown in contents.shown()
         for _, files in _evaluations(contents, shown.point, Path(results))
-        for file in files.values()
+        for name, file in files.items()
     }
-    return list(found)
 
 
 def whole_models(frame: pd.DataFrame) -> pd.DataFrame:
@@ -125,8 +127,14 @@ def refuse_mixed_settings(frame: pd.DataFrame) -> None:
                 )
 
 
-def _rows(contents: Contents, results: Path) -> Iterator[dict[str, Any]]:
+def _rows(contents: Contents, results: Path, missing: Collection[Path]) -> Iterator[dict[str, Any]]:
     for shown in contents.shown():
+        there = [
+            (export, {name: file for name, file in files.items() if file not in missing})
+            for export, files in _evaluations(contents, shown.point, results)
+        ]
+        if not any(files for _, files in there):
+            continue
         common = {
             "experiment": contents.name,
             "model": shown.point.model,
@@ -141,7 +149,7 @@ def _rows(contents: Contents, results: Path) -> Iterator[dict[str, Any]]:
             "asked": shown.asked,
             **_costs(shown.point, results),
         }
-        for export, files in _evaluations(contents, shown.point, results):
+        for export, files in there:
             size = _file_bytes(shown.point, export, results)
             more = {"export": export.text if export else "", "file_bytes": size}
             for name, file in files.items():

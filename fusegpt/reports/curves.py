@@ -8,36 +8,17 @@ dense model is not drawn: far below, it would press the curves flat.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import altair as alt
 import pandas as pd
 
-from fusegpt.errors import ArtifactError, ConfigError
 from fusegpt.reports.axes import is_wide, value_axis, value_lines
 from fusegpt.reports.palette import recipe_marks
 from fusegpt.reports.tables import format_sparsity, with_labels
-from fusegpt.results.base import read
 from fusegpt.results.contents import Curves
-from fusegpt.results.models import Table
 from fusegpt.results.point import DENSE
 
-__all__ = ["curve_charts", "read_curves"]
-
-
-def read_curves(csv: Path) -> Curves:
-    """Return the curves of a table, from the record beside it; none without a record.
-
-    Raises:
-        ArtifactError: The record is damaged, or does not say what the table shows.
-    """
-    record = csv.with_suffix(".json")
-    if not record.is_file():
-        return {}
-    try:
-        return read(record, Table).contents.curves
-    except ConfigError as error:
-        raise ArtifactError(f"{record}: {error}") from None
+__all__ = ["curve_charts"]
 
 
 def curve_charts(

@@ -16,11 +16,11 @@ import fusegpt
 from fusegpt.artifacts import atomic_path
 from fusegpt.reports import library, tables
 from fusegpt.reports.collect import whole_models
-from fusegpt.reports.curves import read_curves
 from fusegpt.reports.grid import published_grid
 from fusegpt.reports.plain_svg import plain_svg
 from fusegpt.reports.published import beside_ours, read_published
 from fusegpt.reports.section import Charts, model_section
+from fusegpt.reports.written import read_curves, read_table_record
 from fusegpt.results.digests import append_digest
 
 __all__ = ["write_page"]
@@ -56,7 +56,10 @@ def write_page(
             model_section(frame, str(model), Path(results), papers, charts, curves)
             for model in pd.unique(frame["model"])
         ]
-        section = {"name": str(frame["experiment"].iloc[0]), "models": models}
+        record = read_table_record(csv)
+        section: dict[str, Any] = {"name": str(frame["experiment"].iloc[0]), "models": models}
+        section["gap"] = record.gap if record else ""
+        section["missing"] = record.missing if record else {}
         section["csv"] = base64.b64encode(csv.read_bytes()).decode()
         section["svg"] = plain_svg(svgs[place]) if svgs else ""
         experiments.append(section)

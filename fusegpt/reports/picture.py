@@ -21,7 +21,9 @@ __all__ = ["write_svg"]
 WIDTH, HEIGHT = 360, 260
 
 
-def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = None) -> None:
+def write_svg(
+    path: str | Path, frame: pd.DataFrame, curves: Curves | None = None, gap: str = ""
+) -> None:
     """Write the main values of each model, three panels side by side at most, as an SVG.
 
     Args:
@@ -30,6 +32,7 @@ def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = Non
             follows.
         curves: What the experiment varies; drawn in place of all else where all recipes have
             one sparsity.
+        gap: What the table lacks, in words; stands under the name of each model.
     """
     groups = []
     for model in pd.unique(frame["model"]):
@@ -49,7 +52,8 @@ def write_svg(path: str | Path, frame: pd.DataFrame, curves: Curves | None = Non
             panels = sized + panels
         over_size = [frontier_chart(every, label, sizes) for label in labels] if sizes else []
         panels += [x.properties(width=WIDTH, height=HEIGHT) for x in over_size if x is not None]
-        title = alt.Title(model, anchor="start", fontSize=14, offset=12)
+        said = gap or alt.Undefined
+        title = alt.Title(model, subtitle=said, anchor="start", fontSize=14, offset=12)
         groups.append(alt.concat(*panels, columns=3, title=title))
     chart = alt.vconcat(*groups).configure(background="white").configure_view(stroke=None)
     with atomic_path(path) as partial:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
-from fusegpt.artifacts import atomic_path, file_record
+from fusegpt.artifacts import atomic_path
 from fusegpt.errors import ArtifactError
-from fusegpt.provenance import provenance
-from fusegpt.reports.collect import COLUMNS, collect, evaluation_files, refuse_mixed_settings
+from fusegpt.reports.collect import COLUMNS, refuse_mixed_settings
 from fusegpt.reports.text import aligned
-from fusegpt.results.base import check, write
-from fusegpt.results.contents import parse_contents
-from fusegpt.results.files import Parent
-from fusegpt.results.models import Table
 from fusegpt.results.point import DENSE
 from fusegpt.results.recovered import SPENT
-from fusegpt.runtime import Timer, peak_memory_gib
 
 __all__ = [
     "format_bytes",
@@ -37,7 +32,6 @@ __all__ = [
     "value_names",
     "with_labels",
     "write_csv",
-    "write_table",
 ]
 
 TEXT_COLUMNS = (
@@ -52,43 +46,12 @@ TEXT_COLUMNS = (
     "asked",
     "export",
 )
+WORDS = (*TEXT_COLUMNS, "unit", "note", "protocol", "higher_is_better")
+"""All others hold numbers."""
 KEY = ["model", "sparsity", "step", "recipe", "export"]
 FEW = 2
 COST_UNITS = ("tokens/s", "s", "ratio")
 """Units of rows that say what a model costs; the other rows say how good it is."""
-
-
-def write_table(
-    experiment: Mapping[str, Any], output: Path, *, results: str | Path = "results"
-) -> Table:
-    """Collect the results of an experiment into a CSV, with a record of what went in beside it.
-
-    Args:
-        experiment: What to collect, as the workflow describes it.
-        output: The CSV to write; its record has the same name and ends in ``.json``.
-        results: The folder of results.
-
-    Returns:
-        What the record says.
-
-    Raises:
-        ArtifactError: A result is missing or damaged, or rows of one column do not compare.
-    """
-    contents = parse_contents(experiment)
-    with Timer() as timer:
-        write_csv(output, collect(contents, results))
-    record = {
-        "kind": "table",
-        "experiment": experiment,
-        "files": {output.name: file_record(output)},
-        "parents": [Parent.of(file, output.parent) for file in evaluation_files(contents, results)],
-        "seconds": round(timer.seconds, 3),
-        "memory_gib": round(peak_memory_gib(), 3),
-        "provenance": provenance(),
-    }
-    written = check(record, Table, output)
-    write(output.with_suffix(".json"), written)
-    return written
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
@@ -101,7 +64,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     """Read what ``write_csv`` wrote.
 
     Raises:
-        ArtifactError: The file is missing, is no such table, is empty, or mixes settings.
+        ArtifactError: The file is missing, is no such table, is empty, has a word in place of a
+            number, or mixes settings.
     """
     try:
         frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT_COLUMNS, "unit", "note"), "str"))
@@ -126,6 +90,10 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise ArtifactError(f"{path}: must be a table of results, column {missing[0]!r} is missing")
     if frame.empty:
         raise ArtifactError(f"{path}: must have at least one row, got none")
+    for column in (name for name in COLUMNS if name not in WORDS):
+        if not is_numeric_dtype(frame[column]):
+            words = frame[column][pd.to_numeric(frame[column], errors="coerce").isna()].dropna()
+            raise ArtifactError(f"{path}: {column} must be a number, got {words.iloc[0]!r:.60}")
     refuse_mixed_settings(frame)
     return frame
 

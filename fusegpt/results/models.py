@@ -1,4 +1,4 @@
-"""The records of finished models and of what was measured: checkpoints, evaluations, tables."""
+"""The records of finished models and of what was measured: checkpoints, evaluations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pydantic import AliasChoices, Field
 from fusegpt.errors import ArtifactError
 from fusegpt.results import layout
 from fusegpt.results.base import Record, UnitField, check, read
-from fusegpt.results.contents import Contents, parse_contents
 from fusegpt.results.digests import read_whole
 from fusegpt.results.exports import Export
 from fusegpt.results.files import FileRecord, Parent, Provenance, Source
@@ -27,7 +26,6 @@ __all__ = [
     "Row",
     "Slice",
     "Stored",
-    "Table",
     "as_checkpoint",
     "read_checkpoint",
     "read_record",
@@ -233,25 +231,6 @@ class Stored(Record):
     identity: dict[str, Any]
     result: Any
     model: str | None = None
-
-
-class Table(Record):
-    """What lies beside a table: its contents as they were asked for, and what it was read from."""
-
-    noun: ClassVar[str] = "the record of a table"
-
-    kind: Literal["table"] = "table"
-    experiment: dict[str, Any]
-    files: dict[str, FileRecord] = Field(default_factory=dict)
-    parents: list[Parent] = Field(default_factory=list)
-    seconds: float | None = None
-    memory_gib: float | None = None
-    provenance: Provenance | None = None
-
-    @property
-    def contents(self) -> Contents:
-        """Models, recipes, sparsities and evaluations of the table."""
-        return parse_contents(self.experiment)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

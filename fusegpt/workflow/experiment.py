@@ -14,7 +14,7 @@ from fusegpt.data.sources import parse_source
 from fusegpt.errors import ConfigError
 from fusegpt.pruning.definition import Recipe
 from fusegpt.pruning.reach import check_reach
-from fusegpt.registry import lookup, suggestion
+from fusegpt.registry import suggestion
 from fusegpt.results import layout as at
 from fusegpt.results.point import DENSE
 from fusegpt.workflow.generated import check_generated
@@ -64,7 +64,12 @@ def make_plan(configuration: Mapping[str, Any], recipes: Path) -> Plan:
             check_split(start.corpus or "", start.split, where, corpora)
             check_generated(name, corpora, where)
         elif corpus.generated is None and corpus.splits is None:
-            lookup(CORPORA, name, "built-in corpus")
+            if name not in CORPORA:
+                known = suggestion(name, CORPORA)
+                raise ConfigError(
+                    f"corpora.{name}: unknown built-in corpus {name!r}{known}; one of your own has"
+                    " splits or generated"
+                )
     evaluations = {
         name: _evaluation(name, entry, corpora) for name, entry in checked.evaluations.items()
     }

@@ -62,7 +62,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
     """
     result = read_config(builtin_config_dir() / "config.yaml")
     for file in files:
-        _lay_over(result, read_config(file))
+        result = _laid_over(result, read_config(file))
     return result
 
 
@@ -83,9 +83,12 @@ def read_config(file: Path) -> dict[str, Any]:
     return value or {}
 
 
-def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """New tables throughout: what an alias of YAML names stands in several places."""
+    result = dict(below)
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            _lay_over(below[key], value)
-        else:
-            below[key] = value
+        if isinstance(value, Mapping):
+            under = below.get(key)
+            value = _laid_over(under if isinstance(under, Mapping) else {}, value)
+        result[key] = value
+    return result

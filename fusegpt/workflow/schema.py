@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from fusegpt.config import Dtype, NonNegativeInt, Number, PositiveInt, Strict, distinct
+from fusegpt.data.files import SUFFIXES
 from fusegpt.data.generated import Generated
 from fusegpt.evaluation import EVALS
 from fusegpt.evaluation.settings import EvaluationSettings
@@ -51,7 +53,7 @@ def _path(value: str) -> str:
 def _fraction(value: Any) -> float:
     """Read what stands in place of a target; what is no number is told what may stand there."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)
     raise ValueError(
         "must be a fraction of units in [0, 1), or a target such as {parameters: 100M}, got"
@@ -83,7 +85,8 @@ class Model(Strict):
         " made:MODEL for a model that a rule of your own makes."
     )
     num_blocks: PositiveInt = Field(
-        description="Number of blocks, so that a sparsity can be checked before any download."
+        le=10_000,
+        description="Number of blocks, so that a sparsity can be checked before any download.",
     )
     sha256: Text | None = Field(default=None, description="Checksum of a file in a package.")
     revision: Text | None = Field(default=None, description="Revision on the hub.")
@@ -133,6 +136,12 @@ class Corpus(Strict):
         others = [key for key in self.model_dump(exclude_none=True) if key != "generated"]
         if self.generated is not None and others:
             raise ValueError(f"generated must stand alone, got {others[0]} beside it")
+        for split, file in (self.splits or {}).items():
+            if Path(file).suffix not in SUFFIXES:
+                raise ValueError(
+                    f"splits.{split} must be a file that ends in {', '.join(SUFFIXES)}, got"
+                    f" {file!r:.60}"
+                )
         return self
 
 
@@ -226,6 +235,14 @@ class Experiment(Strict):
         description="Charts over what the recipes differ in: title of the axis to lines, and of"
         " each line the number of a recipe to its name.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_absent(cls, value: Any) -> Any:
+        """A key without a value takes back what ``<<`` merged in."""
+        if isinstance(value, dict):
+            value = {key: given for key, given in value.items() if given is not None}
+        return value
 
     @model_validator(mode="after")
     def _says_how_much(self) -> Self:

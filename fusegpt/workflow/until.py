@@ -17,7 +17,7 @@ from fusegpt.workflow.plan import Plan
 
 __all__ = ["Chain", "Chains", "not_there"]
 
-Ahead = Literal["none", "next", "most"]
+Ahead = Literal["none", "ended", "next", "most"]
 
 Pending = Callable[[Point, str], str | None]
 """What has to be made before an evaluation of a point can be read; None: nothing."""
@@ -96,8 +96,8 @@ class Chains:
 
         Args:
             ahead: What of chains that are not at their end: nothing, not even what else their
-                experiments ask for; as if they ended at the next step to be measured; or at the
-                last that they may reach.
+                experiments ask for; nothing, but all of chains that are at their end; as if they
+                ended at the next step to be measured; or at the last that they may reach.
         """
         if all(experiment.until is None for experiment in self.plan.experiments.values()):
             return self.plan  # with everything that it has worked out already
@@ -108,6 +108,8 @@ class Chains:
                 continue
             for (model, recipe), chain in chains.items():
                 end = chain.count
+                if chain.waits_for is not None and ahead == "ended":
+                    continue
                 if chain.waits_for is not None:
                     end = end + 1 if ahead == "next" else self.plan.most(name, model, recipe)
                 reached.setdefault(name, {}).setdefault(model, {})[recipe] = end

@@ -18,11 +18,12 @@ from fusegpt.results.digests import check_text, has_digest
 from fusegpt.results.exports import Export
 from fusegpt.results.files import FileRecord, Parent, Source
 from fusegpt.results.kinship import misplaced, parents_of
-from fusegpt.results.models import Evaluation, Stored, Table, read_checkpoint
+from fusegpt.results.models import Evaluation, Stored, read_checkpoint
 from fusegpt.results.point import Place
 from fusegpt.results.records import AnswersRecord, Scores, read_manifest
 from fusegpt.results.recovered import Training, Trials
 from fusegpt.results.shards import PartialScores
+from fusegpt.results.tables import Table
 from fusegpt.results.unfinished import check_unfinished
 
 __all__ = ["Verified", "verify"]

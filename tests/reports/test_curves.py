@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
 from fusegpt.reports.collect import collect
-from fusegpt.reports.curves import curve_charts, read_curves
+from fusegpt.reports.curves import curve_charts
+from fusegpt.reports.written import read_curves
 from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.files import plan_of
 from tests.reports.conftest import write
@@ -55,6 +56,8 @@ def test_a_chart_has_the_values_of_its_recipes_at_their_numbers(results, table, 
 
 def test_a_table_without_its_record_has_no_curves(table):
     table.with_suffix(".json").unlink()
+    assert read_curves(table) == {}
+    write(table.with_suffix(".json"), {"experiments": {"hand": {}}})
     assert read_curves(table) == {}
 
 

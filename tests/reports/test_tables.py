@@ -112,6 +112,12 @@ def test_a_broken_table_is_refused(tmp_path, text, message):
         tables.read_csv(file)
 
 
+def test_a_word_where_a_number_must_be_is_named(frame, tmp_path):
+    frame.astype({"sparsity": str}).replace({"sparsity": {"0.3": "30%"}}).to_csv(tmp_path / "t.csv")
+    with pytest.raises(ArtifactError, match=r"t\.csv: sparsity must be a number, got '30%'"):
+        tables.read_csv(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(134515008, "134.5M"), (6.738e9, "6.738B"), (900, "900")]
 )

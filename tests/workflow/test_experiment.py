@@ -99,7 +99,27 @@ def plan(config):
         ("experiments.study.keep_checkpoints", "no", "must be true or false, got 'no'"),
         ("corpora.mine", {"splits": {"train": "{model}"}}, "without control characters and brace"),
         ("corpora.wikitext3", {}, "unknown built-in corpus 'wikitext3'; did you mean 'wikitext2'"),
+        (
+            "corpora.mine",
+            {},
+            "corpora.mine: unknown built-in corpus 'mine'; known: c4, c4_old, python",
+        ),
+        (
+            "corpora.mine",
+            {"splits": {"test": "mine.csv"}},
+            "corpora.mine: splits.test must be a file that ends in .parquet, .jsonl, .gz, .txt",
+        ),
         ("experiment", {}, "unknown setting 'experiment'; did you mean 'experiments'?"),
+        ("experiments.study.sparsities", [10**400], "sparsities.0: must be a fraction of units in"),
+        ("models.tiny.num_blocks", 10**30, "models.tiny.num_blocks: must be at most 10000, got"),
+        ("models.tiny.source", "dir:", "models.tiny.source: 'dir:' is no directory and no known"),
+        (
+            "recipes.other",
+            {"importance": {"metric": "slebb"}},
+            "recipes.other.importance.metric: unknown importance metric 'slebb'; did you mean",
+        ),
+        ("recipes.other", {"chain": "nope"}, "recipes.other.chain: unknown recipe 'nope'"),
+        ("recipes.other", {"calibration": []}, "recipes.other.calibration: must be a table of"),
     ],
 )
 def test_a_fault_is_named_in_one_line(change, path, value, message):
@@ -117,6 +137,18 @@ def test_a_fault_is_named_in_one_line(change, path, value, message):
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_without_a_value_takes_back_what_was_merged_in():
+    config = configuration()
+    study = config["experiments"]["study"]
+    until = {"evaluation": "docs", "at_most": 12}
+    config["experiments"]["other"] = {**study, "sparsities": None, "until": until, "seeds": None}
+    other = plan(config).experiments["other"]
+    assert (other.sparsities, other.seeds) == ([], [0])
+    study["models"] = None
+    with pytest.raises(ConfigError, match=r"experiments\.study\.models: is required"):
+        plan(config)
 
 
 def test_a_sparsity_that_groups_have_no_room_for_is_named_before_anything_runs():

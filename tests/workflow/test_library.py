@@ -13,6 +13,7 @@ from fusegpt.results.point import DENSE
 from fusegpt.work import total
 from fusegpt.workflow.cost import Cost
 from fusegpt.workflow.experiment import make_plan
+from fusegpt.workflow.files import merged
 from fusegpt.workflow.library import with_library
 from fusegpt.workflow.plan import Plan
 
@@ -57,9 +58,20 @@ def test_the_published_tables_are_run_with_published_settings(plan):
 
 def test_a_users_entries_lie_over_the_librarys():
     corpora = {"wikitext2": {"join": " "}}
-    merged = with_library({"corpora": corpora}, CONFIG / "experiments")
-    assert merged["corpora"]["wikitext2"] == corpora["wikitext2"]
-    assert "table4-small" in merged["experiments"]
+    both = with_library({"corpora": corpora}, CONFIG / "experiments")
+    assert both["corpora"]["wikitext2"] == corpora["wikitext2"]
+    assert "table4-small" in both["experiments"]
+
+
+def test_a_later_file_changes_one_of_two_entries_that_share_an_alias(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(
+        "recipes:\n  one: &one {recovery: {method: none}}\n  two: {<<: *one, dtype: float32}\n"
+    )
+    second.write_text("recipes: {one: {recovery: {method: fusion}}}\n")
+    recipes = merged([first, second])["recipes"]
+    assert recipes["one"] == {"recovery": {"method": "fusion"}}
+    assert recipes["two"] == {"recovery": {"method": "none"}, "dtype": "float32"}
 
 
 def test_two_meanings_of_one_name_are_refused(tmp_path):

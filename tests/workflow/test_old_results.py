@@ -90,6 +90,16 @@ def test_the_same_experiment_computes_nothing(old):
     assert planned(text) == {}
 
 
+def test_a_table_by_the_experiments_file_has_the_rows_of_the_workflows(old, tmp_path, monkeypatch):
+    monkeypatch.chdir(old)
+    fusegpt("table", "old.json", "--name", "old", "--output", str(tmp_path / "old.csv"))
+
+    made, workflows = pd.read_csv(tmp_path / "old.csv"), pd.read_csv("results/tables/old.csv")
+    same = [name for name in workflows if name in made]
+    assert {"recipe_id", "step", "value", "seconds", "tokens"} <= set(same)
+    pd.testing.assert_frame_equal(made[same], workflows[same])
+
+
 @pytest.fixture(scope="module")
 def longer(old) -> str:
     """The name of a configuration with one sparsity more."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.cli import run as run_verb
+from fusegpt.errors import ConfigError
 from tests import forked
 from tests.planned import passed_on
 from tests.workflow.conftest import verbs
@@ -60,6 +63,27 @@ def test_the_exit_code_and_the_words_are_snakemakes(project, study):
 
     assert done.returncode == 1
     assert "experiments.study.sparsities: must be a fraction of units in [0, 1)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"experiments:\n\tstudy: {}\n", "not a YAML file: .* line 2, column 1"),
+        ("# é\n".encode("latin-1"), "must be a YAML file in UTF-8, got byte 0xe9 at place 2"),
+        (b"a: 1\na: 2\n", "not a YAML file: key 'a' stands twice .* line 2, column 1"),
+        (b"- study\n", "must be a table of keys and values"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_before_snakemake_starts(
+    tmp_path, monkeypatch, content, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text("experiments: {}\n")
+    Path("bad.yaml").write_bytes(content)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("Snakemake was started"))
+    done = CliRunner().invoke(fusegpt_command, ["run", "good.yaml", "bad.yaml"])
+    assert isinstance(done.exception, ConfigError)
+    assert re.match(rf"bad\.yaml: {message}", str(done.exception))
 
 
 def test_an_unknown_profile_names_the_closest(capsys):

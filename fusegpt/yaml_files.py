@@ -21,8 +21,8 @@ class _Strict(yaml.SafeLoader):  # type: ignore[misc]
         """Build a table; what ``<<`` merges into it may be overridden, as YAML says."""
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         names = [self.construct_object(key, deep=True) for key in own]
-        for name, key in zip(names, own, strict=True):
-            if names.count(name) > 1:
+        for place, (name, key) in enumerate(zip(names, own, strict=True)):
+            if name in names[:place]:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {name!r} stands twice", key.start_mark
                 )

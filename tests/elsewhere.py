@@ -1,16 +1,15 @@
 """A second device where there is none: tensors that compute on the CPU and refuse to be mixed.
 
-``python -m tests.elsewhere`` runs every metric, recovery, width method and finish on it and prints,
-for each, nothing, or what went wrong. What a GPU would refuse is refused: operations on tensors of
-both devices, a generator of the CPU, and ``numpy()``. What a GPU would have to be waited for is
-counted. Registering a device holds for the whole process, so it has one of its own.
+``python -m tests.elsewhere`` runs every metric, recovery and width method on it and prints, for
+each, nothing, or what went wrong. What a GPU would refuse is refused: operations on tensors of both
+devices, a generator of the CPU, and ``numpy()``. Registering a device holds for the whole process,
+so it has one of its own.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,9 +23,6 @@ ATEN = torch.ops.aten
 MOVES = {ATEN.copy_.default, ATEN._to_copy.default, ATEN._local_scalar_dense.default}
 INDEXED = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
 """Indices may lie on the CPU, as a GPU has it."""
-WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_select.default}
-waited: list[Any] = []
-"""Operations whose results the CPU waited for."""
 
 
 class Mixed(RuntimeError):
@@ -59,7 +55,6 @@ class Far(torch.Tensor):
         return self.near.data_ptr()
 
     def tolist(self) -> Any:
-        waited.append("tolist")
         return self.near.tolist()
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,10 +85,6 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if near:
             raise Mixed(f"{operation}: {[tuple(x.shape) for x in near]} on the CPU, others not")
     asked = kwargs.get("device")
-    if far and (operation in WAITS or (asked is not None and torch.device(asked).type == "cpu")):
-        waited.append(operation)
-    if far and operation in INDEXED and any(x.dtype == torch.bool for x in tensors[1:]):
-        waited.append(operation)
     if asked is not None:
         far = torch.device(asked).type == "elsewhere"
         kwargs = {**kwargs, "device": torch.device("cpu") if far else asked}
@@ -113,11 +104,9 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Print what went wrong with each method, as JSON."""
-    from fusegpt.data.streamed import Streamed
     from fusegpt.importance import METRICS
     from fusegpt.models.model import Model
-    from fusegpt.recovery import FINISHES, RECOVERIES
-    from fusegpt.recovery.healing.answers import IDS, LOGITS, REST, AnswersFile
+    from fusegpt.recovery import RECOVERIES
     from fusegpt.slicegpt import WIDTHS
     from tests import tiny
     from tests.contracts.test_metrics import measure
@@ -139,29 +128,12 @@ def main() -> None:
         here, there = (measure(name, made, batches) for made in (tiny.model("llama"), model()))
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-5)
 
-    def finish(name: str) -> None:
-        """Where windows are cut into more chunks, no more is waited for."""
-        counts = []
-        top = torch.arange(8).expand(4, 9, 8)
-        arrays = {LOGITS: -top.half().numpy(), IDS: top.int().numpy()}
-        arrays[REST] = torch.zeros(4, 9).numpy()
-        answers: Any = AnswersFile(SimpleNamespace(vocab=tiny.VOCAB, flops=0.0), arrays)  # type: ignore[arg-type]
-        for chunk in (2, 100):
-            begun = len(waited)
-            settings = FINISHES[name].schema(batch_size=4, epochs=1, chunk=chunk)
-            data = Streamed.of(tiny.ids(4, 10))
-            given = {"answers": answers} if name == "distill" else {}
-            FINISHES[name].load()(model(), data, settings, seed=0, **given)
-            counts.append(len(waited) - begun)
-        assert counts[0] == counts[1] > 0, counts
-
     backend = torch.elsewhere  # type: ignore[attr-defined]
     backend.get_rng_state = lambda *args: torch.get_rng_state()
     backend.set_rng_state = lambda *args: None
     steps = [name for name, entry in RECOVERIES.items() if entry.schema.when == "step"]
     work = [("metric", metric, METRICS), ("width", width, WIDTHS)]
     work.append(("recovery", lambda name: recover(name, model()), steps))
-    work.append(("finish", finish, FINISHES))
     found = {"mixed": "nothing was refused"}
     with Elsewhere():
         try:

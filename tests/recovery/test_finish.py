@@ -282,3 +282,15 @@ def test_bad_data_are_refused_in_one_line(windows, answered, tmp_path):
     model.text_config.vocab_size = 64
     with pytest.raises(DataError, match="vocabulary of 64 tokens, has 128"):
         FINISHES["distill"].load()(model, Streamed.of(windows), Distill(), seed=0, answers=given)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_after_an_error_the_model_is_plain_and_as_it_was(name, windows, answered, tmp_path):
+    model = pruned()
+    before = {key: value.clone() for key, value in model.module.state_dict().items()}
+    with pytest.raises(Killed):
+        finish(name, model, windows, answered, Dying(tmp_path / "resume.safetensors"))
+    after = model.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(p.requires_grad for p in model.module.parameters())

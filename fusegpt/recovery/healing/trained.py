@@ -26,13 +26,14 @@ class Trained:
         parameters: What the optimiser moves; float32, or as wide as the model.
         blocks: Dense indices of the blocks that they belong to, ascending.
         form: Brings the model's weights up to date with them.
-        undo: Whether the model is to become what it was; set before the end.
+        undo: Whether the model is to become what it was, as it does after an error; set before the
+            end.
     """
 
     parameters: list[nn.Parameter]
     blocks: list[int]
     form: Callable[[], None] = lambda: None
-    undo: bool = False
+    undo: bool = True
 
 
 @contextmanager

@@ -336,7 +336,7 @@ def test_a_closed_form_needs_no_batch():
         ('{"name": 3}', "recipe name 3"),
         ('{"importance": {"metric": "sleb"}}', "recipe name ''"),
         ('{"name": "x", "importance": 3}', "recipes.x.importance: must be a table"),
-        ('{"name": "x", "width": []}', "recipes.x.width.method: must be given"),
+        ('{"name": "x", "width": []}', "recipes.x.width: must be a table"),
     ],
 )
 def test_a_damaged_recipe_of_a_run_is_one_line_that_names_the_file(tmp_path, text, words):

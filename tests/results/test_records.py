@@ -17,13 +17,13 @@ from fusegpt.results.models import (
     Evaluation,
     Slice,
     Stored,
-    Table,
     read_checkpoint,
     read_record,
 )
 from fusegpt.results.point import Point
 from fusegpt.results.records import Scores, Start, Step, read_manifest
 from fusegpt.results.recovered import Training, Trials
+from fusegpt.results.tables import Table
 from fusegpt.units import Unit
 
 UNIT = {"granularity": "block", "index": 3}

@@ -64,7 +64,7 @@ def run(
         read_config(file)  # Snakemake names neither the file nor the line
     command = [
         *(sys.executable, "-m", "snakemake"),
-        *("--configfile", *(str(file.absolute()) for file in experiment_files(experiments))),
+        *("--configfile", *(str(file.absolute()) for file in files)),
         *("--profile", str(profile_directory(profile).absolute())),
         *("--directory", str(directory)),
         *(("--cores", cores) if cores else ()),

@@ -16,8 +16,6 @@ __all__ = ["SUFFIXES", "columns_of", "read_documents", "read_rows"]
 Row = TypeVar("Row")
 
 COLUMNS = ("text", "page")
-SUFFIXES = (".parquet", ".jsonl", ".gz", ".txt")
-"""Kinds of files that a corpus may lie in; ``.gz`` is ``.jsonl``, packed."""
 
 
 def read_documents(path: Path, limit: int | None = None) -> list[str]:
@@ -32,8 +30,7 @@ def read_documents(path: Path, limit: int | None = None) -> list[str]:
         DataError: Missing, unreadable, of another kind, without such a column, or with fewer
             documents than ``limit``.
     """
-    given = (_parquet, _json_lines, _json_lines, _plain)
-    return _read(Path(path), dict(zip(SUFFIXES, given, strict=True)), limit)
+    return _read(Path(path), READERS, limit)
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[tuple[str, dict[str, Any]]]:
@@ -149,3 +146,8 @@ def _column(path: Path, names: list[str]) -> str:
         " conversations (messages; prompt and completion; conversations; instruction and output)"
         " are read by `fusegpt sample`, whose windows stand for the corpus everywhere"
     )
+
+
+READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".gz": _json_lines, ".txt": _plain}
+SUFFIXES = tuple(READERS)
+"""Kinds of files that a corpus may lie in; ``.gz`` is ``.jsonl``, packed."""

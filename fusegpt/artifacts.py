@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 STAGE_VERSION: dict[str, int] = {
     "fetch": 1,
     "sample": 1,
-    "generate": 1,
+    "generate": 2,
     "start": 1,
     "score": 1,
     "fuse": 1,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
+from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.data.cutting import PADDING
 from fusegpt.data.directories import file_marks, text_config
 from fusegpt.data.generated import Generated
@@ -124,7 +125,7 @@ def _writer(
         return vllm_writer(directory, settings, longest, ends)
     model = load(directory, dtype=settings.dtype, device=device)
     model.module.generation_config = GenerationConfig(
-        do_sample=False,  # the highest of the seeded scores is a draw
+        do_sample=False,  # the only score that is left is a draw
         eos_token_id=ends or None,
         pad_token_id=PADDING,
         use_cache=True,
@@ -133,7 +134,7 @@ def _writer(
 
 
 class _Draws(LogitsProcessor):  # type: ignore[misc]
-    """Adds Gumbel noise, so that the highest score of each text is a draw from its own numbers."""
+    """Leaves each text one token, drawn from the model's distribution by a number of its own."""
 
     def __init__(self, settings: Generated, numbers: Sequence[int]) -> None:
         self.temperature = settings.temperature
@@ -142,22 +143,31 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return ``[texts, vocab]`` scores."""
+        """Return ``[texts, vocab]`` scores: 0 for the token that is drawn, -inf for the others."""
         scores = scores.float() / self.temperature
         if self.most is not None:
             scores = self.most(input_ids, scores)
-        noise = [_gumbel(scores.shape[1], one) for one in self.generators]
-        return scores + torch.stack(noise).to(scores.device)
+        numbers = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
+        drawn = _token_at(scores, torch.stack(numbers).to(scores.device))
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
 
 
-def _gumbel(size: int, generator: torch.Generator) -> Tensor:
-    """Noise that makes the highest score a draw, ``[size]`` float32.
+def _token_at(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The first token of each row up to which the probabilities sum to more than its number.
 
-    Without MKL, as on ARM, one of 2^24 exponential draws is 0, whose noise would beat every score;
-    it stands for what lies below the next one, so its middle is taken.
+    One number for each token, where noise on every score would take one for each word of the
+    vocabulary, all of them drawn on the CPU (decision D63).
+
+    Args:
+        scores: ``[texts, vocab]`` float32.
+        numbers: ``[texts]`` float64 in [0, 1).
+
+    Returns:
+        ``[texts]`` int64, none of them a token without probability.
     """
-    drawn = torch.empty(size).exponential_(generator=generator)
-    return -drawn.masked_fill(drawn == 0, 2.0**-25).log()
+    summed = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+    wanted = numbers[:, None] * summed[:, -1:]  # sums end at 1 but for rounding
+    return torch.searchsorted(summed, wanted, right=True)[:, 0]
 
 
 def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> int:
@@ -236,5 +246,7 @@ def _windows(rows: Sequence[list[int]], starts: Sequence[Start], settings: Gener
 def _names(settings: Generated, starts: Sequence[Start], directory: Path) -> str:
     """Everything that unfinished texts depend on."""
     begun = [vars(start) for start in starts]
-    content = json.dumps([settings.model_dump(), begun, file_marks(directory)])
+    content = json.dumps(
+        [STAGE_VERSION["generate"], settings.model_dump(), begun, file_marks(directory)]
+    )
     return hashlib.sha256(content.encode()).hexdigest()

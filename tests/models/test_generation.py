@@ -1,6 +1,7 @@
 """Text that a model writes itself: seeded, batched, resumable, and a corpus like others."""
 
 import json
+import math
 import shutil
 import sys
 import types
@@ -83,13 +84,26 @@ def test_every_token_is_a_draw_from_the_model(model, tmp_path):
     assert seen[top].sum().item() == pytest.approx(expected[top].sum().item(), abs=0.08)
 
 
-def test_a_draw_of_zero_does_not_beat_every_score(monkeypatch):
-    """CPUs without MKL draw one; its noise must be finite, and not bring back what top_p cuts."""
-    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator: self.zero_())
-    draws = generation._Draws(Generated(top_p=0.5), [0])
-    scores = draws(torch.zeros(1, 1), torch.tensor([[9.0, 0.0, -9.0]]))
-    assert scores[0, 0].isfinite() and scores[0].argmax() == 0
-    assert scores[0, 1:].tolist() == [-torch.inf, -torch.inf]
+@pytest.mark.parametrize("number", [0.0, 0.2, 0.5, 0.9, 1 - 2**-53])
+def test_a_draw_is_the_token_at_which_the_probabilities_pass_the_number(number):
+    scores = torch.randn(6, 50, generator=torch.Generator().manual_seed(3)) * 4
+    scores[:, ::3] = -torch.inf  # tokens that top_p cuts off, the first and the last
+    found = generation._token_at(scores, torch.full((6,), number, dtype=torch.float64)).tolist()
+    for row, token in zip(scores.softmax(-1).tolist(), found, strict=True):
+        assert row[token] > 0
+        assert math.fsum(row[:token]) <= number * math.fsum(row) + 1e-12
+        assert math.fsum(row[: token + 1]) > number * math.fsum(row) - 1e-12
+
+
+def test_each_text_draws_one_number_for_each_token():
+    """Not one for each word of the vocabulary, whose drawing kept a GPU waiting for the CPU."""
+    draws = generation._Draws(Generated(top_p=0.5), [0, 1])
+    scores = draws(torch.zeros(2, 1), torch.tensor([[9.0, 0.0, -9.0]]).repeat(2, 1))
+    assert scores.tolist() == [[0.0, -torch.inf, -torch.inf]] * 2
+    for drawn, number in zip(draws.generators, [0, 1], strict=True):
+        fresh = torch.Generator().manual_seed(generation.draw(0, number) % 2**63)
+        torch.rand((), generator=fresh, dtype=torch.float64)
+        assert torch.equal(drawn.get_state(), fresh.get_state())
 
 
 def test_a_model_without_a_token_that_ends_answers_runs_to_the_full_length(model, chats, tmp_path):

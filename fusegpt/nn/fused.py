@@ -118,7 +118,8 @@ class FusedWeight(nn.Module):
     @torch.no_grad()
     def form(self) -> Tensor:
         """Return the fused weight in float32 (float64 for a float64 base), shape of the base."""
-        weight = wide(self.base).clone()
+        dtype = torch.promote_types(self.base.dtype, torch.float32)
+        weight = self.base.to(dtype, copy=True)
         if self.update is not None:
             weight += self.update()
         for key, coefficient in self.coefficients.items():

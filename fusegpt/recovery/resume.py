@@ -83,7 +83,8 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 names = set(file.keys())
                 numbered = enumerate(parameters_of(optimizer))
-                states = [_state(file, names, *each) for each in numbered]
+                fused = bool(optimizer.defaults.get("fused"))
+                states = [_state(file, names, *each, fused=fused) for each in numbered]
                 kept = [name for name in names if name.startswith(KEPT)]
                 self.kept.update({x.removeprefix(KEPT): file.get_tensor(x) for x in kept})
             rows: list[dict[str, Any]] = json.loads(about[ROWS])
@@ -160,18 +161,20 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
 
 
 def _state(
-    file: Any, names: Set[str], number: int, parameter: torch.nn.Parameter
+    file: Any, names: Set[str], number: int, parameter: torch.nn.Parameter, *, fused: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A parameter's value and its entry in the optimiser, as a file has them.
 
-    One that has had no gradient has no entry: data may pass over a block.
+    One that has had no gradient has no entry: data may pass over a block. A fused optimiser counts
+    its steps on the parameter's device, another one on the CPU.
     """
     value = file.get_tensor(f"{number}.value")
     if value.shape != parameter.shape:
         raise ValueError(f"parameter {number} has shape {list(value.shape)}")
     if f"{number}.step" not in names:
         return value, {}
-    state = {"step": file.get_tensor(f"{number}.step")}
+    step = file.get_tensor(f"{number}.step")
+    state = {"step": step.to(parameter.device) if fused else step}
     for moment in MOMENTS:
         state[moment] = file.get_tensor(f"{number}.{moment}").to(parameter.device)
     return value, state

@@ -89,6 +89,7 @@ def train(
     after: Callable[[], None] = lambda: None,
     after_epoch: Callable[[], None] = lambda: None,
     clip_norm: float = 0.0,
+    fused: bool = False,
     checkpoint: Checkpoint | None = None,
     label: str = "training",
 ) -> list[dict[str, Any]]:
@@ -106,6 +107,8 @@ def train(
         after: Called after each backward pass, to pull gradients onto ``parameters``.
         after_epoch: Called after each pass over all batches but the last one.
         clip_norm: Largest norm of all gradients together; longer ones are shortened. 0: no limit.
+        fused: Take each step in one pass over the memory, without a copy of anything: for whole
+            weights. Results differ in rounding (decision D64).
         checkpoint: Where to keep the state while training, and to resume from; the result is
             the same to the last bit, resumed or not.
         label: Names the work in messages.
@@ -118,7 +121,7 @@ def train(
     """
     groups = [{"params": list(group), "lr": rate, "peak": rate} for group, rate in parameters]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.Adam(groups, betas=BETAS)
+    optimizer = torch.optim.Adam(groups, betas=BETAS, fused=fused or None)
     rows = checkpoint.resume(optimizer) if checkpoint else []
     parallel.alike(parameters_of(optimizer))
     hooks = _Hooks(before, after, after_epoch)

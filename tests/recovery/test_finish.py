@@ -180,6 +180,26 @@ def test_a_killed_finish_goes_on_and_ends_with_the_same_bits(
     assert all(torch.equal(v, weights(resumed)[n]) for n, v in weights(whole).items())
 
 
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_fused_steps_of_whole_weights_are_plain_ones_but_for_rounding(
+    name, windows, answered, monkeypatch
+):
+    asked, plain, fused = [], torch.optim.Adam, pruned()
+    monkeypatch.setattr(
+        torch.optim, "Adam", lambda *args, **rest: asked.append(rest) or plain(*args, **rest)
+    )
+    finish(name, fused, windows, answered)
+    assert bool(asked[0]["fused"]) == (name == "full")
+
+    monkeypatch.setattr(
+        torch.optim, "Adam", lambda *args, **rest: plain(*args, **{**rest, "fused": None})
+    )
+    other = pruned()
+    finish(name, other, windows, answered)
+    for key, value in weights(other).items():
+        assert torch.allclose(weights(fused)[key], value, rtol=1e-4, atol=1e-5)
+
+
 def test_masters_of_bfloat16_weights_are_float32(windows, answered):
     model = pruned(dtype=torch.bfloat16)
     before = weights(model)

@@ -87,6 +87,7 @@ def heal(
                 before=training.form,
                 checkpoint=checkpoint,
                 clip_norm=settings.clip_norm,
+                fused=settings.trains != "lora",
                 label=label,
             )
         training.form()

@@ -93,8 +93,10 @@ def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:
 
     def hook(leaf: Tensor) -> None:
         assert leaf.grad is not None
-        wide = leaf.grad.float()
-        master.grad = wide if master.grad is None else master.grad + wide
+        if master.grad is None:
+            master.grad = leaf.grad.float()
+        else:
+            master.grad += leaf.grad
         leaf.grad = None
 
     return hook

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fusegpt.data.masked import tokens_in
-from fusegpt.data.windows import batches
-from fusegpt.errors import DataError
+from fusegpt.data.windows import full_batches
 from fusegpt.models.flops import head_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.recovery.adapted import trained_updates
@@ -44,14 +43,9 @@ def lora(
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
-    batch_size, epochs = settings.batch_size, settings.epochs
-    if len(windows) < batch_size:
-        raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
-        )
-    pieces = batches(windows, batch_size, drop_last=True)
+    pieces = full_batches(windows, settings.batch_size)
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
-    schedule = Schedule(epochs, len(pieces), settings.shuffle, seed)
+    schedule = Schedule(settings.epochs, len(pieces), settings.shuffle, seed)
     label = "LoRA of the pruned model"
     with trained_updates(model, settings.lora_rank, settings.lora_alpha, seed) as training:
         before = total_loss(loss_of, range(len(pieces)))
@@ -63,7 +57,7 @@ def lora(
             label=label,
         )
         training.undo = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
-    tokens = epochs * sum(map(tokens_in, pieces))
+    tokens = settings.epochs * sum(map(tokens_in, pieces))
     spent = training_flops(model, model.kept, tokens, windows.shape[1], adapters=True)
     return RecoveryReport(
         group=training.blocks,

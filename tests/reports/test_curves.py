@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
+from fusegpt.reports import written
 from fusegpt.reports.collect import collect
 from fusegpt.reports.curves import curve_charts
-from fusegpt.reports.written import read_curves
+from fusegpt.reports.written import curves_of, read_table_record
 from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.files import plan_of
 from tests.reports.conftest import write
@@ -23,6 +24,10 @@ CURVES = {"windows": {"tuned": {"8": "macro_influence_finetune", "64.0": "fusegp
 def run(*arguments: object) -> None:
     done = CliRunner().invoke(fusegpt_command, [str(x) for x in arguments])
     assert done.exit_code == 0, (done.output, done.exception)
+
+
+def read_curves(csv):
+    return curves_of(read_table_record(csv), csv)
 
 
 @pytest.fixture
@@ -59,6 +64,16 @@ def test_a_table_without_its_record_has_no_curves(table):
     assert read_curves(table) == {}
     write(table.with_suffix(".json"), {"experiments": {"hand": {}}})
     assert read_curves(table) == {}
+
+
+def test_a_figure_and_a_page_read_a_record_once(results, table, monkeypatch):
+    read, seen = written.read_whole, []
+    monkeypatch.setattr(written, "read_whole", lambda file: seen.append(file) or read(file))
+
+    run("figure", "--table", table, "--output", results / "hand.svg")
+    assert seen == [table.with_suffix(".json")]
+    run("report", "--table", table, "--results", results, "--output", results / "report.html")
+    assert seen == [table.with_suffix(".json")] * 2
 
 
 @pytest.mark.slow

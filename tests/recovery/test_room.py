@@ -137,7 +137,7 @@ def test_counting_what_is_kept_keeps_nothing():
 def test_a_process_may_take_what_its_limit_leaves(monkeypatch):
     machine = free_bytes(CPU)
     assert 0 < machine < 2**50
-    limit = free_memory._table("/proc/self/status")["VmData"] + 2**24
+    limit = free_memory.kernel_table("/proc/self/status")["VmData"] + 2**24
     monkeypatch.setattr(
         free_memory.resource,
         "getrlimit",
@@ -192,6 +192,6 @@ def test_processes_that_work_together_share_what_is_free(monkeypatch):
 def test_states_in_a_mapped_file_are_not_counted_against_the_limit(monkeypatch):
     status = {"VmRSS": 2**30, "RssFile": 2**30 - 2**20}
     tables = {"/proc/self/status": status}
-    monkeypatch.setattr(free_memory, "_table", lambda file: tables.get(file, {}))
+    monkeypatch.setattr(free_memory, "kernel_table", lambda file: tables.get(file, {}))
     monkeypatch.setenv("FUSEGPT_MEMORY_GIB", "0.5")
     assert free_bytes(CPU) == 2**29 - 2**20

@@ -11,6 +11,7 @@ import pydantic
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from fusegpt.errors import ConfigError
 from fusegpt.registry import suggestion
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Weights",
     "added_later",
     "builtin_config_dir",
+    "check_gradient_dtype",
     "distinct",
     "explain",
 ]
@@ -74,6 +76,24 @@ def added_later(default: Any, description: str) -> Any:
     return Field(
         default=default, description=description, exclude_if=lambda value: bool(value == default)
     )
+
+
+def check_gradient_dtype(dtype: str, where: str, taking: str) -> None:
+    """Refuse float16 where gradients go back through a model: it rounds many of them to zero.
+
+    Args:
+        dtype: Name of the type.
+        where: Begins the message.
+        taking: What takes gradients.
+
+    Raises:
+        ConfigError: It is float16.
+    """
+    if dtype == "float16":
+        raise ConfigError(
+            f"{where}: must be 'bfloat16' or 'float32' with {taking}, which takes gradients, many"
+            f" of which float16 rounds to zero; got {dtype!r}"
+        )
 
 
 def distinct(values: list[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusegpt.errors import ConfigError
 from fusegpt.parallel import processes
+from fusegpt.runtime import kernel_table
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def free_bytes(device: torch.device) -> int:
 
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + cached)
-    status = _table("/proc/self/status")
+    status = kernel_table("/proc/self/status")
     used = {resource.RLIMIT_DATA: "VmData", resource.RLIMIT_AS: "VmSize"}
     limits = {kind: resource.getrlimit(kind)[0] for kind in used}
     found = [
@@ -48,7 +49,7 @@ def free_bytes(device: torch.device) -> int:
         for kind, limit in limits.items()
         if limit != resource.RLIM_INFINITY
     ]
-    machine = min(_table("/proc/meminfo").get("MemAvailable", 2**63), _cgroup_free())
+    machine = min(kernel_table("/proc/meminfo").get("MemAvailable", 2**63), _cgroup_free())
     found.append(machine // processes())
     if text := os.environ.get("FUSEGPT_MEMORY_GIB"):
         try:
@@ -60,16 +61,6 @@ def free_bytes(device: torch.device) -> int:
         own = status.get("VmRSS", 0) - status.get("RssFile", 0)
         found.append(int(allowed * 2**30) - own)
     return max(0, min(found))
-
-
-def _table(file: str) -> dict[str, int]:
-    """The bytes in a file of lines like ``VmData:  1024 kB``; nothing where there is none."""
-    try:
-        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    parts = [line.replace(":", " ").split() for line in lines]
-    return {part[0]: int(part[1]) * 1024 for part in parts if part[2:] == ["kB"]}
 
 
 def _cgroup_free() -> int:

@@ -6,14 +6,12 @@ import functools
 import hashlib
 import logging
 import os
-import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fusegpt.errors import ConfigError
@@ -28,6 +26,7 @@ __all__ = [
     "device",
     "dtype_name",
     "generator",
+    "kernel_table",
     "machine_peak_gib",
     "peak_memory_gib",
     "quiet",
@@ -175,12 +174,20 @@ def machine_peak_gib() -> float:
 
     ``getrusage`` counts what the process that started this one held, too, and is the last resort.
     """
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
-            return int(found[1]) / 2**20
+    if most := kernel_table("/proc/self/status").get("VmHWM"):
+        return most / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def kernel_table(file: str) -> dict[str, int]:
+    """The bytes in a file of lines like ``VmData:  1024 kB``; nothing where there is none."""
+    try:
+        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    parts = [line.replace(":", " ").split() for line in lines]
+    return {part[0]: int(part[1]) * 1024 for part in parts if part[2:] == ["kB"]}
 
 
 def reset_peak_memory() -> bool:
@@ -236,12 +243,7 @@ class Timer:
         self._start = self._now()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._end = self._now()
 
     def _now(self) -> float:

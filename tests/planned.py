@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from fusegpt.cli import fusegpt_command
+from fusegpt.errors import FuseGPTError
 from fusegpt.workflow import dryrun
 from tests import forked
 
@@ -31,11 +32,18 @@ def commands(
     return [shlex.split(line.removeprefix(START).partition(END)[0]) for line in lines]
 
 
-def fusegpt(*arguments: str) -> str:
-    """What a verb says, in this process and directory; it must succeed."""
-    done = CliRunner().invoke(fusegpt_command, list(arguments))
-    assert done.exit_code == 0, (arguments[:3], done.output, done.exception)
+def fusegpt(*arguments: object, code: int = 0) -> str:
+    """What a verb says, in this process and directory; it must end with this code."""
+    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (arguments[:3], done.output, done.exception)
     return done.output
+
+
+def refused(*arguments: object) -> str:
+    """How a verb refuses what it is given."""
+    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
+    assert isinstance(done.exception, FuseGPTError), (done.output, done.exception)
+    return str(done.exception)
 
 
 def fork_summaries(patch: pytest.MonkeyPatch) -> None:

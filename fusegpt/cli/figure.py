@@ -22,8 +22,8 @@ def figure(table: Path, output: Path) -> None:
     """
     from fusegpt.reports.picture import write_svg
     from fusegpt.reports.tables import read_csv
-    from fusegpt.reports.written import read_curves, read_table_record
+    from fusegpt.reports.written import curves_of, read_table_record
 
     record = read_table_record(table)
     gap = record.gap if record else ""
-    write_svg(output, read_csv(table), read_curves(table), gap)
+    write_svg(output, read_csv(table), curves_of(record, table), gap)

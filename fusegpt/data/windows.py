@@ -32,6 +32,7 @@ __all__ = [
     "consecutive",
     "content_digest",
     "draw",
+    "full_batches",
     "is_windows_file",
     "read_meta",
 ]
@@ -183,10 +184,22 @@ def is_windows_file(path: Path) -> bool:
     return path.suffix == ".parquet" and path.is_file() and COLUMN in _schema(path)[0]
 
 
-def batches(windows: Tensor, batch_size: int, drop_last: bool = False) -> list[Tensor]:
+def batches(windows: Tensor, batch_size: int) -> list[Tensor]:
     """Split ``[sequences, length]`` into ``[batch, length]`` pieces, in order."""
-    pieces = list(windows.split(batch_size))
-    return pieces[:-1] if drop_last and len(pieces[-1]) < batch_size else pieces
+    return list(windows.split(batch_size))
+
+
+def full_batches(windows: Tensor, batch_size: int) -> list[Tensor]:
+    """Split as ``batches`` does, without a ragged last one.
+
+    Raises:
+        DataError: The windows do not fill one batch.
+    """
+    if len(windows) < batch_size:
+        raise DataError(
+            f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
+        )
+    return batches(windows, batch_size)[: len(windows) // batch_size]
 
 
 def _schema(path: Path) -> tuple[list[str], dict[bytes, bytes]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt
+from fusegpt.config import LearningRate, NonNegativeInt, PositiveInt, check_gradient_dtype
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation.task_members import names_below
 from fusegpt.evaluation.task_names import known_tasks
@@ -259,11 +259,8 @@ class Classification(EvaluationSettings):
         return tuple(self.tasks)
 
     def check_dtype(self, dtype: str, where: str) -> None:
-        """Refuse float16, which rounds many gradients of the tuning to zero."""
-        if dtype == "float16":
-            raise ConfigError(
-                f"{where}.dtype: must be 'bfloat16' or 'float32' to tune in, got 'float16'"
-            )
+        """Refuse a type too narrow for the gradients of the tuning."""
+        check_gradient_dtype(dtype, f"{where}.dtype", "classification")
 
     def check_tasks(self, where: str) -> None:
         """Refuse a task that is neither a file nor one of this package's."""

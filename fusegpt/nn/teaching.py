@@ -98,10 +98,10 @@ class _Divergence(torch.autograd.Function):
     ) -> Tensor:
         scaled = logits.float() if temperature == 1 else logits.float() / temperature
         total = scaled.logsumexp(-1, keepdim=True)
-        student = (scaled - total).exp_()  # [..., vocab]; becomes the gradient
+        said = scaled - total  # [..., vocab]
+        student = said.exp() if ids is None else said.exp_()  # becomes the gradient
         p = expected.exp()
         if ids is None:
-            said = scaled - total
             student -= (1 - share) * p
         else:
             kept = student.gather(-1, ids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fusegpt.config import check_gradient_dtype
 from fusegpt.errors import ConfigError
 from fusegpt.importance import METRICS
 from fusegpt.pruning.definition import Recipe
@@ -221,7 +222,7 @@ def _check_finish(recipe: Recipe, where: str) -> None:
 
 
 def _check_gradients(recipe: Recipe, where: str) -> None:
-    """Refuse float16 where gradients go back through a model: it rounds many of them to zero."""
+    """Refuse a type too narrow for gradients where they go back through a model."""
     parts = {
         recipe.metric: recipe.importance.takes_gradients,
         recipe.method: recipe.recovery.takes_gradients,
@@ -232,12 +233,8 @@ def _check_gradients(recipe: Recipe, where: str) -> None:
     kinds: dict[str, str] = {"dtype": recipe.dtype}
     if recipe.recovery.takes_gradients:
         kinds["recovery.trainable_dtype"] = recipe.recovery.memory_dtype
-    for key, dtype in kinds.items():
-        if taking and dtype == "float16":
-            raise ConfigError(
-                f"{where}.{key}: must be 'bfloat16' or 'float32' with {', '.join(taking)}, which"
-                " takes gradients, many of which float16 rounds to zero; got 'float16'"
-            )
+    for key, dtype in kinds.items() if taking else ():
+        check_gradient_dtype(dtype, f"{where}.{key}", ", ".join(taking))
 
 
 def _metrics_that_take(known: str) -> list[str]:

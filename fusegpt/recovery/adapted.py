@@ -1,9 +1,12 @@
-"""Low-rank updates beside every linear layer of a model's blocks, by PEFT."""
+"""Low-rank updates beside every linear layer of a model's blocks, by PEFT, while they train."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,21 +17,53 @@ from fusegpt.errors import ArchitectureError, first_line
 from fusegpt.models.model import Model
 from fusegpt.runtime import generator
 
-__all__ = ["adapted_model"]
+__all__ = ["Trained", "trained_updates"]
 
 
-def adapted_model(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
-    """Wrap every linear layer of the blocks; the factors start from the seed alone.
+@dataclass
+class Trained:
+    """Parameters in training.
+
+    Attributes:
+        parameters: What the optimiser moves; float32, or as wide as the model.
+        blocks: Dense indices of the blocks that they belong to, ascending.
+        form: Brings the model's weights up to date with them.
+        undo: Whether the model is to become what it was, as it does after an error; set before the
+            end.
+    """
+
+    parameters: list[nn.Parameter]
+    blocks: list[int]
+    form: Callable[[], None] = lambda: None
+    undo: bool = True
+
+
+@contextmanager
+def trained_updates(model: Model, rank: int, alpha: float, seed: int) -> Iterator[Trained]:
+    """Inside, low-rank updates receive gradients; afterwards the model is plain and frozen.
 
     Args:
-        model: Its modules are wrapped in place until ``unload`` or ``merge_and_unload``.
+        model: Its modules are wrapped in place; ends with the updates merged, or with ``undo`` as
+            it was.
         rank: Rank of each update.
         alpha: Each update is multiplied by this number over the rank.
-        seed: Seed of the factors.
+        seed: The factors start from it alone.
 
     Raises:
         ArchitectureError: PEFT wraps no such layers; the model is of no use afterwards.
     """
+    adapted = _adapted(model, rank, alpha, seed)
+    factors = [p for p in adapted.parameters() if p.requires_grad]
+    found = Trained(factors, list(model.kept))
+    try:
+        yield found
+    finally:
+        adapted.unload() if found.undo else adapted.merge_and_unload()
+        model.module.requires_grad_(False)
+
+
+def _adapted(model: Model, rank: int, alpha: float, seed: int) -> PeftModel:
+    """Wrap every linear layer of the blocks."""
     blocks = {id(module) for block in model.blocks for module in block.modules()}
     linear = {
         name: module

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fusegpt.data.masked import IGNORED, next_tokens, predicted, tokens_in
-from fusegpt.data.windows import batches
-from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.data.windows import full_batches
+from fusegpt.errors import ArchitectureError
 from fusegpt.models.flops import forward_flops, head_flops, training_flops
 from fusegpt.models.model import Model
 from fusegpt.models.structure.reached import reached
@@ -56,10 +56,7 @@ def tune_by_next_token(
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
-    if len(windows) < tuning.batch_size:
-        raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
-        )
+    pieces = full_batches(windows, tuning.batch_size)
     run = run_of(model, unit, label)
     gone = [one.index for one in run]
     (tuned,) = neighbours([x for x in model.kept if x not in gone[1:]], gone[0], 1)
@@ -67,7 +64,6 @@ def tune_by_next_token(
         raise ArchitectureError(f"{label}: the data do not run through block {tuned}")
     weights = build([tuned])
     remove(model, *run)
-    pieces = batches(windows, tuning.batch_size, drop_last=True)
     loss_of = batch_losses(model, pieces, AT_ONCE)
     given = (model, weights, loss_of, len(pieces), tuning)
     fit = fit_weights(*given, seed=seed, checkpoint=checkpoint, label=label)

@@ -60,6 +60,7 @@ def fit_weights(
     seed: int,
     checkpoint: Checkpoint | None,
     label: str,
+    expect: Callable[[int | None], None] = lambda number: None,
 ) -> Fit:
     """Train the factors; the model's parameters end with the formed weights.
 
@@ -77,11 +78,13 @@ def fit_weights(
         seed: Seed of the order of batches.
         checkpoint: For resuming.
         label: Names the work in messages.
+        expect: Told in training which batch's loss is asked for after the next one.
 
     Raises:
         NumericsError: A loss of the last attempt is NaN or infinite.
     """
-    training = _Training(model, weights, loss_of, num_batches, tuning, seed, checkpoint, label)
+    order = Schedule(tuning.epochs, num_batches, tuning.shuffle, seed, tuning.warmup)
+    training = _Training(model, weights, loss_of, order, tuning, checkpoint, label, expect)
     begun = training.values()
     training.form()
     before = training.total()
@@ -111,18 +114,17 @@ class _Training:
         model: Model,
         weights: Mapping[str, FusedWeight],
         loss_of: Callable[[int], Tensor],
-        num_batches: int,
+        schedule: Schedule,
         tuning: Tuning,
-        seed: int,
         checkpoint: Checkpoint | None,
         label: str,
+        expect: Callable[[int | None], None],
     ) -> None:
-        self.weights, self.loss_of, self.tuning = weights, loss_of, tuning
+        self.weights, self.loss_of, self.expect = weights, loss_of, expect
+        self.schedule, self.tuning = schedule, tuning
         self.checkpoint, self.label = checkpoint, label
         self._write = compiled(write_formed)
         self.leaves = {name: model.parameter(name) for name in weights}
-        order = (tuning.epochs, num_batches, tuning.shuffle, seed)
-        self.schedule = Schedule(*order, warmup=tuning.warmup)
         self.kept: dict[str, Tensor] = {}
 
     def run(self, attempt: int) -> list[dict[str, Any]]:
@@ -144,6 +146,7 @@ class _Training:
                 before=self.form,
                 after=self.pull,
                 after_epoch=self._keep_best if self.tuning.keep == "best" else lambda: None,
+                expect=self.expect,
                 clip_norm=self.tuning.clip_norm,
                 checkpoint=self.checkpoint,
                 label=self.label,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from fusegpt.data.masked import tokens_in
-from fusegpt.data.windows import batches
-from fusegpt.errors import DataError
+from fusegpt.data.windows import full_batches
 from fusegpt.models.flops import head_flops, training_flops
 from fusegpt.models.model import Model
-from fusegpt.recovery.adapted import adapted_model
+from fusegpt.recovery.adapted import trained_updates
 from fusegpt.recovery.causal import batch_losses
 from fusegpt.recovery.report import RecoveryReport
 from fusegpt.recovery.resume import Checkpoint
@@ -44,39 +43,28 @@ def lora(
         DataError: The windows do not fill one batch.
         NumericsError: A loss is NaN or infinite.
     """
-    batch_size, epochs = settings.batch_size, settings.epochs
-    if len(windows) < batch_size:
-        raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {batch_size}"
-        )
-    pieces = batches(windows, batch_size, drop_last=True)
-    adapted = adapted_model(model, settings.lora_rank, settings.lora_alpha, seed)
-    factors = [p for p in adapted.parameters() if p.requires_grad]
+    pieces = full_batches(windows, settings.batch_size)
     loss_of = batch_losses(model, pieces, settings.micro_batch_size)
-    schedule, undone = Schedule(epochs, len(pieces), settings.shuffle, seed), True
+    schedule = Schedule(settings.epochs, len(pieces), settings.shuffle, seed)
     label = "LoRA of the pruned model"
-    try:
+    with trained_updates(model, settings.lora_rank, settings.lora_alpha, seed) as training:
         before = total_loss(loss_of, range(len(pieces)))
         rows = train(
-            [(factors, settings.learning_rate)],
+            [(training.parameters, settings.learning_rate)],
             loss_of,
             schedule,
             checkpoint=checkpoint,
             label=label,
         )
-        undone = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
-    finally:
-        adapted.unload() if undone else adapted.merge_and_unload()
-        model.module.requires_grad_(False)
-    tokens = epochs * sum(map(tokens_in, pieces))
+        training.undo = has_risen(label, before, total_loss(loss_of, range(len(pieces))))
+    tokens = settings.epochs * sum(map(tokens_in, pieces))
     spent = training_flops(model, model.kept, tokens, windows.shape[1], adapters=True)
     return RecoveryReport(
-        changed=[],
-        group=list(model.kept),
+        group=training.blocks,
         rows=rows,
-        trainable_parameters=sum(p.numel() for p in factors),
+        trainable_parameters=sum(p.numel() for p in training.parameters),
         tokens=tokens,
         optimizer_steps=schedule.steps,
         flops=spent + 2 * head_flops(model, tokens),
-        undone=undone,
+        undone=training.undo,
     )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fusegpt import parallel
 from fusegpt.data.masked import mask_of, tokens_in
-from fusegpt.data.windows import batches as split
-from fusegpt.errors import ArchitectureError, DataError
+from fusegpt.data.windows import full_batches
+from fusegpt.errors import ArchitectureError
 from fusegpt.models.checkpoints.load import load_original
 from fusegpt.models.flops import forward_flops, training_flops
 from fusegpt.models.model import Model
@@ -111,6 +111,7 @@ def tune_group(
         seed=seed,
         checkpoint=checkpoint,
         label=label,
+        expect=states.expect,
     )
     tokens = sum(example.tokens for example in found) * tuning.epochs * fit.attempts
     spent += training_flops(model, student, tokens, windows.shape[1])
@@ -144,14 +145,10 @@ def _examples(
     Several processes record their own sequences of each batch.
     """
     parallel.check_batch(tuning.batch_size, "recovery.batch_size")
-    if len(windows) < tuning.batch_size:
-        raise DataError(
-            f"finetune data: {len(windows)} sequences do not fill one batch of {tuning.batch_size}"
-        )
+    whole = full_batches(windows, tuning.batch_size)
     first, last = model.position(span[0]), model.position(span[-1])
     original = None if tuning.teacher == "current" else load_original(model)
     found: list[Example] = []
-    whole = split(windows, tuning.batch_size, drop_last=True)
     pieces = [batch[parallel.own(len(batch))] for batch in whole]
     width, size = model.text_config.hidden_size, model.dtype.itemsize
     total = 2 * sum(piece.numel() for piece in pieces) * width * size

@@ -20,7 +20,7 @@ from fusegpt.reports.grid import published_grid
 from fusegpt.reports.plain_svg import plain_svg
 from fusegpt.reports.published import beside_ours, read_published
 from fusegpt.reports.section import Charts, model_section
-from fusegpt.reports.written import read_curves, read_table_record
+from fusegpt.reports.written import curves_of, read_table_record
 from fusegpt.results.digests import append_digest
 
 __all__ = ["write_page"]
@@ -51,12 +51,12 @@ def write_page(
     charts = Charts()
     experiments = []
     for place, (csv, frame) in enumerate(zip(csvs, frames, strict=True)):
-        curves = read_curves(csv)
+        record = read_table_record(csv)
+        curves = curves_of(record, csv)
         models = [
             model_section(frame, str(model), Path(results), papers, charts, curves)
             for model in pd.unique(frame["model"])
         ]
-        record = read_table_record(csv)
         section: dict[str, Any] = {"name": str(frame["experiment"].iloc[0]), "models": models}
         section["gap"] = record.gap if record else ""
         section["missing"] = record.missing if record else {}

@@ -18,7 +18,7 @@ from fusegpt.results.files import Parent
 from fusegpt.results.tables import Table
 from fusegpt.runtime import Timer, peak_memory_gib
 
-__all__ = ["read_curves", "read_table_record", "write_table"]
+__all__ = ["curves_of", "read_table_record", "write_table"]
 
 
 def write_table(
@@ -80,13 +80,12 @@ def read_table_record(csv: Path) -> Table | None:
     return None if foreign else check(value, Table, record)
 
 
-def read_curves(csv: Path) -> Curves:
-    """Return the curves of a table, from the record beside it; none without a record.
+def curves_of(record: Table | None, csv: Path) -> Curves:
+    """Return the curves of a table, as the record beside it has them; none without a record.
 
     Raises:
-        ArtifactError: The record is damaged, or does not say what the table shows.
+        ArtifactError: The record does not say what the table shows.
     """
-    record = read_table_record(csv)
     try:
         return record.contents.curves if record else {}
     except ConfigError as error:

@@ -94,7 +94,7 @@ import torch
 
 from fusegpt.data.corpora import load_text
 from fusegpt.data.tokens import encode, load_tokenizer
-from fusegpt.data.windows import batches as cut
+from fusegpt.data.windows import full_batches
 from fusegpt.models.structure.replay import record
 from fusegpt.models.surgery.removal import remove
 from fusegpt.recovery.causal import batch_losses
@@ -116,7 +116,7 @@ def nudge(model, unit, windows, settings, *, seed, checkpoint=None):
 
 
 def polish(model, windows, settings, *, seed, checkpoint=None):
-    pieces, last = cut(windows, settings.herd, drop_last=True), model.kept[-1]
+    pieces, last = full_batches(windows, settings.herd), model.kept[-1]
     name, vector = next(iter(model.norms(last).items()))
     schedule = Schedule(settings.laps, len(pieces), False, seed)
     vector.requires_grad_(True)

@@ -8,7 +8,7 @@ import torch
 from fusegpt.cli import main
 from fusegpt.data.pictured import Pictured, sample_questions
 from fusegpt.data.window_files import read_windows, write_windows
-from fusegpt.data.windows import batches, read_meta
+from fusegpt.data.windows import batches, full_batches, read_meta
 from fusegpt.errors import ArtifactError, DataError
 
 LENGTH = 40
@@ -38,7 +38,7 @@ def test_slices_and_batches_keep_the_pictures_and_other_operations_give_ids(wind
     pixels = windows.inputs()["pixel_values"]
     assert torch.equal(pieces[1].inputs()["pixel_values"], pixels[4:])
     assert torch.equal(windows[1:3].inputs()["pixel_values"], pixels[1:3])
-    assert len(batches(windows, 4, drop_last=True)) == 1
+    assert len(full_batches(windows, 4)) == 1
     for ids in (windows[:, 1:], windows[0, 1:], windows.int(), windows == 3, windows + 1):
         assert not isinstance(ids, Pictured)
 

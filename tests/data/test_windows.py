@@ -5,7 +5,14 @@ import torch
 import fusegpt
 from fusegpt.cli import fusegpt_command, run
 from fusegpt.data.window_files import read_windows, write_windows
-from fusegpt.data.windows import at_random, batches, consecutive, is_windows_file, read_meta
+from fusegpt.data.windows import (
+    at_random,
+    batches,
+    consecutive,
+    full_batches,
+    is_windows_file,
+    read_meta,
+)
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 
 TOKENS = np.arange(1000, dtype=np.int32)
@@ -88,10 +95,11 @@ def test_a_text_file_is_no_windows_file(tmp_path):
         read_windows(tmp_path / "t.parquet")
 
 
-def test_batches_keep_every_window_unless_told_otherwise():
+def test_batches_keep_every_window_and_full_ones_drop_a_ragged_last():
     windows = torch.arange(10).view(5, 2)
     assert torch.equal(torch.cat(batches(windows, 2)), windows)
-    assert [len(batch) for batch in batches(windows, 2, drop_last=True)] == [2, 2]
+    assert [len(batch) for batch in full_batches(windows, 2)] == [2, 2]
+    assert [len(batch) for batch in full_batches(windows, 5)] == [5]
 
 
 def test_a_damaged_note_names_the_file_and_the_field(tmp_path):

@@ -6,9 +6,7 @@ import shutil
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ArtifactError
 from fusegpt.exports import quantised
 from fusegpt.exports.quantised import quantise, write_quantised
@@ -18,6 +16,7 @@ from fusegpt.results.base import read
 from fusegpt.results.exports import Export, weight_bytes
 from fusegpt.results.models import Evaluation
 from tests import tiny
+from tests.planned import fusegpt, refused
 
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (4, 32)])
@@ -43,7 +42,7 @@ def test_a_directory_of_four_bits_is_measured_as_any_model_and_is_not_pruned(
 ):
     model = shutil.copytree(tiny_llama_dir, tmp_path / "model")
 
-    say("export", model, "--to", "int4", "--output", tmp_path / "small")
+    fusegpt("export", model, "--to", "int4", "--output", tmp_path / "small")
 
     record = read(tmp_path / "small/export.json", Export)
     assert record.gguf is None and record.tools.keys() == {"compressed-tensors"}
@@ -62,7 +61,7 @@ def test_a_directory_of_four_bits_is_measured_as_any_model_and_is_not_pruned(
     values = []
     for place in (model, tmp_path / "small"):
         asked = ["--data", "python_docs", "--length", "32", "--windows", "2", "--dtype", "float32"]
-        say("evaluate", "--model", place, *asked, "--output", tmp_path / "found.json")
+        fusegpt("evaluate", "--model", place, *asked, "--output", tmp_path / "found.json")
         found = read(tmp_path / "found.json", Evaluation)
         values.append(found.rows[0].value)
         assert len(found.model.kept) == 6
@@ -87,14 +86,7 @@ def test_no_codes_are_held_while_whole_models_are_compared(tiny_llama_dir, tmp_p
 
 def test_what_is_no_whole_model_is_no_export(tmp_path, tiny_llama_dir):
     (tmp_path / "export.json").write_text('{"kind": "export"}')
-    done = CliRunner().invoke(
-        fusegpt_command, ["export", str(tiny_llama_dir), "--to", "int3", "--output", "x"]
-    )
-    assert "--to: must be something to export to, got 'int3'; did you mean" in str(done.exception)
+    said = refused("export", tiny_llama_dir, "--to", "int3", "--output", "x")
+    assert "--to: must be something to export to, got 'int3'; did you mean" in said
     with pytest.raises(ArtifactError, match="must be the record of an export"):
         read(tmp_path / "export.json", Export)
-
-
-def say(*arguments: object) -> None:
-    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, (arguments, done.output, done.exception)

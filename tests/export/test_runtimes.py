@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import fusegpt
 from benchmarks.export import TOKENS, ask, check_gguf, check_vllm, compare, convert, read_back
-from fusegpt.cli import fusegpt_command
 from fusegpt.data.kinds import pattern_of
 from fusegpt.models.checkpoints.save import save
 from fusegpt.models.surgery.removal import remove
@@ -20,7 +18,7 @@ from fusegpt.results.base import read
 from fusegpt.results.exports import Export, weight_bytes
 from fusegpt.results.models import Evaluation
 from fusegpt.units import Unit
-from tests import tiny
+from tests import planned, tiny
 from tests.conftest import EXPORT_TOOLS
 
 BLOCKS, REMOVED = 6, 2
@@ -149,7 +147,7 @@ def exported(checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSEGPT_EXPORT_TOOLS", str(EXPORT_TOOLS))
         for kind in ("f16", "q8_0"):
-            fusegpt_verb(
+            planned.fusegpt(
                 "export", str(checkpoint), "--to", f"gguf:{kind}", "--output", folder / kind
             )
         yield folder
@@ -167,7 +165,7 @@ def test_an_export_was_loaded_and_says_what_it_is(exported):
     assert sizes[1] < 0.7 * sizes[0]
     assert sorted(small.files) == ["model-q8_0.gguf"] and "cyllama" in small.tools
     assert (len(small.kept), len(small.removed)) == (BLOCKS - REMOVED, REMOVED)
-    assert "exported to gguf:q8_0" in " ".join(fusegpt_verb("info", exported / "q8_0").split())
+    assert "exported to gguf:q8_0" in " ".join(planned.fusegpt("info", exported / "q8_0").split())
 
 
 @pytest.mark.export
@@ -181,7 +179,7 @@ def test_llama_cpp_measures_the_perplexity_of_the_same_windows(checkpoint, expor
         ("q8_0", exported / "q8_0"),
     ):
         file = tmp_path / f"{name}.json"
-        fusegpt_verb("evaluate", "--model", model, *asked, "--output", file)
+        planned.fusegpt("evaluate", "--model", model, *asked, "--output", file)
         (row,) = read(file, Evaluation).rows
         values[name], protocols[name] = row.value, row.protocol
     assert values["f16"] == pytest.approx(values["own"], rel=1e-3)
@@ -189,15 +187,9 @@ def test_llama_cpp_measures_the_perplexity_of_the_same_windows(checkpoint, expor
     assert values["q8_0"] != values["own"]
     assert {x.pop("dtype") for x in protocols.values()} == {"float32", "f16", "q8_0"}
     assert protocols["own"] == protocols["f16"] == protocols["q8_0"]
-    line = ["evaluate", "--model", str(exported / "f16"), "--eval", "speed"]
-    done = CliRunner().invoke(fusegpt_command, [*line, "--output", str(tmp_path / "speed.json")])
-    assert "must be measured by perplexity" in str(done.exception)
-
-
-def fusegpt_verb(*arguments: object) -> str:
-    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, (arguments, done.output, done.exception)
-    return done.output
+    line = ["evaluate", "--model", exported / "f16", "--eval", "speed"]
+    said = planned.refused(*line, "--output", tmp_path / "speed.json")
+    assert "must be measured by perplexity" in said
 
 
 @pytest.mark.export

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusegpt.errors import ArchitectureError, DataError
-from fusegpt.recovery.adapted import adapted_model
+from fusegpt.recovery.adapted import trained_updates
 from fusegpt.recovery.lora import lora
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.settings.whole import Lora
@@ -73,7 +73,8 @@ def test_on_the_cpu_no_gpu_is_started(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_rng_state", started)
-    adapted_model(tiny.model("llama"), 2, 4.0, 0)
+    with trained_updates(tiny.model("llama"), 2, 4.0, 0):
+        pass
 
 
 def test_after_an_error_the_model_is_what_it_was(windows, tmp_path):

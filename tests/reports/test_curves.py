@@ -6,23 +6,22 @@ import json
 import re
 
 import pytest
-from click.testing import CliRunner
 
-from fusegpt.cli import fusegpt_command
 from fusegpt.errors import ConfigError
+from fusegpt.reports import written
 from fusegpt.reports.collect import collect
 from fusegpt.reports.curves import curve_charts
-from fusegpt.reports.written import read_curves
+from fusegpt.reports.written import curves_of, read_table_record
 from fusegpt.results.contents import parse_contents
 from fusegpt.workflow.files import plan_of
+from tests.planned import fusegpt
 from tests.reports.conftest import write
 
 CURVES = {"windows": {"tuned": {"8": "macro_influence_finetune", "64.0": "fusegpt"}}}
 
 
-def run(*arguments: object) -> None:
-    done = CliRunner().invoke(fusegpt_command, [str(x) for x in arguments])
-    assert done.exit_code == 0, (done.output, done.exception)
+def read_curves(csv):
+    return curves_of(read_table_record(csv), csv)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def table(results, experiment):
     asked = (results / "experiment.json").read_text()
     csv = results / "tables/hand.csv"
     csv.parent.mkdir()
-    run("table", "--experiment", asked, "--results", results, "--output", csv)
+    fusegpt("table", "--experiment", asked, "--results", results, "--output", csv)
     return csv
 
 
@@ -61,11 +60,21 @@ def test_a_table_without_its_record_has_no_curves(table):
     assert read_curves(table) == {}
 
 
+def test_a_figure_and_a_page_read_a_record_once(results, table, monkeypatch):
+    read, seen = written.read_whole, []
+    monkeypatch.setattr(written, "read_whole", lambda file: seen.append(file) or read(file))
+
+    fusegpt("figure", "--table", table, "--output", results / "hand.svg")
+    assert seen == [table.with_suffix(".json")]
+    fusegpt("report", "--table", table, "--results", results, "--output", results / "report.html")
+    assert seen == [table.with_suffix(".json")] * 2
+
+
 @pytest.mark.slow
 def test_figure_and_page_show_them(results, table):
     svg, page = results / "hand.svg", results / "report.html"
-    run("figure", "--table", table, "--output", svg)
-    run("report", "--table", table, "--figure", svg, "--results", results, "--output", page)
+    fusegpt("figure", "--table", table, "--output", svg)
+    fusegpt("report", "--table", table, "--figure", svg, "--results", results, "--output", page)
 
     titles = re.findall(r'aria-label="X-axis titled \'([^\']*)\'', svg.read_text())
     assert set(titles) == {"windows", "sparsity (blocks removed)"}
@@ -79,7 +88,7 @@ def test_numbers_that_lie_close_are_written_out(results, table):
     del record["digest"]
     write(table.with_suffix(".json"), record)
 
-    run("figure", "--table", table, "--output", results / "hand.svg")
+    fusegpt("figure", "--table", table, "--output", results / "hand.svg")
 
     assert {"3", "11"} <= set(re.findall(r">([^<>]+)</text>", (results / "hand.svg").read_text()))
 

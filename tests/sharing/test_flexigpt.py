@@ -9,7 +9,6 @@ from decimal import Decimal
 import pytest
 import torch
 
-from fusegpt.cli import fusegpt_command, run
 from fusegpt.data.window_files import write_windows
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.block_influence import block_influence
@@ -27,14 +26,11 @@ from fusegpt.sharing.settings import FlexiGpt, FoldGpt
 from fusegpt.units import Unit
 from tests import tiny
 from tests.fresh import loads_after
+from tests.planned import refused
+from tests.sharing.conftest import write
 
 UNTUNED = FlexiGpt(rank=4, epochs=0)
 EXACT = FlexiGpt(rank=32, epochs=0)
-
-
-@pytest.fixture
-def batches():
-    return [tiny.ids(2, 12, seed=3), tiny.ids(2, 12, seed=4)]
 
 
 def shared_blocks(model):
@@ -224,18 +220,7 @@ def record_states(model, batch, place):
 
 @pytest.fixture(scope="module")
 def written(tiny_llama_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    text = folder / "text.parquet"
-    flags = ("--corpus", "python_docs", "--sequences", 4, "--length", 32, "--output", text)
-    assert fusegpt("sample", "--model", tiny_llama_dir, *flags) == 0
-    flags = ("--recipe", "flexigpt", "--dtype", "float32", "--set", "width.rank=4")
-    flags += ("--sparsity", "0.3", "--calibration", text, "--output", folder / "model")
-    assert fusegpt("slice", "--model", tiny_llama_dir, *flags) == 0
-    return folder / "model"
-
-
-def fusegpt(*arguments) -> int:
-    return run(fusegpt_command, [str(argument) for argument in arguments])
+    return write("flexigpt", "0.3", tiny_llama_dir, tmp_path_factory.mktemp("flexigpt"))
 
 
 def test_a_compact_checkpoint_says_what_it_is_and_stores_each_matrix_once(written, tiny_llama_dir):
@@ -256,8 +241,7 @@ def test_plain_transformers_loads_it_after_one_import(written):
     loads_after("import fusegpt.sharing.modeling", written)
 
 
-def test_streamed_weights_are_refused_in_one_line(written, tmp_path, capsys):
+def test_streamed_weights_are_refused_in_one_line(written, tmp_path):
     flags = ("--eval", "perplexity", "--set", "corpus=python_docs", "--set", "length=16")
     flags += ("--set", "windows=1", "--weights", "streamed", "--output", tmp_path / "p.json")
-    assert fusegpt("evaluate", "--model", written, *flags) != 0
-    assert "give --weights resident" in capsys.readouterr().err
+    assert "give --weights resident" in refused("evaluate", "--model", written, *flags)

@@ -8,7 +8,6 @@ from itertools import combinations
 import pytest
 import torch
 
-from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArchitectureError, ConfigError
 from fusegpt.importance.gates import gates
 from fusegpt.models.checkpoints.load import load
@@ -18,14 +17,10 @@ from fusegpt.sharing.foldgpt import _closed, children, foldgpt
 from fusegpt.sharing.settings import FoldGpt
 from tests import tiny
 from tests.fresh import loads_after
+from tests.sharing.conftest import write
 
 SHARED = FoldGpt(removed=0, epochs=0)
 TUNED = FoldGpt(removed=0, epochs=6, rank=4, learning_rate=3e-3)
-
-
-@pytest.fixture
-def batches():
-    return [tiny.ids(2, 12, seed=3), tiny.ids(2, 12, seed=4)]
 
 
 def by_hand(model: Model, shared: dict[str, int]):
@@ -174,18 +169,7 @@ def test_the_last_block_of_a_kind_stays(batches, monkeypatch):
 
 @pytest.fixture(scope="module")
 def written(tiny_llama_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folded")
-    text = folder / "text.parquet"
-    flags = ("--corpus", "python_docs", "--sequences", 4, "--length", 32, "--output", text)
-    assert fusegpt("sample", "--model", tiny_llama_dir, *flags) == 0
-    flags = ("--recipe", "foldgpt", "--dtype", "float32", "--set", "width.rank=4")
-    flags += ("--sparsity", "0.5", "--calibration", text, "--output", folder / "model")
-    assert fusegpt("slice", "--model", tiny_llama_dir, *flags) == 0
-    return folder / "model"
-
-
-def fusegpt(*arguments) -> int:
-    return run(fusegpt_command, [str(argument) for argument in arguments])
+    return write("foldgpt", "0.5", tiny_llama_dir, tmp_path_factory.mktemp("foldgpt"))
 
 
 def test_a_compact_checkpoint_says_what_went_and_what_is_shared(written, tiny_llama_dir):

@@ -10,10 +10,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fusegpt.workflow.plan import Plan
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,12 @@ class Project:
 
     def lines(self) -> list[str]:
         return self.ledger.read_text().splitlines() if self.ledger.exists() else []
+
+
+def wild(plan: Plan, name: str, **more: str) -> SimpleNamespace:
+    """Wildcards of a recipe of a plan."""
+    recipe = next(recipe for recipe in plan.recipes if recipe.startswith(f"{name}-"))
+    return SimpleNamespace(model="tiny", recipe=recipe, **more)
 
 
 def verbs(started: list[str]) -> Counter[str]:

@@ -75,7 +75,7 @@ def plan(config):
         (
             "evaluations.docs",
             {"eval": "classification", "dtype": "float16"},
-            "evaluations.docs.dtype: must be 'bfloat16' or 'float32' to tune in, got 'float16'",
+            "evaluations.docs.dtype: must be 'bfloat16' or 'float32' with classification, which",
         ),
         ("models.tiny.num_blocks", 0, "models.tiny.num_blocks: must be greater than 0, got 0"),
         ("models.tiny.source", "dir:a\nb", "must be a path without control characters"),

@@ -20,7 +20,7 @@ from fusegpt.workflow.flags import Flags
 from fusegpt.workflow.garbage import _named
 from fusegpt.workflow.inputs import Inputs
 from fusegpt.workflow.outlook import _reached
-from tests.workflow.conftest import ROOT, configuration
+from tests.workflow.conftest import ROOT, configuration, wild
 
 BASE = {"importance": {"metric": "sleb"}, "recovery": {"method": "none"}}
 
@@ -43,11 +43,6 @@ def study(**changes):
 @pytest.fixture(scope="module")
 def plan():
     return study()
-
-
-def wild(plan, name, **more):
-    recipe = next(recipe for recipe in plan.recipes if recipe.startswith(f"{name}-"))
-    return SimpleNamespace(model="tiny", recipe=recipe, **more)
 
 
 def test_finishes_share_the_steps_of_the_recipe_that_they_name(plan):

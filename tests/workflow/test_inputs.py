@@ -14,7 +14,7 @@ from fusegpt.workflow.alike import resources_like, threads_like
 from fusegpt.workflow.experiment import make_plan
 from fusegpt.workflow.flags import Flags, with_each
 from fusegpt.workflow.inputs import Inputs, point_of
-from tests.workflow.conftest import ROOT, configuration
+from tests.workflow.conftest import ROOT, configuration, wild
 
 
 def study(**changes):
@@ -38,11 +38,6 @@ def study(**changes):
 @pytest.fixture
 def plan():
     return study()
-
-
-def wild(plan, name, **more):
-    recipe = next(recipe for recipe in plan.recipes if recipe.startswith(f"{name}-"))
-    return SimpleNamespace(model="tiny", recipe=recipe, **more)
 
 
 def test_wildcards_name_a_point(plan):

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from fusegpt.cli import fusegpt_command
-from fusegpt.errors import FuseGPTError
 from fusegpt.reports.tables import read_csv
 from fusegpt.results import layout as at
 from fusegpt.results.point import Place, Point
 from fusegpt.workflow.files import plan_of
+from tests.planned import fusegpt, refused
 from tests.reports.conftest import evaluation, write, write_start, write_step
 
 RECIPES = {
@@ -74,18 +72,6 @@ class Study:
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Study(tmp_path)
-
-
-def fusegpt(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
-
-
-def refused(*arguments: object) -> str:
-    done = CliRunner().invoke(fusegpt_command, [str(argument) for argument in arguments])
-    assert isinstance(done.exception, FuseGPTError), (done.output, done.exception)
-    return str(done.exception)
 
 
 def test_what_is_there_becomes_a_table_a_figure_and_a_page_that_say_what_is_missing(study):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +11,10 @@ from torch import Tensor, nn
 from fusegpt.models.blocks import decoder_of
 from fusegpt.models.model import Model
 from fusegpt.nn.leaves import trainable
-from fusegpt.recovery.adapted import adapted_model
+from fusegpt.recovery.adapted import Trained, trained_updates
 from fusegpt.recovery.settings.finish import FinishSettings
 
-__all__ = ["Trained", "blocks_beside_gaps", "trained"]
-
-
-@dataclass
-class Trained:
-    """Parameters in training.
-
-    Attributes:
-        parameters: What the optimiser moves; float32, or as wide as the model.
-        blocks: Dense indices of the blocks that they belong to, ascending.
-        form: Brings the model's weights up to date with them.
-        undo: Whether the model is to become what it was, as it does after an error; set before the
-            end.
-    """
-
-    parameters: list[nn.Parameter]
-    blocks: list[int]
-    form: Callable[[], None] = lambda: None
-    undo: bool = True
+__all__ = ["blocks_beside_gaps", "trained"]
 
 
 @contextmanager
@@ -46,14 +27,8 @@ def trained(model: Model, settings: FinishSettings, seed: int) -> Iterator[Train
         seed: Seed of low-rank factors.
     """
     if settings.trains == "lora":
-        adapted = adapted_model(model, *settings.update, seed)
-        factors = [p for p in adapted.parameters() if p.requires_grad]
-        found = Trained(factors, list(model.kept))
-        try:
+        with trained_updates(model, *settings.update, seed) as found:
             yield found
-        finally:
-            adapted.unload() if found.undo else adapted.merge_and_unload()
-            model.module.requires_grad_(False)
         return
     blocks = blocks_beside_gaps(model) if settings.trains == "gaps" else list(model.kept)
     modules: list[nn.Module] = [model.block(index) for index in blocks]

@@ -60,7 +60,6 @@ def fit_weights(
     seed: int,
     checkpoint: Checkpoint | None,
     label: str,
-    expect: Callable[[int | None], None] = lambda number: None,
 ) -> Fit:
     """Train the factors; the model's parameters end with the formed weights.
 
@@ -78,13 +77,11 @@ def fit_weights(
         seed: Seed of the order of batches.
         checkpoint: For resuming.
         label: Names the work in messages.
-        expect: Told in training which batch's loss is asked for after the next one.
 
     Raises:
         NumericsError: A loss of the last attempt is NaN or infinite.
     """
-    order = Schedule(tuning.epochs, num_batches, tuning.shuffle, seed, tuning.warmup)
-    training = _Training(model, weights, loss_of, order, tuning, checkpoint, label, expect)
+    training = _Training(model, weights, loss_of, num_batches, tuning, seed, checkpoint, label)
     begun = training.values()
     training.form()
     before = training.total()
@@ -114,17 +111,18 @@ class _Training:
         model: Model,
         weights: Mapping[str, FusedWeight],
         loss_of: Callable[[int], Tensor],
-        schedule: Schedule,
+        num_batches: int,
         tuning: Tuning,
+        seed: int,
         checkpoint: Checkpoint | None,
         label: str,
-        expect: Callable[[int | None], None],
     ) -> None:
-        self.weights, self.loss_of, self.expect = weights, loss_of, expect
-        self.schedule, self.tuning = schedule, tuning
+        self.weights, self.loss_of, self.tuning = weights, loss_of, tuning
         self.checkpoint, self.label = checkpoint, label
         self._write = compiled(write_formed)
         self.leaves = {name: model.parameter(name) for name in weights}
+        order = (tuning.epochs, num_batches, tuning.shuffle, seed)
+        self.schedule = Schedule(*order, warmup=tuning.warmup)
         self.kept: dict[str, Tensor] = {}
 
     def run(self, attempt: int) -> list[dict[str, Any]]:
@@ -146,7 +144,6 @@ class _Training:
                 before=self.form,
                 after=self.pull,
                 after_epoch=self._keep_best if self.tuning.keep == "best" else lambda: None,
-                expect=self.expect,
                 clip_norm=self.tuning.clip_norm,
                 checkpoint=self.checkpoint,
                 label=self.label,

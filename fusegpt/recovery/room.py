@@ -110,7 +110,6 @@ class States:
         self.place = _place(total, device, directory)
         self._kept: list[tuple[Tensor, ...]] = []
         self._ahead: dict[int, tuple[tuple[Tensor, ...], Any]] = {}
-        self._said: list[int | None] = []
         ahead = device.type == "cuda" and self.place != "device"
         self._stream = torch.cuda.Stream(device) if ahead else None
         if self.place == "file" or ahead:
@@ -124,23 +123,13 @@ class States:
         """Keep the states of one more batch."""
         self._kept.append(tuple(self._stored(state) for state in states))
 
-    def expect(self, number: int | None) -> None:
-        """Say which batch comes after the one that is asked for next; None: it is not known."""
-        self._said = [number]
-
     def get(self, number: int) -> tuple[Tensor, ...]:
-        """Return the states of a batch on the device.
-
-        Those of the batch that was said to come after it, else of the next one, are copied
-        meanwhile.
-        """
+        """Return the states of a batch on the device; the next batch's are copied meanwhile."""
         if self._stream is None:
             return tuple(state.to(self.device) for state in self._kept[number])
         states, copied = self._ahead[number] if number in self._ahead else self._copy(number)
-        after = self._said.pop() if self._said else number + 1
-        self._ahead = {}
-        if after is not None and after < len(self._kept):
-            self._ahead[after] = self._copy(after)
+        following = (number + 1) % len(self._kept)
+        self._ahead = {following: self._copy(following)}
         current = torch.cuda.current_stream(self.device)
         current.wait_event(copied)
         for state in states:

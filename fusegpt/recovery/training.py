@@ -63,15 +63,6 @@ class Schedule:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return int(torch.randperm(self.num_batches, generator=generator)[place])
 
-    def following(self, step: int) -> int | None:
-        """Return the number of the batch after that of a step; None: it is not known.
-
-        Behind a whole pass all batches may be totalled in order, before a new order begins.
-        """
-        if self.shuffle and (step + 1) % self.num_batches == 0:
-            return None
-        return self.batch_of(step + 1)
-
     def factor(self, step: int) -> float:
         """Return the learning rates' factor: along a line up to 1, then by ``decay``."""
         rising = self.warmup_steps
@@ -97,7 +88,6 @@ def train(
     before: Callable[[], None] = lambda: None,
     after: Callable[[], None] = lambda: None,
     after_epoch: Callable[[], None] = lambda: None,
-    expect: Callable[[int | None], None] = lambda number: None,
     clip_norm: float = 0.0,
     fused: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -116,7 +106,6 @@ def train(
         before: Called before each forward pass, to form weights.
         after: Called after each backward pass, to pull gradients onto ``parameters``.
         after_epoch: Called after each pass over all batches but the last one.
-        expect: Told before each loss which batch's is asked for after it; None: it is not known.
         clip_norm: Largest norm of all gradients together; longer ones are shortened. 0: no limit.
         fused: Take each step in one pass over the memory, without a copy of anything: for whole
             weights. Results differ in rounding (decision D64).
@@ -135,7 +124,7 @@ def train(
     optimizer = torch.optim.Adam(groups, betas=BETAS, fused=fused or None)
     rows = checkpoint.resume(optimizer) if checkpoint else []
     parallel.alike(parameters_of(optimizer))
-    hooks = _Hooks(before, after, after_epoch, expect)
+    hooks = _Hooks(before, after, after_epoch)
     pace = Pace(label, schedule.steps, "optimiser step", done=len(rows))
     with pace, saving_first() if checkpoint else nullcontext():
         _run(optimizer, rows, loss_of, schedule, hooks, clip_norm, checkpoint, pace)
@@ -162,7 +151,6 @@ class _Hooks:
     before: Callable[[], None]
     after: Callable[[], None]
     after_epoch: Callable[[], None]
-    expect: Callable[[int | None], None]
 
 
 def _run(
@@ -182,7 +170,6 @@ def _run(
             group["lr"] = group["peak"] * factor
         optimizer.zero_grad(set_to_none=True)
         hooks.before()
-        hooks.expect(schedule.following(step))
         loss = loss_of(schedule.batch_of(step))
         rows.append(_row(step, schedule, loss, optimizer, rows, pace.label))
         loss.backward()

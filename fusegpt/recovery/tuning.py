@@ -111,7 +111,6 @@ def tune_group(
         seed=seed,
         checkpoint=checkpoint,
         label=label,
-        expect=states.expect,
     )
     tokens = sum(example.tokens for example in found) * tuning.epochs * fit.attempts
     spent += training_flops(model, student, tokens, windows.shape[1])

@@ -184,7 +184,7 @@ def _tune(
         step=0,
     )
     order = (model, weights, loss_of, len(batches), settings.tuning())
-    fit = fit_weights(*order, seed=seed, checkpoint=None, label=label, expect=states.expect)
+    fit = fit_weights(*order, seed=seed, checkpoint=None, label=label)
     between = [index for index in model.kept[group[0] :] if index not in trained]
     how = (model, batches, settings.epochs, weights, fit)
     return spent(*how, label=label, seen=model.kept, trained=trained, frozen=between)

@@ -3,7 +3,6 @@
 import gc
 import logging
 import weakref
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from fusegpt import free_memory
 from fusegpt.errors import ArtifactError
 from fusegpt.free_memory import free_bytes
 from fusegpt.models.structure.replay import record
-from fusegpt.recovery import room, tuning
+from fusegpt.recovery import room
 from fusegpt.recovery.fusion import fusion
 from fusegpt.recovery.resume import Checkpoint
 from fusegpt.recovery.room import States, runner, saved_bytes, using
@@ -75,43 +74,6 @@ def test_a_file_has_no_name_while_it_is_used(dtype, tmp_path):
     assert list(tmp_path.iterdir()) == [] and len(store) == 2
     found = [*store.get(1), *store.get(0)]
     assert all(map(torch.equal, found, [*states[2:], *states[:2]]))
-
-
-class Copied(States):
-    """Copies as beside a GPU, and notes what is asked for and what is copied."""
-
-    def __init__(self, *given):
-        super().__init__(*given)
-        self._stream, self.asked, self.copied, self.late = object(), [], [], 0
-
-    def get(self, number):
-        self.asked.append(number)
-        self.late += number not in self._ahead
-        return super().get(number)
-
-    def _stored(self, state):
-        return state
-
-    def _copy(self, number):
-        self.copied.append(number)
-        return self._kept[number], None  # nothing to wait for
-
-
-@pytest.mark.parametrize(("keep", "shuffle"), [("last", False), ("last", True), ("best", True)])
-def test_the_batch_that_is_copied_ahead_is_the_one_that_comes(keep, shuffle, monkeypatch):
-    made = []
-    monkeypatch.setattr(tuning, "States", lambda *given: made.append(Copied(*given)) or made[0])
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock())
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
-    settings = SETTINGS.model_copy(update={"shuffle": shuffle, "keep": keep, "batch_size": 2})
-    fusion(tiny.model("llama"), Unit("block", 2), tiny.ids(8, 10), settings, seed=0)
-
-    (states,) = made
-    passes = 2 + 2 + (2 if keep == "best" else 0)  # of totals before and after; of training; kept
-    assert len(states.asked) == 4 * passes
-    assert (sorted(states.asked[4:8]) == states.asked[4:8]) != shuffle
-    assert states.copied == states.asked, "a batch is copied once for each time it is asked for"
-    assert states.late <= passes, "only where a pass begins may one come late"
 
 
 def test_without_a_directory_there_is_no_file():

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, input_path, output_path
+from fusegpt.cli.options import Entries, input_path, output_path
 
 __all__ = ["sample"]
 
@@ -65,7 +65,7 @@ class CorpusOption(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--corpora",
-    type=JsonObject(),
+    type=Entries("corpora"),
     default="{}",
     help='The config\'s corpora: \'{"wikitext2": {"splits": {"train": FILE}}}\'.',
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +56,11 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[str, dict[str, Any]]:
         """Split at the first ``=``; the rest is JSON."""
         name, _, text = value.partition("=")
+        from fusegpt.yaml_files import read_json_text
+
         where = f"--evaluation {name}"
         try:
-            entry = Named.model_validate(json.loads(text)).model_dump()
+            entry = Named.model_validate(read_json_text(text)).model_dump()
         except ValidationError as error:
             raise ConfigError(explain(error, where, Named)) from None
         except (ValueError, RecursionError):

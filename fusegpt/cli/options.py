@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -65,10 +64,12 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, Any]:
         """Parse the text; anything but an object is a usage error."""
+        from fusegpt.yaml_files import read_json_text
+
         if isinstance(value, dict):
             return value
         try:
-            parsed = json.loads(value)
+            parsed = read_json_text(value)
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, ValueError) else "nested too deeply"
             self.fail(f"must be a JSON object, got {value[:200]!r}: {said}", param, ctx)

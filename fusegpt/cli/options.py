@@ -109,7 +109,7 @@ def checked_entries(kind: Literal["corpora", "tasks"], entries: Any, where: str)
 
     if not isinstance(entries, dict | None):
         raise ConfigError(f"{where}: must be a table of keys and values, got {entries!r:.80}")
-    schema = {"corpora": Corpus, "tasks": Task}[kind]
+    schema: type[Corpus | Task] = Corpus if kind == "corpora" else Task
     for name, entry in (entries or {}).items():
         try:
             if entry is not None:

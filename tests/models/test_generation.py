@@ -397,6 +397,8 @@ ASKED = {"start": "prompts", "corpus": "x", "rewrite": True}
         ({"start": "prefixes"}, "start 'prefixes' must have a corpus to start from, got None"),
         ({"corpus": "x"}, "start 'random' must have no corpus, got 'x'"),
         ({"start": "prefixes", "corpus": "x", "length": 16}, "length must be at least 17, got 16"),
+        ({"prefix": 4}, "prefix must come with start 'prefixes', got 'random'"),
+        ({"split": "test"}, "split must come with a corpus, which start 'random' has not"),
         ({"rewrite": True}, "rewrite must be false with start 'random'; prompts have answers"),
         ({"accept": "all"}, "accept must come with rewrite: true, which is not asked for"),
         ({**ASKED, "template": "{answer}?"}, "template must contain {question}, got '{answer}?'"),

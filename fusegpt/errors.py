@@ -14,6 +14,7 @@ __all__ = [
     "Stopped",
     "UnknownNameError",
     "first_line",
+    "one_line",
     "printable",
     "printable_lines",
     "reason_of",
@@ -89,6 +90,11 @@ class Stopped(BaseException):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, cut to one line; its type when it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """All that an exception of a library says, in one line; its type when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def reason_of(error: OSError) -> str:

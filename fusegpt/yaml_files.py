@@ -63,13 +63,23 @@ def read_yaml_text(
     """
     try:
         if json_only:
-            return json.loads(text, object_pairs_hook=_once)
+            return read_json_text(text)
         return yaml.load(text, _Strict)
     except RecursionError:
         raise ConfigError(f"{where}: must not be nested so deeply; look at its brackets") from None
     except (ValueError, TypeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"{where}: not {what}: {line}") from None
+
+
+def read_json_text(text: str) -> Any:
+    """Read a text as JSON.
+
+    Raises:
+        ValueError: It is none, or names a key twice.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

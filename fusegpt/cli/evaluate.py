@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import Field, ValidationError
 
 from fusegpt.cli.options import (
-    JsonObject,
+    Entries,
+    checked_entries,
     devices_option,
     dtype_of,
     input_file,
@@ -19,7 +20,7 @@ from fusegpt.cli.options import (
     settings_options,
     weights_option,
 )
-from fusegpt.config import Weights
+from fusegpt.config import Dtype, Strict, Weights, explain
 from fusegpt.errors import ConfigError
 from fusegpt.evaluation import EVALS
 from fusegpt.methods import bind
@@ -35,6 +36,16 @@ __all__ = ["evaluate"]
 ONE_BY_NAME = "NAME={eval, dtype, settings, corpora, tasks}"
 
 
+class Named(Strict):
+    """An evaluation of the configuration."""
+
+    eval: str
+    dtype: Dtype
+    settings: dict[str, Any]
+    corpora: dict[str, Any] = Field(default={})
+    tasks: dict[str, Any] = Field(default={})
+
+
 class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     """An evaluation of the configuration with its name."""
 
@@ -45,13 +56,18 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[str, dict[str, Any]]:
         """Split at the first ``=``; the rest is JSON."""
         name, _, text = value.partition("=")
+        from fusegpt.yaml_files import read_json_text
+
+        where = f"--evaluation {name}"
         try:
-            entry = json.loads(text)
-            return name, {key: entry[key] for key in ("eval", "dtype", "settings")} | {
-                key: entry.get(key, {}) for key in ("corpora", "tasks")
-            }
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.fail(f"must be {ONE_BY_NAME} in JSON, got {value!r}", param, ctx)
+            entry = Named.model_validate(read_json_text(text)).model_dump()
+        except ValidationError as error:
+            raise ConfigError(explain(error, where, Named)) from None
+        except (ValueError, RecursionError):
+            self.fail(f"must be {ONE_BY_NAME} in JSON, got {value!r:.200}", param, ctx)
+        for kind in ("corpora", "tasks"):
+            checked_entries(kind, entry[kind], f"{where}: {kind}")
+        return name, entry
 
 
 @click.command()
@@ -70,8 +86,8 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
 )
 @settings_options("Settings of the evaluation", "tasks=[piqa]")
 @click.option("--config", type=input_file, help="A YAML file with corpora and tasks.")
-@click.option("--corpora", type=JsonObject(), help="The config's corpora.")
-@click.option("--tasks", type=JsonObject(), help="The config's tasks.")
+@click.option("--corpora", type=Entries("corpora"), help="The config's corpora.")
+@click.option("--tasks", type=Entries("tasks"), help="The config's tasks.")
 @click.option("--dense", type=input_path, help="The dense model's directory, to compare speed.")
 @click.option("--store", type=output_path, help="A folder that keeps what was measured, by task.")
 @dtype_of("bfloat16")
@@ -104,19 +120,19 @@ def evaluate(
     """Measure a model: rows as JSON, and a short table on stdout."""
     flags["corpus"] = flags.pop("data")
     given = {key: value for key, value in flags.items() if value is not None}
-    if not entries:
-        known = _read_config(config)
-        entry = {
-            "eval": name,
-            "dtype": dtype,
-            "settings": {**settings, **given},
-            "corpora": known.get("corpora", {}) if corpora is None else corpora,
-            "tasks": known.get("tasks", {}) if tasks is None else tasks,
-        }
+    known = {"corpora": corpora, "tasks": tasks}
+    if entries:
+        _check_alone({"eval": name, "dtype": dtype, "config": config, **known, **given, **settings})
+    else:
+        by_config = _read_config(config)
+        entry = {"eval": name, "dtype": dtype, "settings": {**settings, **given}}
+        entry |= {key: by_config[key] if own is None else own for key, own in known.items()}
         entries = [(output[0].stem, entry)]
     places = _places([name for name, _ in entries], output)
     models = {"model": model, "dense": dense}
     asked = [_asked(entry, models, places[name]) for name, entry in entries]
+    if dense is not None and not any(one.settings.reads == "models" for one in asked):
+        raise click.UsageError("'--dense' is for evaluations that compare with it, such as speed.")
     dtypes = sorted({entry["dtype"] for _, entry in entries})
     if len(dtypes) > 1:
         raise click.UsageError(f"--evaluation: all must have one dtype, got {', '.join(dtypes)}.")
@@ -125,6 +141,16 @@ def evaluate(
     place = {"dtype": dtypes[0], "device": device, "weights": weights}
     for result in evaluate_together(model, asked, store, **place):
         _print_rows(result.rows)
+
+
+def _check_alone(options: Mapping[str, Any]) -> None:
+    """Refuse options that an entry of the configuration stands in place of."""
+    usual = {"eval": "perplexity", "dtype": "bfloat16"}
+    for option, value in options.items():
+        if value is not None and value != usual.get(option):
+            raise click.UsageError(
+                f"--evaluation: must come without {option!r}, got {value!r:.80}; it says all."
+            )
 
 
 def _places(names: Sequence[str], outputs: Sequence[Path]) -> dict[str, Path]:
@@ -153,12 +179,13 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
 def _read_config(path: Path | None) -> dict[str, Any]:
     from fusegpt.yaml_files import read_yaml
 
-    if path is None:
-        return {}
-    content = read_yaml(path) or {}
+    content: Any = {} if path is None else read_yaml(path) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a table of keys and values")
-    return {key: content.get(key) or {} for key in ("corpora", "tasks")}
+    return {
+        kind: checked_entries(kind, content.get(kind), f"{path}: {kind}")
+        for kind in ("corpora", "tasks")
+    }
 
 
 def _print_rows(rows: Sequence[Row]) -> None:

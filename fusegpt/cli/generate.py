@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fusegpt.cli.options import (
-    JsonObject,
+    Entries,
     device_option,
     input_path,
     output_path,
@@ -23,7 +23,7 @@ __all__ = ["generate"]
 @settings_options("What texts start from, how many, and how they are drawn", "start=prompts")
 @click.option(
     "--corpora",
-    type=JsonObject(),
+    type=Entries("corpora"),
     default="{}",
     help='The config\'s corpora: \'{"my_chats": {"splits": {"train": FILE}}}\'.',
 )

@@ -32,10 +32,14 @@ __all__ = ["WRITERS", "guarded", "in_words"]
 
 logger = logging.getLogger(__name__)
 
-WRITERS: dict[str, tuple[str, ...]] = {**FOLDERS, "sample": (), "score": (), "evaluate": ()}
+WRITERS: dict[str, tuple[str, ...]] = {
+    **FOLDERS,
+    **dict.fromkeys(("sample", "generate", "score", "evaluate"), ()),
+}
 """Verbs that hold their output's lock; the files of those that write a directory, last one last."""
 
 LOWER = {
+    "generate": "lower batch_size (changes texts by rounding only), or choose another device",
     "score": "lower calibration.batch_size (changes scores by rounding only) or calibration.length",
     "fuse": "lower {recovery}, or choose another device; nothing is lowered by itself, since each"
     " of these changes the result",

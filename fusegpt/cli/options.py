@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -65,16 +64,59 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, Any]:
         """Parse the text; anything but an object is a usage error."""
+        from fusegpt.yaml_files import read_json_text
+
         if isinstance(value, dict):
             return value
         try:
-            parsed = json.loads(value)
+            parsed = read_json_text(value)
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, ValueError) else "nested too deeply"
             self.fail(f"must be a JSON object, got {value[:200]!r}: {said}", param, ctx)
         if not isinstance(parsed, dict):
             self.fail(f"must be a JSON object, got {value!r}", param, ctx)
         return parsed
+
+
+class Entries(JsonObject):
+    """The configuration's ``corpora`` or ``tasks`` as JSON, checked as the workflow checks them."""
+
+    def __init__(self, kind: Literal["corpora", "tasks"]) -> None:
+        self.kind: Literal["corpora", "tasks"] = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        """Parse the text, and check each entry."""
+        return checked_entries(self.kind, super().convert(value, param, ctx), f"--{self.kind}")
+
+
+def checked_entries(kind: Literal["corpora", "tasks"], entries: Any, where: str) -> dict[str, Any]:
+    """Return the configuration's ``corpora`` or ``tasks`` as they are, if that is what they are.
+
+    Args:
+        kind: Which of them.
+        entries: A table of entries by name; None: there are none.
+        where: What the message starts with.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is of the wrong kind.
+    """
+    from pydantic import ValidationError
+
+    from fusegpt.config import explain
+    from fusegpt.workflow.schema import Corpus, Task
+
+    if not isinstance(entries, dict | None):
+        raise ConfigError(f"{where}: must be a table of keys and values, got {entries!r:.80}")
+    schema: type[Corpus | Task] = Corpus if kind == "corpora" else Task
+    for name, entry in (entries or {}).items():
+        try:
+            if entry is not None:
+                schema.model_validate(entry)
+        except ValidationError as error:
+            raise ConfigError(explain(error, f"{where}.{name}", schema)) from None
+    return entries or {}
 
 
 class Assignment(click.ParamType):  # type: ignore[type-arg]

@@ -17,7 +17,9 @@ from fusegpt.results import layout as at
 __all__ = ["FILES", "FOLDERS", "tried"]
 
 OUTPUTS = ("output", "recipe_output")
-NOT_READ = (*OUTPUTS, "store", "results", "directory", "tensorboard")
+KEPT = ("store",)
+"""Options with folders that a verb adds to."""
+NOT_READ = (*OUTPUTS, *KEPT, "results", "directory", "tensorboard")
 """Options with places of which nothing that the verb was given to read is meant."""
 
 STEP_FILES = (at.TRIALS, at.RESUME, at.DELTA, at.TRAINING, at.MANIFEST)
@@ -90,6 +92,9 @@ def tried(verb: str, given: Mapping[str, Any]) -> dict[str, Any]:
             result[name] = tuple(_tried(verb, Path(each), read) for each in value)
         elif value is not None:
             result[name] = _tried(verb, Path(value), read)
+    for name in KEPT:
+        if given.get(name) is not None:
+            _tried_folder(Path(given[name]))
     return result
 
 
@@ -114,13 +119,25 @@ def _tried(verb: str, path: Path, read: list[Path]) -> Path:
         check(verb, place, read)
         _try(place)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        shown = path if len(str(path)) < 200 else f"{str(path)[:200]}..."
-        raise ArtifactError(
-            f"{str(shown)!r}: must be a place to write to, got: {reason.lower()};"
-            " choose another output"
-        ) from None
+        raise _no_place(path, error, "output") from None
     return place
+
+
+def _tried_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path}: must be a directory, is a file; choose another folder")
+    try:
+        _try(path / "file")
+    except (OSError, ValueError) as error:
+        raise _no_place(path, error, "folder") from None
+
+
+def _no_place(path: Path, error: OSError | ValueError, what: str) -> ArtifactError:
+    reason = getattr(error, "strerror", None) or str(error)
+    shown = path if len(str(path)) < 200 else f"{str(path)[:200]}..."
+    return ArtifactError(
+        f"{str(shown)!r}: must be a place to write to, got: {reason.lower()}; choose another {what}"
+    )
 
 
 def _place(path: Path, *, follow: bool) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fusegpt.cli.options import JsonObject, input_path, output_path
+from fusegpt.cli.options import Entries, input_path, output_path
 
 __all__ = ["sample"]
 
@@ -22,10 +21,12 @@ class CorpusOption(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a list; names and files stay as they are."""
+        from fusegpt.yaml_files import read_json_text
+
         if not isinstance(value, str) or not value.startswith("["):
             return value
         try:
-            return json.loads(value)
+            return read_json_text(value)
         except (ValueError, RecursionError):
             self.fail(f"must be a name, a file, or a JSON list, got {value[:200]!r}", param, ctx)
 
@@ -65,7 +66,7 @@ class CorpusOption(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--corpora",
-    type=JsonObject(),
+    type=Entries("corpora"),
     default="{}",
     help='The config\'s corpora: \'{"wikitext2": {"splits": {"train": FILE}}}\'.',
 )

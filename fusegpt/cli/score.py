@@ -104,6 +104,8 @@ def score(
     """Score every unit; high = keep. Indices are those of the dense model."""
     chosen = _recipe(recipe, recipe_settings, metric=metric, settings=settings, dtype=dtype)
     chosen.that_removes()
+    if count > 1 and chosen.selection != "contiguous":
+        raise click.UsageError(f"--count is for contiguous selections, got {chosen.selection!r}.")
     if dense_scores is not None:
         from fusegpt.pruning.start import take_scores
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusegpt.cli.options import output_path
+from fusegpt.cli.options import finite, output_path
 
 if TYPE_CHECKING:
     from fusegpt.reports.progress import RunProgress
@@ -32,6 +32,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.1),
+    callback=finite,
     default=5.0,
     show_default=True,
     help="Time between two looks.",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusegpt.artifacts import read_json, sha256
-from fusegpt.errors import ArtifactError, first_line
+from fusegpt.errors import ArtifactError, one_line
 from fusegpt.registry import Entry
 from fusegpt.results import layout
 from fusegpt.results.base import read
@@ -24,6 +24,8 @@ __all__ = [
     "check_num_blocks",
     "count_parameters",
     "file_marks",
+    "generation_settings",
+    "model_config",
     "register_own_type",
     "text_config",
     "weight_files",
@@ -31,6 +33,7 @@ __all__ = [
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+GENERATION = "generation_config.json"
 MOST_BLOCKS = 10_000
 OWN_TYPES: dict[str, Entry] = {
     "fusegpt_sliced": Entry("fusegpt.slicegpt.modeling:SlicedForCausalLM"),
@@ -49,7 +52,8 @@ def register_own_type(directory: Path) -> bool:
         config = read_json(Path(directory) / "config.json")
     except ArtifactError:  # whoever loads the model says what is wrong with it
         return False
-    entry = OWN_TYPES.get(config.get("model_type", "")) if isinstance(config, dict) else None
+    said = config.get("model_type") if isinstance(config, dict) else None
+    entry = OWN_TYPES.get(said) if isinstance(said, str) else None
     if entry is not None:
         entry.load()
     return entry is not None
@@ -80,21 +84,51 @@ def text_config(directory: Path) -> PretrainedConfig:
     Raises:
         ArtifactError: No config.json, or one that transformers does not know.
     """
+    found = model_config(directory, trust_remote_code=remote_code_is_allowed())
+    found = found.get_text_config(decoder=True)
+    check_num_blocks(getattr(found, "num_hidden_layers", 1), directory)
+    return found
+
+
+def model_config(directory: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """A directory's configuration, as transformers reads it.
+
+    Raises:
+        ArtifactError: No config.json, or one that transformers does not know.
+    """
     if not (Path(directory) / "config.json").is_file():
         raise ArtifactError(f"{directory}: no config.json here; not a transformers directory")
     from transformers import AutoConfig
 
     register_own_type(directory)
     try:
-        config = AutoConfig.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()
+        return AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # transformers has classes of its own for values of a wrong type
         raise ArtifactError(
-            f"{directory}: config.json cannot be read ({first_line(error)})"
+            f"{directory}: config.json cannot be read ({one_line(error)})"
         ) from error
-    found = config.get_text_config(decoder=True)
-    check_num_blocks(getattr(found, "num_hidden_layers", 1), directory)
+
+
+def generation_settings(directory: Path) -> dict[str, Any] | None:
+    """What a directory says of generation; None: nothing in a file of its own.
+
+    Raises:
+        ArtifactError: The file is no table, or a token that ends texts in it is none.
+    """
+    file = Path(directory) / GENERATION
+    if not file.is_file():
+        return None
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{file}: must be a table of settings, got {str(found)[:40]!r}")
+    ends = found.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [ends]
+    if ends is not None and not all(type(end) is int and end >= 0 for end in listed):
+        raise ArtifactError(
+            f"{file}: eos_token_id must be the number of a token or several, got {ends!r:.80}"
+        )
     return found
 
 

@@ -97,6 +97,11 @@ class Generated(Strict):
         if needs != (self.corpus is not None):
             what = "a corpus to start from" if needs else "no corpus"
             raise ValueError(f"start {self.start!r} must have {what}, got {self.corpus!r}")
+        usual = type(self).model_fields
+        if self.start != "prefixes" and self.prefix != usual["prefix"].default:
+            raise ValueError(f"prefix must come with start 'prefixes', got {self.start!r}")
+        if not needs and self.split != usual["split"].default:
+            raise ValueError("split must come with a corpus, which start 'random' has not")
         least = self.prefix + 1 if self.start == "prefixes" else 3
         if self.length < least:
             raise ValueError(f"length must be at least {least}, got {self.length}")

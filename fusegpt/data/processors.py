@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fusegpt.errors import ArtifactError, first_line
+from fusegpt.errors import ArtifactError, one_line
 
 __all__ = ["load_processor"]
 
@@ -23,8 +23,8 @@ def load_processor(directory: Path) -> Any:
 
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        raise ArtifactError(f"{directory}: no readable processor ({first_line(error)})") from error
+    except Exception as error:  # libraries have classes of their own for what they cannot read
+        raise ArtifactError(f"{directory}: no readable processor ({one_line(error)})") from error
     if not isinstance(processor, ProcessorMixin):
         raise ArtifactError(
             f"{directory}: must hold an image-text model's processor, has a"

@@ -12,7 +12,7 @@ import numpy as np
 
 from fusegpt.artifacts import read_json
 from fusegpt.data.directories import register_own_type
-from fusegpt.errors import ArtifactError, ConfigError, first_line
+from fusegpt.errors import ArtifactError, ConfigError, one_line
 from fusegpt.runtime import remote_code_is_allowed
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=remote_code_is_allowed()
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # libraries have classes of their own for what they cannot read
         raise ArtifactError(
-            f"{directory}: the tokenizer does not load ({first_line(error)})"
+            f"{directory}: the tokenizer does not load ({one_line(error)})"
         ) from error
 
 

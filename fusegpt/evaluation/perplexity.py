@@ -74,7 +74,7 @@ def plan(directory: Path, corpora: Mapping[str, Any], settings: Perplexity) -> P
     """
     corpus, length, bos = settings.corpus, settings.length, settings.bos
     if is_windows_file(Path(corpus)):
-        return _from_file(directory, Path(corpus), settings.windows)
+        return _from_file(directory, Path(corpus), settings)
     _check_length(directory, length)
     tokenizer = load_tokenizer(directory)
     text = load_text(corpus, settings.split, corpora)
@@ -253,9 +253,15 @@ def _items(ids: Tensor) -> str:
     return items_fingerprint(window.numpy().tobytes().hex() for window in ids)
 
 
-def _from_file(directory: Path, path: Path, limit: int | None) -> Plan:
+def _from_file(directory: Path, path: Path, settings: Perplexity) -> Plan:
     ids, meta = windows_for(directory, path), read_meta(path)
-    _check_length(directory, ids.shape[1])
+    limit, length = settings.windows, ids.shape[1]
+    _check_length(directory, length)
+    if settings.length not in (length, Perplexity().length):
+        raise ConfigError(
+            f"length: must be {length}, that of the windows in {path}, or left out, got"
+            f" {settings.length}"
+        )
     if isinstance(ids, Masked):
         raise DataError(
             f"{path}: perplexity must have windows without padding of which all tokens count, got"
@@ -267,7 +273,7 @@ def _from_file(directory: Path, path: Path, limit: int | None) -> Plan:
     left_out = ("provenance", "sequences")
     protocol = {key: value for key, value in meta.to_json().items() if key not in left_out}
     if not protocol:  # of something else than ``fusegpt sample``
-        protocol = {"corpus": path.name, "length": ids.shape[1]}
+        protocol = {"corpus": path.name, "length": length}
     cut = "as they are" if meta.seed is None else f"random, seed {meta.seed}"
     bos = protocol.get("bos", "stream")
     return Plan(ids, {**protocol, "cut": cut, "windows": len(ids), "bos": bos})

@@ -189,6 +189,10 @@ class Given(NoPass):
                     f"{here}: must be like {names} with granularity {recipe.granularity!r}, got"
                     f" {unit!r}"
                 )
+        named = [unit if isinstance(unit, str) else f"{kinds[0]} {unit}" for unit in self.blocks]
+        twice = [name for place, name in enumerate(named) if name in named[:place]]
+        if twice:
+            raise ConfigError(f"{here}: must name each unit once, got {twice[0]!r} 2 times")
         if recipe.selection == "one_shot":
             raise ConfigError(
                 f"{where}.selection: must be 'iterative' or 'contiguous' with metric 'given', got"

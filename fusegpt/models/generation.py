@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from fusegpt.artifacts import STAGE_VERSION
 from fusegpt.data.cutting import PADDING
-from fusegpt.data.directories import file_marks, text_config
+from fusegpt.data.directories import file_marks, generation_settings, text_config
 from fusegpt.data.generated import Generated
 from fusegpt.data.masked import Masked
 from fusegpt.data.rewriting import accepted
@@ -24,7 +24,7 @@ from fusegpt.data.starts import Start, starts_of
 from fusegpt.data.tokens import fingerprint, load_tokenizer
 from fusegpt.data.window_files import check_ids, write_windows
 from fusegpt.data.windows import draw
-from fusegpt.errors import Stopped
+from fusegpt.errors import NumericsError, Stopped
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.model import Model
 from fusegpt.models.vllm_writer import vllm_writer
@@ -67,8 +67,9 @@ def generate(
 
     Raises:
         ArtifactError: The directory holds no model or no tokenizer.
-        ConfigError: vLLM is asked for and not installed.
+        ConfigError: vLLM is asked for and not installed, or there is no such device.
         DataError: The corpus is not there, too short, or no file of conversations.
+        NumericsError: The model's scores are NaN or infinite, or the temperature makes them so.
     """
     directory, output = Path(model), Path(output)
     tokenizer = load_tokenizer(directory)
@@ -109,10 +110,11 @@ def generate(
 
 def _ends(directory: Path, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: as the model's files say, else its tokenizer; or none."""
-    try:
-        ends = GenerationConfig.from_pretrained(directory).eos_token_id
-    except OSError:
+    said = generation_settings(directory)
+    if said is None:
         ends = getattr(text_config(directory), "eos_token_id", None)
+    else:
+        ends = said.get("eos_token_id")
     ends = tokenizer.eos_token_id if ends is None else ends
     return [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
 
@@ -137,19 +139,35 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
     """Leaves each text one token, drawn from the model's distribution by a number of its own."""
 
     def __init__(self, settings: Generated, numbers: Sequence[int]) -> None:
-        self.temperature = settings.temperature
+        self.settings, self.numbers = settings, numbers
         self.most = TopPLogitsWarper(settings.top_p) if settings.top_p < 1 else None
         seeds = [draw(settings.seed, number) % 2**63 for number in numbers]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return ``[texts, vocab]`` scores: 0 for the token that is drawn, -inf for the others."""
-        scores = scores.float() / self.temperature
+        """Return ``[texts, vocab]`` scores: 0 for the token that is drawn, -inf for the others.
+
+        Raises:
+            NumericsError: A text's next token has no probabilities to be drawn by.
+        """
+        scores = scores.float() / self.settings.temperature
         if self.most is not None:
             scores = self.most(input_ids, scores)
         numbers = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
+        _check_scores(scores, self.settings, self.numbers)
         drawn = _token_at(scores, torch.stack(numbers).to(scores.device))
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
+
+
+def _check_scores(scores: Tensor, settings: Generated, numbers: Sequence[int]) -> None:
+    """Refuse ``[texts, vocab]`` scores that are no distribution: NaN, +inf, or -inf alone."""
+    best = scores.amax(-1)  # NaN where there is one
+    if bad := (~best.isfinite()).nonzero().flatten().tolist():
+        raise NumericsError(
+            f"text {numbers[bad[0]]}: scores of its next token must be finite, got"
+            f" {best[bad[0]].item()} in {settings.dtype} at temperature {settings.temperature:g};"
+            " take another dtype, or a higher temperature"
+        )
 
 
 def _token_at(scores: Tensor, numbers: Tensor) -> Tensor:

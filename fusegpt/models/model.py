@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.carried import Carried
-from fusegpt.errors import ArtifactError, first_line
+from fusegpt.data.tokens import load_tokenizer
+from fusegpt.errors import ArtifactError
 from fusegpt.models.blocks import find_blocks, text_config
 from fusegpt.models.sublayers import Removed
 from fusegpt.units import KINDS, Granularity, Unit
@@ -103,12 +104,9 @@ class Model:
         Raises:
             ArtifactError: The source directory has none.
         """
-        try:
-            return AutoTokenizer.from_pretrained(self.source, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ArtifactError(
-                f"{self.source}: no readable tokenizer ({first_line(error)})"
-            ) from error
+        if self.source is None:
+            raise ArtifactError("model: must come from a directory to have a tokenizer")
+        return load_tokenizer(self.source)
 
     @property
     def lacking(self) -> frozenset[Unit]:

@@ -98,6 +98,12 @@ def recipe_of_blocks(
         settings.pop(unknown, None)
     listed = [unit.strip() for unit in blocks.split(",")]
     kinds = {unit.partition(" ")[0] for unit in listed if " " in unit}
+    if kinds and not all(" " in unit for unit in listed):
+        plain = next(unit for unit in listed if " " not in unit)
+        raise ConfigError(
+            "--blocks: must name the kind of each unit or of none, such as 'attention 3,mlp 5', got"
+            f" {plain!r} beside {min(kinds)!r}"
+        )
     if kinds:
         settings["granularity"] = kinds.pop() if len(kinds) == 1 else "mixed"
     own = {key: value for key, value in settings["importance"].items() if key in PROTECTION}

@@ -54,12 +54,10 @@ def score_model(
 
     Raises:
         ArtifactError: A file is missing or corrupt, or the first scores are another run's.
-        ConfigError: A ``one_shot`` recipe scores a pruned step anew; or too many units are
-            protected.
+        ConfigError: A ``one_shot`` recipe scores a pruned step anew, or first scores are given for
+            something else; or too many units are protected.
     """
-    earlier = read(first_scores, Scores) if first_scores else None
-    if first_scores and earlier and path.suffix == ".json":
-        check_first_scores(earlier, first_scores, recipe, path)
+    earlier = None if first_scores is None else _earlier(first_scores, recipe, path)
     windows = windows_for(path, calibration)
     model = _load(path, recipe, device, weights)
     later = model.removed and path.suffix == ".json"
@@ -71,6 +69,23 @@ def score_model(
     )
     write(output, record)
     return record
+
+
+def _earlier(first_scores: Path, recipe: Recipe, path: Path) -> Scores:
+    """The scores of step 1, for a later step of the run that they begin."""
+    if recipe.selection != "one_shot":
+        raise ConfigError(
+            f"recipe {recipe.name!r} scores every step, by selection {recipe.selection!r}; leave"
+            " out --first-scores"
+        )
+    if path.suffix != ".json":
+        raise ConfigError(
+            f"{path}: must be the manifest of a later step to take --first-scores, is a model's"
+            " directory; leave them out, or name the manifest"
+        )
+    earlier = read(first_scores, Scores)
+    check_first_scores(earlier, first_scores, recipe, path)
+    return earlier
 
 
 def score_part(

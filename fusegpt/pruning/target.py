@@ -114,6 +114,8 @@ def read_target(text: str, where: str = "--target") -> Target:
     if not all(equals and value.strip() for _, equals, value in parts):
         raise ConfigError(f"{where}: must be like parameters=100M, got {text!r:.80}")
     values = {name.strip(): read_yaml_text(value, where) for name, _, value in parts}
+    if len(values) < len(parts):
+        raise ConfigError(f"{where}: must say each amount once, got {text!r:.80}")
     try:
         return Target.model_validate(values)
     except ValidationError as error:

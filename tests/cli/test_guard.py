@@ -45,6 +45,25 @@ def test_every_writing_verb_has_an_output_to_lock(verb):
     assert "output" in {parameter.name for parameter in command.params}
 
 
+def test_every_verb_that_computes_has_a_device_and_an_output_of_its_own():
+    """Else two of them share a GPU while another is idle, and a signal saves nothing."""
+    options = {verb: {one.name for one in entry.load().params} for verb, entry in VERBS.items()}
+    computing = {verb for verb, names in options.items() if {"device", "output"} <= names}
+    assert computing - WRITERS.keys() == set()
+
+
+@pytest.mark.parametrize("device", ["potato", "cuda:999", "cpux2"])
+@pytest.mark.parametrize("verb", ["generate", "score"])
+def test_a_device_that_is_not_there_is_one_line(verb, device, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    output = place(tmp_path, verb)
+    given = ["--model", str(tmp_path / "model"), "--device", device, "--output", str(output)]
+    assert run(fusegpt_command, [verb, *given]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("fusegpt: device: ") and device in said
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
 def place(folder, verb):
     """A place of the kind that a verb writes."""
     return folder / f"out{FILES.get(verb, ('',))[0]}"

@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from fusegpt.cli import fusegpt_command, run
+from fusegpt.cli import VERBS, fusegpt_command, run
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import read_meta
+
+NAMED = 'e={"eval": "perplexity", "dtype": "float32", "settings": {"corpus": "python_docs"}%s}'
 
 
 def fusegpt(*arguments):
@@ -68,6 +72,18 @@ def test_flags_win_over_settings_and_corpora_name_files(tiny_llama_dir, tmp_path
         ),
         (["--length", "64"], "HF_HUB_OFFLINE is set; name a local file"),
         (["--device", "gpu"], "device: must be cpu, cuda or cuda:N, got 'gpu'"),
+        (["--corpora", '{"x": 5}'], "--corpora.x: must be a table of keys and values, got 5"),
+        (["--corpora", '{"x": {"splits": {"test": 5}}}'], "splits.test: must be text, got 5"),
+        (["--tasks", '{"piqa": 5}'], "--tasks.piqa: must be a table of keys and values, got 5"),
+        (["--store", __file__], "must be a directory, is a file; choose another folder"),
+        (["--store", "/proc/none"], "'/proc/none': must be a place to write to, got: no such"),
+        (["--dense", "."], "'--dense' is for evaluations that compare with it, such as speed"),
+        (["--evaluation", "e=5"], "--evaluation e: must be a table of keys and values, got 5"),
+        (["--evaluation", "e={"], "must be NAME={eval, dtype, settings, corpora, tasks} in JSON"),
+        (["--evaluation", NAMED % ', "task": {}'], "e: unknown setting 'task'; did you mean"),
+        (["--evaluation", NAMED % ', "corpora": {"x": 5}'], "e: corpora.x: must be a table"),
+        (["--evaluation", NAMED % "", "--set", "windows=2"], "must come without 'windows', got 2"),
+        (["--evaluation", NAMED % "", "--eval", "speed"], "must come without 'eval', got 'speed'"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_2(tiny_llama_dir, tmp_path, capsys, arguments, message):
@@ -76,6 +92,27 @@ def test_mistakes_end_in_one_line_and_exit_2(tiny_llama_dir, tmp_path, capsys, a
     error = capsys.readouterr().err.strip().splitlines()
     assert message in error[-1] and "Traceback" not in "".join(error)
     assert not output.exists()
+
+
+def test_windows_of_another_length_than_is_asked_are_refused(tiny_llama_dir, tmp_path, capsys):
+    file = tmp_path / "w.parquet"
+    pq.write_table(pa.table({"input_ids": [[5, 6, 7]]}), file)
+    asked = ("evaluate", "--model", tiny_llama_dir, "--data", file, "--output", tmp_path / "e.json")
+    assert fusegpt(*asked, "--length", 8) == 2
+    said = f"length: must be 3, that of the windows in {file}, or left out, got 8"
+    assert capsys.readouterr().err.splitlines()[-1] == f"fusegpt: {said}"
+    assert fusegpt(*asked, "--length", 3) == 0
+
+
+@pytest.mark.parametrize("verb", ["sample", "generate", "evaluate"])
+def test_entries_of_the_configuration_are_checked_as_in_a_file(verb, capsys):
+    wrong = '{"x": {"splits": {"train": "a.txt"}, "documents": 0}}'
+    assert fusegpt(verb, "--corpora", wrong) == 2
+    said = "fusegpt: --corpora.x.documents: must be greater than 0, got 0"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    (name,) = (one for one in VERBS[verb].load().params if one.name == "corpora")
+    fine = {"c4": None, "x": {"splits": {"train": "a.jsonl"}, "join": " "}}
+    assert name.type.convert(json.dumps(fine), name, None) == fine
 
 
 def test_fetch_makes_a_directory_others_can_read(tiny_llama_dir, tmp_path):

@@ -24,7 +24,7 @@ from fusegpt.data.streamed import stream_windows
 from fusegpt.data.tokens import load_tokenizer
 from fusegpt.data.window_files import read_windows
 from fusegpt.data.windows import read_meta
-from fusegpt.errors import ConfigError, DataError, Stopped
+from fusegpt.errors import ConfigError, DataError, NumericsError, Stopped
 from fusegpt.models import generation
 from fusegpt.models.checkpoints.load import load
 from fusegpt.models.generation import generate
@@ -104,6 +104,23 @@ def test_each_text_draws_one_number_for_each_token():
         fresh = torch.Generator().manual_seed(generation.draw(0, number) % 2**63)
         torch.rand((), generator=fresh, dtype=torch.float64)
         assert torch.equal(drawn.get_state(), fresh.get_state())
+
+
+@pytest.mark.parametrize(
+    ("scores", "temperature", "got"),
+    [
+        ([0.0, math.nan, 1.0], 1.0, "nan"),
+        ([0.0, math.inf, 1.0], 1.0, "inf"),
+        ([-math.inf] * 3, 1.0, "-inf"),
+        ([0.0, 2.0, 1.0], 1e-45, "inf"),
+    ],
+)
+def test_scores_that_are_no_distribution_are_refused_by_the_text(scores, temperature, got):
+    draws = generation._Draws(Generated(temperature=temperature), [4, 5])
+    fine = [0.0] * 3
+    said = f"text 5: scores of its next token must be finite, got {got} in bfloat16 at temperature"
+    with pytest.raises(NumericsError, match=said):
+        draws(torch.zeros(2, 1), torch.tensor([fine, scores]))
 
 
 def test_a_model_without_a_token_that_ends_answers_runs_to_the_full_length(model, chats, tmp_path):
@@ -380,6 +397,8 @@ ASKED = {"start": "prompts", "corpus": "x", "rewrite": True}
         ({"start": "prefixes"}, "start 'prefixes' must have a corpus to start from, got None"),
         ({"corpus": "x"}, "start 'random' must have no corpus, got 'x'"),
         ({"start": "prefixes", "corpus": "x", "length": 16}, "length must be at least 17, got 16"),
+        ({"prefix": 4}, "prefix must come with start 'prefixes', got 'random'"),
+        ({"split": "test"}, "split must come with a corpus, which start 'random' has not"),
         ({"rewrite": True}, "rewrite must be false with start 'random'; prompts have answers"),
         ({"accept": "all"}, "accept must come with rewrite: true, which is not asked for"),
         ({**ASKED, "template": "{answer}?"}, "template must contain {question}, got '{answer}?'"),

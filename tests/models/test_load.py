@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusegpt.errors import ArchitectureError, ArtifactError
+from fusegpt.data.directories import generation_settings, text_config
+from fusegpt.data.tokens import load_tokenizer
+from fusegpt.errors import ArchitectureError, ArtifactError, ConfigError
 from fusegpt.models.checkpoints.directory import load_structure
 from fusegpt.models.checkpoints.load import load
 from tests import tiny
@@ -79,7 +81,7 @@ def test_missing_or_corrupt_weights_are_refused_in_one_line(directory, content):
 
 def test_a_corrupt_config_is_refused(directory):
     (directory / "config.json").write_text("{")
-    with pytest.raises(ArtifactError, match="cannot be loaded"):
+    with pytest.raises(ArtifactError, match=r"config\.json cannot be read"):
         load(directory)
 
 
@@ -164,3 +166,49 @@ def test_notes_that_do_not_fit_the_weights_are_refused(directory, notes, message
     (directory / "fusegpt.json").write_text(json.dumps(notes))
     with pytest.raises(ArtifactError, match=message):
         load(directory)
+
+
+def test_how_float32_is_multiplied_is_said_wherever_a_model_is_loaded(tiny_llama_dir, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setenv("FUSEGPT_TF32", "1")
+    try:
+        load(tiny_llama_dir, dtype="float32")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("device", ["potato", "cuda:999"])
+def test_a_device_that_is_not_there_is_refused(device, tiny_llama_dir):
+    with pytest.raises(ConfigError, match=f"device: .*{device}"):
+        load(tiny_llama_dir, dtype="float32", device=device)
+
+
+@pytest.mark.parametrize("read", [text_config, load_structure, load_tokenizer, load])
+@pytest.mark.parametrize(
+    "content", ["[1]", "5", '{"model_type": "llama", "hidden_size": "x"}', '{"model_type": []}']
+)
+def test_a_configuration_with_values_of_another_type_is_one_line(read, content, directory):
+    """Whoever reads it: transformers has exceptions of its own for each of these."""
+    (directory / "config.json").write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        read(directory)
+    assert str(caught.value).startswith(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "must be a table of settings, got '"),
+        ("{no", "not valid JSON"),
+        ('{"eos_token_id": "x"}', "eos_token_id must be the number of a token or several, got 'x'"),
+        ('{"eos_token_id": [1, -2]}', "eos_token_id must be the number of a token or several"),
+    ],
+)
+def test_damaged_settings_of_generation_are_not_left_out_in_silence(content, said, directory):
+    file = directory / "generation_config.json"
+    file.write_text(content)
+    with pytest.raises(ArtifactError, match=f"{file}: {said}"):
+        load(directory, dtype="float32")
+    with pytest.raises(ArtifactError, match=f"{file}: {said}"):
+        generation_settings(directory)

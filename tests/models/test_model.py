@@ -59,5 +59,5 @@ def test_a_wrong_name_is_refused():
 def test_a_missing_tokenizer_is_one_line(tmp_path):
     model = tiny.model()
     model.source = tmp_path
-    with pytest.raises(ArtifactError, match="no readable tokenizer"):
+    with pytest.raises(ArtifactError, match="no tokenizer here"):
         _ = model.tokenizer

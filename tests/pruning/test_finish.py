@@ -246,6 +246,26 @@ def test_answers_of_another_teacher_or_damaged_ones_are_not_gone_on_with(
     assert ("not what was written before" in caplog.text) == (change == "bit")
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e300])
+def test_answers_at_a_temperature_that_leaves_no_numbers_are_refused(
+    temperature, results, tmp_path
+):
+    folder, windows, _ = results
+    model = load(folder / "models/tiny", dtype="float32")
+    with pytest.raises(NumericsError, match="NaN or infinite in float32, at temperature "):
+        answer_windows(model, windows, tmp_path / "out", top_k=4, temperature=temperature)
+    assert not (tmp_path / "out" / "answers.json").exists()
+
+
+def test_windows_that_cannot_be_read_leave_no_directory_behind(results, tmp_path):
+    folder, _, _ = results
+    (tmp_path / "windows.parquet").write_text("none")
+    model = load(folder / "models/tiny", dtype="float32")
+    with pytest.raises(ArtifactError, match="not a readable parquet file"):
+        answer_windows(model, tmp_path / "windows.parquet", tmp_path / "out", top_k=4)
+    assert not (tmp_path / "out").exists()
+
+
 def test_answers_that_find_no_room_are_refused_before_the_teacher_runs(
     results, tmp_path, monkeypatch
 ):

@@ -173,6 +173,19 @@ def test_a_recipe_beside_the_list_says_what_recovers_and_what_stays():
     assert recipe_of_blocks("mlp 3-5", "fusegpt").granularity == "mlp"
 
 
+@pytest.mark.parametrize("blocks", ["attention 3,3", "attention 3,5", "4,mlp 5"])
+def test_a_list_does_not_leave_open_whether_a_block_or_a_part_of_it_goes(blocks):
+    with pytest.raises(ConfigError, match=r"--blocks: must name the kind of each unit or of none"):
+        recipe_of_blocks(blocks)
+
+
+def test_a_sublayer_by_its_name_and_by_its_number_is_one():
+    given = {"metric": "given", "blocks": ["attention 3", 2, 3]}
+    asked = {"importance": given, "recovery": {"method": "none"}, "granularity": "attention"}
+    with pytest.raises(ConfigError, match=r"must name each unit once, got 'attention 3' 2 times"):
+        resolve("own", asked)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

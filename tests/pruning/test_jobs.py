@@ -6,6 +6,7 @@ import json
 import pytest
 
 from fusegpt import finish_model, fuse_model, merge_model, prune_model, score_model
+from fusegpt.cli import fusegpt_command, run
 from fusegpt.errors import ArtifactError, ConfigError, DataError
 from fusegpt.pruning import jobs
 from fusegpt.pruning.quality import Bound
@@ -152,6 +153,29 @@ def test_scores_of_another_run_are_not_kept_by_a_selection_that_scores_once(
     with pytest.raises(ArtifactError, match="of the first step of this run, got those of x"):
         score_model(manifest, once, windows_file, tmp_path / "out.json", **given)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_first_scores_are_taken_by_nothing_but_a_later_step_of_their_run(
+    start, strong_llama_dir, windows_file, tmp_path
+):
+    """A model's directory took those of any other model, and other selections passed them over."""
+    once, first = recipe(selection="one_shot"), tmp_path / "first.json"
+    score_model(start, recipe(), windows_file, first)
+    given = {"first_scores": first}
+    with pytest.raises(ConfigError, match="must be the manifest of a later step to take --first"):
+        score_model(strong_llama_dir, once, windows_file, tmp_path / "out.json", **given)
+    with pytest.raises(ConfigError, match="scores every step, by selection 'iterative'; leave out"):
+        score_model(start, recipe(), windows_file, tmp_path / "out.json", **given)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_count_of_blocks_is_for_runs_of_neighbours(
+    strong_llama_dir, windows_file, tmp_path, capsys
+):
+    line = ["score", "--model", strong_llama_dir, "--calibration", windows_file, "--count", 3]
+    line += ["--metric", "block_influence", "--output", tmp_path / "out.json"]
+    assert run(fusegpt_command, list(map(str, line))) == 2
+    assert "--count is for contiguous selections, got 'iterative'" in capsys.readouterr().err
 
 
 def test_a_compiled_step_is_not_gone_on_with_uncompiled(

@@ -190,3 +190,8 @@ def test_what_speed_counts_as_ideal_is_at_least_what_a_target_counted(strong_lla
 def test_a_token_takes_the_cache_that_the_shape_says(strong_llama_dir):
     model = load(strong_llama_dir, dtype="float32")
     assert cache_bytes(model, 8) == 6 * 4 * block_shape(strong_llama_dir, 6).cache
+
+
+def test_an_amount_that_stands_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"--target: must say each amount once, got 'blocks=4,bl"):
+        read_target("blocks=4,blocks=5")

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from fusegpt.data.directories import (
     OWN_TYPES,
     check_listed,
     check_num_blocks,
-    register_own_type,
+    generation_settings,
+    model_config,
 )
 from fusegpt.data.plain import check_plain
-from fusegpt.errors import ArchitectureError, ArtifactError, first_line
+from fusegpt.errors import ArchitectureError, ArtifactError, first_line, one_line
 from fusegpt.models.checkpoints.skeleton import without_memory
 from fusegpt.models.model import Model
 from fusegpt.models.sublayers import sublayer_classes
@@ -61,6 +62,7 @@ def load_directory(
     if not (path / "config.json").is_file():
         raise ArtifactError(f"{path}: must hold config.json or manifest.json, has neither")
     check_listed(path)
+    generation_settings(path)  # transformers goes on without those that it cannot read
     dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
     module, places = _module(path, dtype, trust_remote_code)
     if module.get_output_embeddings() is None:
@@ -83,12 +85,8 @@ def load_structure(path: str | Path) -> Model:
     """
     path = Path(path)
     check_plain(path)
-    register_own_type(path)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    with quiet():
+        config = model_config(path)
     decoder = config.get_text_config(decoder=True)
     check_num_blocks(getattr(decoder, "num_hidden_layers", 1), path)
     with quiet(), torch.device("meta"):
@@ -110,12 +108,10 @@ def _number(model: Model, path: Path) -> None:
 def _module(
     path: Path, dtype: torch.dtype, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, Places | None]:
-    register_own_type(path)
+    with quiet():
+        config = model_config(path, trust_remote_code=trust_remote_code)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(
-                path, trust_remote_code=trust_remote_code, local_files_only=True
-            )
             cls = _class(path, config, trust_remote_code)
             module, info, places = _with_attention(
                 path, config, lambda: _built(path, cls, config, dtype, trust_remote_code)
@@ -125,8 +121,7 @@ def _module(
     except (
         *(ArtifactError, OSError, ValueError, RuntimeError, ImportError, SafetensorError),
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArtifactError(f"{path}: cannot be loaded: {reason}") from error
+        raise ArtifactError(f"{path}: cannot be loaded: {one_line(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ArtifactError(

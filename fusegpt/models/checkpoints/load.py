@@ -21,6 +21,7 @@ from fusegpt.models.streamed import StreamedBlocks
 from fusegpt.models.weights import Places, fill, move_buffers, size_in_memory
 from fusegpt.results import layout
 from fusegpt.results.history import read_history
+from fusegpt.runtime import device as named_device
 from fusegpt.runtime import (
     dtype_name,
     remote_code_is_allowed,
@@ -54,7 +55,7 @@ def load(
         path: A transformers directory; a checkpoint directory of ours (``fusegpt.json``); or a
             step's ``manifest.json`` or its directory, whose chain of deltas is followed.
         dtype: The dtype of all weights.
-        device: Where to put the model.
+        device: Where to put the model; a name is checked, and says how float32 is multiplied.
         trust_remote_code: Run code that lies in the directory. None: only if the command line says
             ``--trust-remote-code``, as the workflow does for an entry with that key.
         unfolded: Keep the fusions that a step has not folded (``fold: at_end``) in
@@ -66,12 +67,14 @@ def load(
 
     Raises:
         ArtifactError: Something is missing, corrupt, or not what a manifest says.
+        ConfigError: There is no such device.
         ArchitectureError: transformers has no such model, no list of blocks is found, or the
             weights cannot be streamed.
     """
     if trust_remote_code is None:
         trust_remote_code = remote_code_is_allowed()
-    path, device = Path(path), torch.device(device)
+    path = Path(path)
+    device = named_device(device) if isinstance(device, str) else device
     _tell_slow(dtype_name(dtype), str(device))
     manifest = path if path.suffix == ".json" else path / layout.MANIFEST
     history = read_history(manifest) if manifest.is_file() else None

@@ -118,14 +118,15 @@ def answer_windows(
         ArtifactError: The disk has no room for them.
         ConfigError: ``top_k`` is above the vocabulary.
         DataError: The windows are not made for the teacher.
-        NumericsError: A logit is NaN or infinite.
+        NumericsError: A logit is NaN or infinite, or the temperature makes it so.
     """
     vocab = int(teacher.text_config.vocab_size)
     if top_k is not None and top_k > vocab:
         raise ConfigError(f"finish.top_k: must be at most {vocab}, the vocabulary, got {top_k}")
-    output.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     assert teacher.source is not None
-    data = stream_windows(teacher.source, windows, output)
+    data = stream_windows(teacher.source, windows, output.parent)
+    output.mkdir(exist_ok=True)
     kept = None if top_k == vocab else top_k
     dtype = dtype_name(teacher.dtype)
     same: dict[str, Any] = {"windows": sha256(windows), "top_k": kept, "temperature": temperature}
@@ -223,10 +224,10 @@ def _answer_rows(
     for first in range(0, positions, CHUNK):
         places = slice(first, min(first + CHUNK, positions))
         found = answer(head_logits(teacher, ids[:, places], states[:, places]), *how)
-        if found.logits.isnan().any():
+        if found.logits.isnan().any() or not (found.rest is None or found.rest.isfinite().all()):
             raise NumericsError(
                 f"{teacher.source}: the teacher's logits of windows {rows.start} to {rows.stop - 1}"
-                f" are NaN or infinite in {dtype_name(teacher.dtype)}; answer in another dtype"
+                f" are NaN or infinite in {dtype_name(teacher.dtype)}, at temperature {how[1]:g}"
             )
         for name, values in ((LOGITS, found.logits), (IDS, found.ids), (REST, found.rest)):
             if values is not None:

@@ -125,7 +125,7 @@ def generation_settings(directory: Path) -> dict[str, Any] | None:
         raise ArtifactError(f"{file}: must be a table of settings, got {str(found)[:40]!r}")
     ends = found.get("eos_token_id")
     listed = ends if isinstance(ends, list) else [ends]
-    if ends is not None and not all(type(end) is int and end >= 0 for end in listed):
+    if ends is not None and not all(type(end) is int for end in listed):
         raise ArtifactError(
             f"{file}: eos_token_id must be the number of a token or several, got {ends!r:.80}"
         )

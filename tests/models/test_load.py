@@ -202,7 +202,7 @@ def test_a_configuration_with_values_of_another_type_is_one_line(read, content, 
         ("[1]", "must be a table of settings, got '"),
         ("{no", "not valid JSON"),
         ('{"eos_token_id": "x"}', "eos_token_id must be the number of a token or several, got 'x'"),
-        ('{"eos_token_id": [1, -2]}', "eos_token_id must be the number of a token or several"),
+        ('{"eos_token_id": [1, 2.5]}', "eos_token_id must be the number of a token or several"),
     ],
 )
 def test_damaged_settings_of_generation_are_not_left_out_in_silence(content, said, directory):

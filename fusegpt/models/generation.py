@@ -154,18 +154,20 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         if self.most is not None:
             scores = self.most(input_ids, scores)
         numbers = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
-        _check_scores(scores, self.settings, self.numbers)
         drawn = _token_at(scores, torch.stack(numbers).to(scores.device))
+        _check_drawn(drawn, scores, self.settings, self.numbers)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
 
 
-def _check_scores(scores: Tensor, settings: Generated, numbers: Sequence[int]) -> None:
-    """Refuse ``[texts, vocab]`` scores that are no distribution: NaN, +inf, or -inf alone."""
-    best = scores.amax(-1)  # NaN where there is one
-    if bad := (~best.isfinite()).nonzero().flatten().tolist():
+def _check_drawn(
+    drawn: Tensor, scores: Tensor, settings: Generated, numbers: Sequence[int]
+) -> None:
+    """Refuse ``[texts, vocab]`` scores from which nothing was drawn: NaN, +inf, or -inf alone."""
+    if bad := (drawn < 0).nonzero().flatten().tolist():
+        best = scores[bad[0]].amax().item()  # NaN where there is one
         raise NumericsError(
-            f"text {numbers[bad[0]]}: scores of its next token must be finite, got"
-            f" {best[bad[0]].item()} in {settings.dtype} at temperature {settings.temperature:g};"
+            f"text {numbers[bad[0]]}: scores of its next token must be finite, got {best} in"
+            f" {settings.dtype} at temperature {settings.temperature:g};"
             " take another dtype, or a higher temperature"
         )
 
@@ -181,11 +183,13 @@ def _token_at(scores: Tensor, numbers: Tensor) -> Tensor:
         numbers: ``[texts]`` float64 in [0, 1).
 
     Returns:
-        ``[texts]`` int64, none of them a token without probability.
+        ``[texts]`` int64, none of them a token without probability; -1 where the scores are no
+        distribution.
     """
     summed = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
-    wanted = numbers[:, None] * summed[:, -1:]  # sums end at 1 but for rounding
-    return torch.searchsorted(summed, wanted, right=True)[:, 0]
+    total = summed[:, -1]  # 1 but for rounding; NaN where the scores are no distribution
+    found = torch.searchsorted(summed, (numbers * total)[:, None], right=True)[:, 0]
+    return found.masked_fill(total.isnan(), -1)
 
 
 def _check(directory: Path, settings: Generated, starts: Sequence[Start], output: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fusegpt.errors import ConfigError, reason_of
+from fusegpt.errors import ConfigError, one_line, reason_of
 
 __all__ = ["check_plain", "read_yaml", "read_yaml_text"]
 
@@ -68,8 +68,7 @@ def read_yaml_text(
     except RecursionError:
         raise ConfigError(f"{where}: must not be nested so deeply; look at its brackets") from None
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{where}: not {what}: {line}") from None
+        raise ConfigError(f"{where}: not {what}: {one_line(error)}") from None
 
 
 def read_json_text(text: str) -> Any:

@@ -54,12 +54,11 @@ def _findings(directory: Path, whole: bool, dtype: str, device: str) -> Iterator
     from fusegpt.models.checkpoints.load import load
     from fusegpt.models.structure.branches import plain_ids
     from fusegpt.models.suitability import check_structure, check_whole
-    from fusegpt.runtime import device as torch_device
 
     if not whole:
         yield from check_structure(load_structure(directory))
         return
-    model = load(directory, dtype=dtype, device=torch_device(device))
+    model = load(directory, dtype=dtype, device=device)
     findings = list(check_structure(model))
     yield from findings
     if all(finding.passed for finding in findings):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
+USUAL = {"eval": "perplexity", "dtype": "bfloat16"}
+"""Options that have a value without being given."""
 ONE_BY_NAME = "NAME={eval, dtype, settings, corpora, tasks}"
 
 
@@ -75,7 +77,7 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
     "--model", type=input_path, required=True, help="A model or checkpoint directory, or a step."
 )
 @click.option(
-    "--eval", "name", default="perplexity", show_default=True, help=f"One of {', '.join(EVALS)}."
+    "--eval", "name", default=USUAL["eval"], show_default=True, help=f"One of {', '.join(EVALS)}."
 )
 @click.option("--data", help="A corpus by name, a text file, or a file of `fusegpt sample`.")
 @click.option("--split", help="The corpus's split; test unless given.")
@@ -90,7 +92,7 @@ class NamedEntry(click.ParamType):  # type: ignore[type-arg]
 @click.option("--tasks", type=Entries("tasks"), help="The config's tasks.")
 @click.option("--dense", type=input_path, help="The dense model's directory, to compare speed.")
 @click.option("--store", type=output_path, help="A folder that keeps what was measured, by task.")
-@dtype_of("bfloat16")
+@dtype_of(USUAL["dtype"])
 @click.option(
     "--evaluation",
     "entries",
@@ -145,9 +147,8 @@ def evaluate(
 
 def _check_alone(options: Mapping[str, Any]) -> None:
     """Refuse options that an entry of the configuration stands in place of."""
-    usual = {"eval": "perplexity", "dtype": "bfloat16"}
     for option, value in options.items():
-        if value is not None and value != usual.get(option):
+        if value is not None and value != USUAL.get(option):
             raise click.UsageError(
                 f"--evaluation: must come without {option!r}, got {value!r:.80}; it says all."
             )
@@ -177,11 +178,11 @@ def _asked(entry: Mapping[str, Any], models: Mapping[str, Path | None], output: 
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
-    from fusegpt.yaml_files import read_yaml
+    content: dict[str, Any] = {}
+    if path is not None:
+        from fusegpt.workflow.files import read_config
 
-    content: Any = {} if path is None else read_yaml(path) or {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must be a table of keys and values")
+        content = read_config(path)
     return {
         kind: checked_entries(kind, content.get(kind), f"{path}: {kind}")
         for kind in ("corpora", "tasks")

@@ -22,7 +22,7 @@ from fusegpt.artifacts import STAGE_VERSION, sha256
 from fusegpt.cli.places import FILES, FOLDERS, tried
 from fusegpt.cli.ranks import run_ranks, splits
 from fusegpt.devices import device_lock, kind_and_count
-from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory
+from fusegpt.errors import ArtifactError, ConfigError, FuseGPTError, OutOfMemory, one_line
 from fusegpt.locks import sole_writer
 from fusegpt.pace import heartbeat
 from fusegpt.results import layout as at
@@ -111,7 +111,7 @@ def in_words(verb: str | None, error: BaseException, recipe: Any = None) -> Fuse
         error: As it was raised.
         recipe: Name or file of the recipe that it ran with, if it had one.
     """
-    text = " ".join(str(error).split())
+    text = one_line(error)
     torch_class = type(error).__name__ == "OutOfMemoryError" and "torch" in sys.modules
     if not (torch_class or isinstance(error, MemoryError) or "can't allocate memory" in text):
         return None

@@ -19,7 +19,7 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.tasks import TaskManager
 
 from fusegpt.data.processors import load_processor
-from fusegpt.errors import ConfigError, DataError, FuseGPTError, first_line
+from fusegpt.errors import ConfigError, DataError, FuseGPTError, first_line, one_line
 from fusegpt.evaluation.items import fingerprint, pack
 from fusegpt.evaluation.settings import Multimodal
 from fusegpt.evaluation.task_files import quiet
@@ -210,8 +210,7 @@ def _load(standard: Path, file: str | None) -> Any:
         except FuseGPTError as error:
             raise DataError(f"{where}: {error}") from error
         except (LookupError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{where}: the data do not fit the task ({reason})") from error
+            raise DataError(f"{where}: the data do not fit the task ({one_line(error)})") from error
 
 
 def _check_template(processor: Any) -> None:
